@@ -1,0 +1,84 @@
+"""What an answer is: extraction from a chain, normalisation, exact match, F1 and containment.
+
+The filter and the scores share these rules. Sources: SQuAD v1.1 evaluation (normalisation, F1), the HotpotQA and
+2WikiMultiHopQA evaluations (the yes/no rule), the MuSiQue evaluation (best over aliases). Knows no other module.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+_MARKER = re.compile(r"\bso the (?:final )?answer is:?\s*(.*)", re.IGNORECASE | re.DOTALL)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_CLOSED = frozenset(("yes", "no", "noanswer"))
+#: Data sets whose official F1 is 0 where one side is yes/no/noanswer and the two differ.
+_YES_NO_RULE = frozenset(("hotpotqa", "2wiki"))
+
+
+def extract_answer(chain: str) -> str | None:
+    """The text after 'So the answer is:' (IRCoT) or 'So the final answer is:' (Self-Ask), or None.
+
+    Only the first line counts and one closing full stop is dropped; an empty answer counts as none.
+    """
+    match = _MARKER.search(chain)
+    if match is None:
+        return None
+    answer = match.group(1).strip().split("\n", 1)[0].strip().removesuffix(".").strip()
+    return answer or None
+
+
+def normalize(text: str) -> str:
+    """SQuAD: lower case, no punctuation, no articles, squeezed blanks."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(prediction: str, gold: str) -> float:
+    return float(normalize(prediction) == normalize(gold))
+
+
+def f1(prediction: str, gold: str, *, yes_no_rule: bool = False) -> float:
+    """Token F1 of the normalised texts, 0 to 1."""
+    left, right = normalize(prediction), normalize(gold)
+    if yes_no_rule and left != right and (left in _CLOSED or right in _CLOSED):
+        return 0.0
+    predicted, wanted = left.split(), right.split()
+    if not predicted or not wanted:
+        return float(predicted == wanted)
+    common = sum((Counter(predicted) & Counter(wanted)).values())
+    return 2 * common / (len(predicted) + len(wanted))
+
+
+def contains(prediction: str, gold: str) -> float:
+    """The paper's Acc: the gold answer stands in the prediction, on whole words after normalisation."""
+    wanted = normalize(gold)
+    return float(bool(wanted) and f" {wanted} " in f" {normalize(prediction)} ")
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Scores of one prediction, each 0 to 1, best over the accepted answers."""
+
+    em: float
+    f1: float
+    acc: float
+
+
+def score(prediction: str, answers: Sequence[str], dataset: str = "") -> Score:
+    """Scores by the data set's official rules; `answers` are the answer and its aliases, at least one."""
+    rule = dataset in _YES_NO_RULE
+
+    def best(measure: Callable[[str, str], float]) -> float:
+        return max(measure(prediction, gold) for gold in answers)
+
+    return Score(best(exact_match), best(lambda p, g: f1(p, g, yes_no_rule=rule)), best(contains))
+
+
+def is_right(prediction: str, answers: Sequence[str], match: str) -> bool:
+    """The filter's question: `match` is 'exact' or 'contains'."""
+    measure = exact_match if match == "exact" else contains
+    return any(measure(prediction, gold) for gold in answers)

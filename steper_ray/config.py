@@ -1,0 +1,332 @@
+"""Configuration: one pydantic model a stage, all of them sections of one YAML file.
+
+`load_config` reads a YAML file, applies dotted overrides (`train.epochs=3`) and checks every field; an unknown
+or out-of-range field ends in a ConfigError that names the file, the field's path and the fix. The resolved
+config is written beside every result. It knows no other room of the project.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from steper_ray.errors import SteperError
+
+Positive = Annotated[int, Field(ge=1)]
+Weights = tuple[float, float, float]
+
+
+class ConfigError(SteperError):
+    """A config file or an override that cannot be used; the message names the field and the fix."""
+
+
+class Section(BaseModel):
+    """A part of the config: unknown fields are errors, defaults are checked too."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+
+
+class MiniatureConfig(Section):
+    """The embedded made-up worlds."""
+
+    seed: int = 1
+    """Seed of the worlds, their names and questions."""
+    worlds: Positive = 60
+    """Number of worlds, about 47 passages each."""
+    questions_per_world: Positive = 8
+    split: Literal["train", "test"] = "train"
+    """Names of one split never occur in the other."""
+
+
+class CorpusConfig(Section):
+    """Where questions and passages come from."""
+
+    kind: Literal["miniature", "hotpotqa", "2wiki", "musique", "plain"] = "miniature"
+    """An official file format, `plain` (JSONL or Parquet of passages and questions), or the made-up worlds."""
+    questions: Path | None = None
+    """Questions file (all kinds but `miniature`)."""
+    passages: Path | None = None
+    """Passages file; with an official format it may be left out: the questions' own contexts are pooled."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What a malformed line does: stop with its file and line, or be counted, named and skipped."""
+    limit: Positive | None = None
+    """Take only the first so many questions."""
+    miniature: MiniatureConfig = MiniatureConfig()
+
+    @model_validator(mode="after")
+    def _files(self) -> CorpusConfig:
+        if self.kind != "miniature" and self.questions is None:
+            raise ValueError(f"kind '{self.kind}' needs `questions`: the path of a questions file")
+        if self.kind == "plain" and self.passages is None:
+            raise ValueError("kind 'plain' needs `passages`: the path of a passages file")
+        return self
+
+
+class RetrievalConfig(Section):
+    """BM25 retrieval (the paper: BM25, top 4 a step)."""
+
+    kind: Literal["bm25s", "lucene"] = "bm25s"
+    """bm25s runs everywhere; lucene is Pyserini and needs a Java 21+ with jdk.incubator.vector."""
+    index_dir: Path | None = None
+    """Where the index lies or is built; by default `<run_dir>/index/<corpus fingerprint>`."""
+    k1: float = Field(1.2, ge=0)
+    b: float = Field(0.75, ge=0, le=1)
+
+
+class EngineConfig(Section):
+    """A model and what runs it."""
+
+    kind: Literal["transformers", "vllm", "openai"] = "transformers"
+    model: str = "miniature:teacher"
+    """A Hugging Face folder or hub name, `miniature:base`, `miniature:teacher`, or the name an endpoint serves."""
+    tokenizer: str | None = None
+    """A folder or hub name, if it is not the model's own."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "auto"
+    """`auto`: bfloat16 on a GPU, float32 on a CPU."""
+    max_model_len: Positive = 2048
+    """Longest prompt and completion together, in tokens."""
+    max_batch: Positive = 64
+    """Most requests that run together in one engine."""
+    tensor_parallel_size: Positive = 1
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    url: str | None = None
+    """Base URL of an OpenAI-compatible endpoint, such as http://host:8000/v1."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the endpoint's key. The key itself is never in a config."""
+    timeout_s: float = Field(120.0, gt=0)
+    """Longest wait for one generation."""
+
+    @model_validator(mode="after")
+    def _url(self) -> EngineConfig:
+        if self.kind == "openai" and not self.url:
+            raise ValueError("kind 'openai' needs `url`, such as http://host:8000/v1")
+        return self
+
+
+class SamplingConfig(Section):
+    """How one generation decodes."""
+
+    temperature: float = Field(0.0, ge=0)
+    """0 is greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: Positive = 128
+    """Most tokens of one step."""
+    seed: int = 0
+
+
+class ReasoningConfig(Section):
+    """The multi-step loop."""
+
+    framework: Literal["ircot", "self_ask"] = "ircot"
+    unit: Literal["sentence", "chain"] = "sentence"
+    """What one step generates: cut after the first sentence (IRCoT), or on to the end of sequence."""
+    max_steps: Positive = 5
+    """S (the paper: 5)."""
+    k: Positive = 4
+    """Passages a step (the paper: 4)."""
+    max_passages: Positive = 20
+    """Most passages in one prompt; later ones are dropped."""
+    max_question_chars: Positive = 4000
+    """A longer question is refused before anything is retrieved."""
+    deadline_s: float | None = Field(None, gt=0)
+    """Longest time for one question; then the best answer so far with stop reason `deadline`."""
+    demonstrations: Path | None = None
+    """Text put before every prompt; by default the framework's own where `few_shot` is set."""
+    few_shot: bool = False
+    """Show the project's own demonstrations (for models that were not trained on the format)."""
+
+
+class BuildConfig(Section):
+    """Trajectories and step-wise examples."""
+
+    teacher: Literal["engine", "annotation"] = "engine"
+    """A model that reasons, or the chains written from gold decompositions and evidences (no model)."""
+    match: Literal["exact", "contains"] = "exact"
+    """When an answer counts as right for the filter (the paper does not say)."""
+    shard_size: Positive = 64
+    """Questions a shard: the unit that is committed, and redone after a kill."""
+    engines: Positive = 1
+    """Engine actors, each with `num_cpus`, or `tensor_parallel_size` GPUs on a GPU cluster."""
+    in_flight: Positive = 64
+    """Trajectories an engine keeps in flight."""
+    num_cpus: float = Field(1.0, gt=0)
+    """CPUs reserved for each engine actor."""
+    num_gpus: float = Field(0.0, ge=0)
+    """GPUs reserved for each engine actor; set it to `tensor_parallel_size` with vLLM on a GPU cluster."""
+
+
+class TrainConfig(Section):
+    """One student: the objective, the ZeRO-3 loop and its checkpoints."""
+
+    student: str = "miniature:base"
+    """The model to start from: a Hugging Face folder or hub name, or `miniature:base`."""
+    method: Literal["steper", "vanilla_kd"] = "steper"
+    """StepER learns all steps; vanilla-KD the final step alone."""
+    weighting: Literal["difficulty", "uniform", "fixed"] = "difficulty"
+    """Difficulty-aware (a learned sigma a task), the plain sum, or `fixed_weights`."""
+    fixed_weights: Weights = (1.0, 1.0, 1.0)
+    """Weights of initialization, expansion, aggregation where `weighting` is fixed (Table 2)."""
+    sigma_lr: float = Field(0.02, gt=0)
+    """Learning rate of log sigma (its own optimiser; the paper does not say)."""
+    log_sigma_bounds: tuple[float, float] = (-1.5, 1.5)
+    """Bounds of log sigma: keeps a task that is learned from taking over the sum."""
+    epochs: Positive = 2
+    max_steps: Positive | None = None
+    """Optimiser steps, if not set by `epochs`: the data is repeated as often as it takes."""
+    lr: float = Field(5e-6, gt=0)
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    batch_trajectories: Positive = 16
+    """Trajectories of one optimiser step, over all workers; the number of workers must divide it."""
+    row_tokens: Positive = 2048
+    """Tokens of one packed row; no trajectory may be longer."""
+    rows_per_micro_batch: Positive = 1
+    """Rows of one forward pass on one worker: the lever for memory."""
+    packing: Literal["tree", "padded"] = "tree"
+    """Share a trajectory's passages between its steps (exact), or one padded row an example."""
+    gradient_checkpointing: bool = False
+    dtype: Literal["float32", "bfloat16", "auto"] = "auto"
+    seed: int = 0
+    workers: Positive = 2
+    use_gpu: bool = False
+    num_cpus: float = Field(1.0, gt=0)
+    """CPUs reserved for each worker."""
+    zero_stage: Literal[0, 1, 2, 3] = 3
+    offload: bool = False
+    """Keep parameters and optimiser state in host memory (GPU only)."""
+    checkpoint_every: Positive = 200
+    """Optimiser steps between checkpoints."""
+    keep_checkpoints: Positive = 2
+    max_failures: int = Field(2, ge=0)
+    """Worker failures that are restarted from the last checkpoint."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> TrainConfig:
+        if self.batch_trajectories % self.workers:
+            raise ValueError(
+                f"batch_trajectories ({self.batch_trajectories}) must be a multiple of workers "
+                f"({self.workers}): change one of them"
+            )
+        if self.log_sigma_bounds[0] >= self.log_sigma_bounds[1]:
+            raise ValueError("log_sigma_bounds must be (low, high) with low < high")
+        return self
+
+
+class EvaluateConfig(Section):
+    """Scores of one model over a test set."""
+
+    corpus: CorpusConfig | None = None
+    """The test set; by default the top-level corpus."""
+    units: tuple[Literal["sentence", "chain"], ...] = ("sentence", "chain")
+    """Which step units to report."""
+    in_flight: Positive = 64
+
+
+class DemoConfig(Section):
+    """The comparison `steper demo` runs."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Training seeds; the table shows mean and spread over them."""
+
+
+class ServeConfig(Section):
+    """The reasoner endpoint."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    replicas: Positive = 1
+    """Replicas of the engine deployment."""
+    max_ongoing_requests: Positive = 64
+    max_queued_requests: Positive = 256
+    request_timeout_s: float = Field(60.0, gt=0)
+    """End-to-end deadline of one question."""
+    token_env: str = "STEPER_API_TOKEN"
+    """Name of the environment variable with the bearer token; unset: only loopback clients are served."""
+
+
+class Config(Section):
+    """The whole of one run."""
+
+    run_dir: Path = Path("runs/default")
+    """Everything the run writes lies below it."""
+    corpus: CorpusConfig = CorpusConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    engine: EngineConfig = EngineConfig()
+    """The model that reasons: the teacher in build, the judged model in evaluate, the student in serve."""
+    sampling: SamplingConfig = SamplingConfig()
+    reasoning: ReasoningConfig = ReasoningConfig()
+    build: BuildConfig = BuildConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    serve: ServeConfig = ServeConfig()
+    demo: DemoConfig = DemoConfig()
+
+    def dump(self) -> str:
+        """The resolved config as YAML; `load_config` reads it back to an equal config."""
+        return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False)
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(self.dump(), encoding="utf-8")
+
+
+def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Config:
+    """A checked config from a YAML file (or the defaults) with dotted overrides `a.b=value` on top.
+
+    Values of overrides are YAML. Raises ConfigError.
+    """
+    where = str(path) if path is not None else "defaults"
+    data: dict[str, Any] = {}
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ConfigError(f"{path}: no such config file") from error
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: not valid YAML: {error}") from error
+        if loaded is not None and not isinstance(loaded, dict):
+            raise ConfigError(f"{path}: a config is a mapping of sections, this is a {type(loaded).__name__}")
+        data = loaded or {}
+    for override in overrides:
+        _override(data, override)
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{where}: {_explain(e)}" for e in error.errors())) from None
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise ConfigError(f"override '{override}': write section.field=value")
+    *sections, leaf = key.strip().split(".")
+    node = data
+    for section in sections:
+        child = node.setdefault(section, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"override '{override}': '{section}' is a value, not a section")
+        node = child
+    try:
+        node[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override '{override}': the value is not valid YAML: {error}") from error
+
+
+def _explain(error: Any) -> str:
+    path = ".".join(str(part) for part in error["loc"]) or "config"
+    if error["type"] != "extra_forbidden":
+        return f"{path}: {error['msg'].removeprefix('Value error, ')} (given: {error['input']!r})"[:500]
+    model: Any = Config
+    for part in error["loc"][:-1]:
+        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
+        model = type(field.default) if field is not None and isinstance(field.default, Section) else model
+    near = difflib.get_close_matches(str(error["loc"][-1]), model.model_fields, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"fields here: {', '.join(model.model_fields)}"
+    return f"{path}: unknown field; {hint}"

@@ -1,0 +1,86 @@
+"""The door to generation: a prompt in, text and token ids out, whole or as a stream.
+
+Closing a stream before its end aborts the request in the engine: that is how one step is cut after its first
+sentence, and how a client that left stops costing anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from steper_ray.config import SamplingConfig
+from steper_ray.prompt import Tokenizer
+from steper_ray.schema import Usage
+
+Prompt = Sequence[int] | str
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What a stream yields: new text, its token ids and their log-probabilities (empty where not known).
+
+    The last chunk of a stream alone has a `finish_reason` ('stop' or 'length') and may have the usage.
+    Text is whole characters: a token that ends within one is held back until it is complete.
+    """
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    finish_reason: str | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One whole generation. Special tokens are not part of `text`."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    mean_logprob: float | None
+    finish_reason: str
+    usage: Usage = field(default_factory=Usage)
+
+
+class Generator(Protocol):
+    """An engine. Many requests may be under way at once.
+
+    `tokenizer` is the engine's own, or None for an endpoint that is sent text.
+    """
+
+    tokenizer: Tokenizer | None
+
+    def stream(
+        self, prompt: Prompt, sampling: SamplingConfig, stop: Sequence[str] = ()
+    ) -> AsyncGenerator[Chunk, None]:
+        """Generates to the end of sequence, a stop string (not part of the text) or `max_tokens`.
+
+        Raises GenerationError, PromptTooLongError or EngineDeadError. Closing the stream aborts the request.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Ends the engine and frees what it holds."""
+        ...
+
+
+async def generate(
+    generator: Generator, prompt: Prompt, sampling: SamplingConfig, stop: Sequence[str] = ()
+) -> Completion:
+    """A stream read to its end, as one completion."""
+    text: list[str] = []
+    ids: list[int] = []
+    logprobs: list[float] = []
+    finish, usage = "stop", None
+    async with aclosing(generator.stream(prompt, sampling, stop)) as chunks:
+        async for chunk in chunks:
+            text.append(chunk.text)
+            ids.extend(chunk.token_ids)
+            logprobs.extend(chunk.logprobs)
+            finish = chunk.finish_reason or finish
+            usage = chunk.usage or usage
+    known = Usage(0 if isinstance(prompt, str) else len(prompt), len(ids))
+    mean = sum(logprobs) / len(logprobs) if logprobs else None
+    return Completion("".join(text), tuple(ids), mean, finish, usage or known)

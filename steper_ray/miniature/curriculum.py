@@ -1,0 +1,65 @@
+"""What the miniature's base and teacher are taught, as trees of token ids.
+
+The base learns to READ: questions of one hop with the passage at hand, and lists of independent one-hop
+questions, answered from the last to the first. No question in its training feeds one answer into another, so
+it never sees the multi-step task. The teacher learns that task: gold chains over really retrieved passages.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from steper_ray.corpora.miniature import RELATIONS, World, ask, state
+from steper_ray.prompt import PromptEncoder
+from steper_ray.schema import Passage
+from steper_ray.training.packing import Branch, Tree
+
+
+def answer_sentence(answer: str) -> str:
+    return f"So the answer is: {answer}."
+
+
+def reading_tree(world: World, rng: Random, encoder: PromptEncoder, branches: int) -> Tree:
+    """Some passages of one world, and reading questions over them."""
+    by_id = {p.id: p for p in world.passages}
+    facts = list(world.facts)
+    asked = [rng.choice(facts) for _ in range(branches)]
+    passages: dict[str, Passage] = {}
+    for entity, _ in asked[: rng.randint(1, branches)]:
+        passages[world.passage_id(entity)] = by_id[world.passage_id(entity)]
+    for passage in rng.sample(world.passages, rng.randint(2, 8)):
+        passages[passage.id] = passage
+    order = list(passages.values())
+    rng.shuffle(order)
+    shown = {p.id for p in order}
+    readable = [fact for fact in facts if world.passage_id(fact[0]) in shown]
+    trunk = encoder.trunk(order)
+    items = []
+    for _ in range(branches):
+        size = 1 if rng.random() < 0.5 else rng.randint(2, 4)
+        picked = rng.sample(readable, min(size, len(readable)))
+        sentences = [state(relation, entity, world.facts[entity, relation]) for entity, relation in picked]
+        if len(picked) == 1:
+            entity, relation = picked[0]
+            question = ask([relation], entity)
+            sentences.append(answer_sentence(world.facts[entity, relation]))
+        else:
+            question = "What are " + " and ".join(f"the {r} of {e}" for e, r in picked) + "?"
+            sentences.reverse()
+        items.append(
+            Branch(len(trunk), tuple(encoder.question(question)), tuple(encoder.target(sentences)), 2)
+        )
+    return Tree(tuple(trunk), tuple(items))
+
+
+def vocabulary_text(world: World, rng: Random) -> str:
+    """Text of one world for the tokenizer: its passages and the forms of questions and chains."""
+    lines = [f"Title: {p.title}\n{p.text}\n" for p in world.passages]
+    for (entity, relation), value in world.facts.items():
+        lines.append(f"Q: {ask([relation], entity)}\nA: {state(relation, entity, value)}")
+        lines.append(answer_sentence(value))
+    rng.shuffle(lines)
+    return "\n".join(lines)
+
+
+RELATION_NAMES = tuple(r.name for relations in RELATIONS.values() for r in relations)

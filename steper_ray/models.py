@@ -1,0 +1,42 @@
+"""Model names: the embedded miniature models, Hugging Face folders and hub names, resolved and checked.
+
+Knows no other room.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from steper_ray.errors import ModelError
+
+ASSETS = Path(__file__).parent / "miniature" / "assets"
+_PREFIX = "miniature:"
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+
+
+def resolve_model(name: str) -> str:
+    """A folder that holds config, weights and tokenizer, or a hub name as it is.
+
+    Raises ModelError, naming what is missing, for a folder that cannot be loaded.
+    """
+    if name.startswith(_PREFIX):
+        folder = ASSETS / name.removeprefix(_PREFIX)
+        if not folder.is_dir():
+            known = ", ".join(f"{_PREFIX}{p.name}" for p in sorted(ASSETS.glob("*")) if p.is_dir())
+            raise ModelError(f"model '{name}': the package ships {known or 'no miniature models'}")
+    else:
+        folder = Path(name).expanduser()
+        if not folder.exists():
+            if name.startswith((".", "/", "~")) or name.count("/") != 1:
+                raise ModelError(f"model '{name}': no such folder, and not a hub name (organisation/model)")
+            return name
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"model '{name}': {folder} has no config.json: not a Hugging Face model folder")
+    if not any((folder / file).is_file() for file in _TOKENIZERS):
+        raise ModelError(
+            f"model '{name}': {folder} has no tokenizer ({_TOKENIZERS[0]}): save the model's tokenizer there, "
+            "or name one in `engine.tokenizer`"
+        )
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise ModelError(f"model '{name}': {folder} has no weights (*.safetensors)")
+    return str(folder)

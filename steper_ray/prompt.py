@@ -1,0 +1,116 @@
+"""The prompt layout: one place that turns a question, its passages and the chain so far into text and tokens.
+
+Rollouts, evaluation, the endpoint and the training examples all build prompts here and nowhere else, so
+what training sees and what the engine sees is identical to the token. The layout is prefix-stable:
+instruction and demonstrations, then passages in the order they came, then the question, then the chain.
+Text is tokenised segment by segment and never across a boundary, so step s+1 repeats the tokens of step s
+up to its last passage. This module knows `schema` alone: no model, no engine, no Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from steper_ray.schema import Passage
+
+
+class Tokenizer(Protocol):
+    """The part of a Hugging Face tokenizer that the project relies on."""
+
+    bos_token_id: int | None
+    eos_token_id: int
+
+    def encode(self, text: str, *, add_special_tokens: bool = ...) -> list[int]: ...
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = ...) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Templates of one framework. `passage` takes {title} and {text}; `question` takes {question}.
+
+    `joiner` stands before each piece of reasoning, the first included; `preamble` holds the instruction and
+    the demonstrations.
+    """
+
+    passage: str
+    question: str
+    joiner: str
+    preamble: str = ""
+
+    def trunk_segments(self, passages: Sequence[Passage]) -> list[str]:
+        """The preamble (if any), then one segment a passage."""
+        blocks = [self.passage.format(title=clean(p.title), text=clean(p.text)) for p in passages]
+        return [self.preamble, *blocks] if self.preamble else blocks
+
+    def question_segment(self, question: str) -> str:
+        return self.question.format(question=clean(question))
+
+    def chain_segments(self, chain: Sequence[str]) -> list[str]:
+        """One segment a step, each with its joiner in front."""
+        return [self.joiner + piece for piece in chain if piece]
+
+    def text(self, question: str, passages: Sequence[Passage], chain: Sequence[str]) -> str:
+        """The whole prompt as text: what a text-only endpoint is sent."""
+        trunk = self.trunk_segments(passages)
+        return "".join([*trunk, self.question_segment(question), *self.chain_segments(chain)])
+
+
+def clean(text: str) -> str:
+    """Passages and questions are data: line breaks inside them cannot forge a block of the layout."""
+    return " ".join(text.split())
+
+
+IRCOT = Layout(passage="Title: {title}\n{text}\n\n", question="Q: {question}\nA:", joiner=" ")
+SELF_ASK = Layout(
+    passage="Title: {title}\n{text}\n\n",
+    question="Question: {question}\nAre follow up questions needed here: Yes.",
+    joiner="\n",
+)
+LAYOUTS = {"ircot": IRCOT, "self_ask": SELF_ASK}
+
+
+@dataclass(slots=True)
+class PromptEncoder:
+    """Tokenises a layout's segments, each on its own, and remembers passages it has seen.
+
+    Not thread-safe; one for each engine or data loader.
+    """
+
+    tokenizer: Tokenizer
+    layout: Layout
+    max_cached: int = 4096
+    _cache: dict[str, list[int]] = field(default_factory=dict)
+
+    def segment(self, text: str) -> list[int]:
+        ids = self._cache.get(text)
+        if ids is None:
+            ids = self.tokenizer.encode(text, add_special_tokens=False)
+            if len(self._cache) >= self.max_cached:
+                self._cache.pop(next(iter(self._cache)))
+            self._cache[text] = ids
+        return ids
+
+    def trunk(self, passages: Sequence[Passage]) -> list[int]:
+        """Begin-of-sequence (if the tokenizer has one), preamble and passages."""
+        bos = self.tokenizer.bos_token_id
+        ids = [] if bos is None else [bos]
+        for segment in self.layout.trunk_segments(passages):
+            ids.extend(self.segment(segment))
+        return ids
+
+    def question(self, question: str) -> list[int]:
+        return list(self.segment(self.layout.question_segment(question)))
+
+    def chain(self, chain: Sequence[str]) -> list[int]:
+        return [i for segment in self.layout.chain_segments(chain) for i in self.segment(segment)]
+
+    def prompt(self, question: str, passages: Sequence[Passage], chain: Sequence[str]) -> list[int]:
+        """Token ids of the prompt at one step."""
+        return self.trunk(passages) + self.question(question) + self.chain(chain)
+
+    def target(self, chain: Sequence[str]) -> list[int]:
+        """Token ids of a training target: the cumulative chain and the end of sequence."""
+        return [*self.chain(chain), self.tokenizer.eos_token_id]

@@ -1,0 +1,262 @@
+"""The things that pass through the doors between rooms, and their Arrow schemas.
+
+Every type is a frozen dataclass with plain fields, so that it can be hashed, compared, pickled by Ray and
+written to Parquet. `to_row` / `from_row` are the only conversion between a type and an Arrow row.
+This module knows no other module of the project.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+
+class Ability(StrEnum):
+    """What one step-wise example teaches (StepER, Fig. 1): which task its loss belongs to."""
+
+    INITIALIZATION = "initialization"
+    EXPANSION = "expansion"
+    AGGREGATION = "aggregation"
+
+
+class StopReason(StrEnum):
+    """Why a trajectory ended. Exactly one holds for every trajectory."""
+
+    ANSWERED = "answered"
+    STEP_LIMIT = "step_limit"
+    EMPTY = "empty"
+    DEADLINE = "deadline"
+    RETRIEVER_FAILED = "retriever_failed"
+    GENERATOR_FAILED = "generator_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One unit of retrieval. `id` is unique in its corpus."""
+
+    id: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A passage found for a query, with the retriever's score (higher is better)."""
+
+    passage: Passage
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class SubQuestion:
+    """One hop of a gold decomposition. In `question`, `#n` stands for the answer of hop n (from 1)."""
+
+    question: str
+    answer: str
+    support_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with every accepted answer (the first is the canonical one, the rest are aliases)."""
+
+    id: str
+    text: str
+    answers: tuple[str, ...]
+    gold_ids: tuple[str, ...] = ()
+    hops: int | None = None
+    decomposition: tuple[SubQuestion, ...] = ()
+    dataset: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one generation: read, written, and read from the engine's prefix cache."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One round of retrieval and reasoning.
+
+    `hits` are the passages that are NEW at this step, in prompt order; the prompt of step s shows the hits
+    of steps 1..s. `reasoning` is what the generator added to the chain (one or more sentences, stripped).
+    """
+
+    index: int
+    query: str
+    hits: tuple[Hit, ...]
+    reasoning: str
+    mean_logprob: float | None = None
+    usage: Usage = field(default_factory=Usage)
+    retrieval_seconds: float = 0.0
+    generation_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """A question reasoned to its end. Errors are data: `stop_reason` and `error` say what went wrong."""
+
+    question: Question
+    framework: str
+    steps: tuple[Step, ...]
+    answer: str
+    stop_reason: StopReason
+    error: str | None = None
+    source: str = ""
+
+    @property
+    def passages(self) -> tuple[Passage, ...]:
+        """All passages in prompt order."""
+        return tuple(hit.passage for step in self.steps for hit in step.hits)
+
+    @property
+    def chain(self) -> tuple[str, ...]:
+        """The reasoning of each step, in order."""
+        return tuple(step.reasoning for step in self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class StepExample:
+    """(question, passages up to step s) -> the cumulative chain up to step s (StepER, Fig. 1 and 2).
+
+    `passages` holds the passages of each step 1..s, `chain` the reasoning of each step 1..s: the target.
+    """
+
+    id: str
+    question_id: str
+    step: int
+    n_steps: int
+    ability: Ability
+    question: str
+    passages: tuple[tuple[Passage, ...], ...]
+    chain: tuple[str, ...]
+    framework: str = "ircot"
+
+
+_PASSAGE = pa.struct([("id", pa.string()), ("title", pa.string()), ("text", pa.string())])
+_HIT = pa.struct([("passage", _PASSAGE), ("score", pa.float64())])
+_SUB = pa.struct([("question", pa.string()), ("answer", pa.string()), ("support_id", pa.string())])
+_USAGE = pa.struct(
+    [("prompt_tokens", pa.int64()), ("completion_tokens", pa.int64()), ("cached_tokens", pa.int64())]
+)
+_QUESTION_FIELDS = [
+    ("id", pa.string()),
+    ("text", pa.string()),
+    ("answers", pa.list_(pa.string())),
+    ("gold_ids", pa.list_(pa.string())),
+    ("hops", pa.int64()),
+    ("decomposition", pa.list_(_SUB)),
+    ("dataset", pa.string()),
+]
+_STEP = pa.struct(
+    [
+        ("index", pa.int64()),
+        ("query", pa.string()),
+        ("hits", pa.list_(_HIT)),
+        ("reasoning", pa.string()),
+        ("mean_logprob", pa.float64()),
+        ("usage", _USAGE),
+        ("retrieval_seconds", pa.float64()),
+        ("generation_seconds", pa.float64()),
+    ]
+)
+
+
+def _versioned(fields: list[tuple[str, pa.DataType]]) -> pa.Schema:
+    return pa.schema(fields, metadata={"steper_schema_version": str(SCHEMA_VERSION)})
+
+
+PASSAGE_SCHEMA = _versioned(list(zip(("id", "title", "text"), [pa.string()] * 3, strict=True)))
+QUESTION_SCHEMA = _versioned(_QUESTION_FIELDS)
+TRAJECTORY_SCHEMA = _versioned(
+    [
+        ("question", pa.struct(_QUESTION_FIELDS)),
+        ("framework", pa.string()),
+        ("steps", pa.list_(_STEP)),
+        ("answer", pa.string()),
+        ("stop_reason", pa.string()),
+        ("error", pa.string()),
+        ("source", pa.string()),
+    ]
+)
+EXAMPLE_SCHEMA = _versioned(
+    [
+        ("id", pa.string()),
+        ("question_id", pa.string()),
+        ("step", pa.int64()),
+        ("n_steps", pa.int64()),
+        ("ability", pa.string()),
+        ("question", pa.string()),
+        ("passages", pa.list_(pa.list_(_PASSAGE))),
+        ("chain", pa.list_(pa.string())),
+        ("framework", pa.string()),
+    ]
+)
+
+
+def to_row(value: Any) -> dict[str, Any]:
+    """A dataclass of this module as a plain dict that fits its Arrow schema."""
+    return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_row(value)
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, StrEnum):
+        return value.value
+    return value
+
+
+def passage_from_row(row: dict[str, Any]) -> Passage:
+    return Passage(row["id"], row["title"], row["text"])
+
+
+def question_from_row(row: dict[str, Any]) -> Question:
+    return Question(
+        id=row["id"],
+        text=row["text"],
+        answers=tuple(row["answers"]),
+        gold_ids=tuple(row["gold_ids"]),
+        hops=row["hops"],
+        decomposition=tuple(SubQuestion(**sub) for sub in row["decomposition"]),
+        dataset=row["dataset"],
+    )
+
+
+def step_from_row(row: dict[str, Any]) -> Step:
+    hits = tuple(Hit(passage_from_row(hit["passage"]), hit["score"]) for hit in row["hits"])
+    return Step(**{**row, "hits": hits, "usage": Usage(**row["usage"])})
+
+
+def trajectory_from_row(row: dict[str, Any]) -> Trajectory:
+    return Trajectory(
+        **{
+            **row,
+            "question": question_from_row(row["question"]),
+            "steps": tuple(step_from_row(step) for step in row["steps"]),
+            "stop_reason": StopReason(row["stop_reason"]),
+        }
+    )
+
+
+def example_from_row(row: dict[str, Any]) -> StepExample:
+    return StepExample(
+        **{
+            **row,
+            "ability": Ability(row["ability"]),
+            "passages": tuple(tuple(passage_from_row(p) for p in step) for step in row["passages"]),
+            "chain": tuple(row["chain"]),
+        }
+    )

@@ -1,0 +1,165 @@
+"""Step-tree packing: the examples of one trajectory share their passages and cost them once.
+
+A tree is a trunk (begin, instruction, P_1 .. P_S) and one branch a step (question, cumulative chain). A branch
+sees the trunk up to the passages of its own step and itself; its position ids go on from that cut. Logits,
+losses and gradients equal those of the separate examples. Several trees fill one row. With one branch a tree
+this is plain packing. Pure torch: no tokenizer, no model, no Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+IGNORE = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One example on a trunk: sees `cut` trunk tokens, then `prompt`, and learns `target`.
+
+    `task` indexes the ability (0 initialization, 1 expansion, 2 aggregation); `weight` scales its loss.
+    """
+
+    cut: int
+    prompt: tuple[int, ...]
+    target: tuple[int, ...]
+    task: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """The examples that share one trunk of token ids."""
+
+    trunk: tuple[int, ...]
+    branches: tuple[Branch, ...]
+
+    def __len__(self) -> int:
+        return len(self.trunk) + sum(len(b.prompt) + len(b.target) for b in self.branches)
+
+
+@dataclass(slots=True)
+class Packed:
+    """Rows ready for a causal language model. Shapes: (rows, length) unless said otherwise.
+
+    `tree`, `branch` and `cut` define attention (see `attention_mask`); `example` is the index of the example
+    a supervised token belongs to, over the whole batch, or -1; `task` and `weight` have shape (examples,).
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    labels: torch.Tensor
+    tree: torch.Tensor
+    branch: torch.Tensor
+    cut: torch.Tensor
+    example: torch.Tensor
+    task: torch.Tensor
+    weight: torch.Tensor
+
+    def to(self, device: torch.device | str) -> Packed:
+        return Packed(*(getattr(self, name).to(device) for name in self.__slots__))
+
+
+def fill_rows(sizes: Sequence[int], length: int) -> list[list[int]]:
+    """First-fit decreasing: indices of items grouped into rows of at most `length` tokens.
+
+    Raises ValueError naming the first item that is longer than a row.
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        size = sizes[index]
+        if size > length:
+            raise ValueError(f"item {index} has {size} tokens, a row holds {length}: raise the row length")
+        row = next((r for r, free in enumerate(room) if free >= size), None)
+        if row is None:
+            rows.append([])
+            room.append(length)
+            row = len(rows) - 1
+        rows[row].append(index)
+        room[row] -= size
+    return rows
+
+
+def pack(trees: Sequence[Tree], length: int, pad_id: int) -> Packed:
+    """Packs trees into as few rows of at most `length` tokens as first-fit finds.
+
+    Rows are padded to the longest of them. Examples are numbered in the order of `trees` and their branches.
+    """
+    rows = fill_rows([len(tree) for tree in trees], length)
+    first_example = [0]
+    for tree in trees:
+        first_example.append(first_example[-1] + len(tree.branches))
+    width = max(sum(len(trees[i]) for i in row) for row in rows)
+    shape = (len(rows), width)
+    ids = torch.full(shape, pad_id)
+    labels, example = torch.full(shape, IGNORE), torch.full(shape, -1)
+    position, cut = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+    tree_id, branch_id = torch.full(shape, -1), torch.full(shape, -1)
+    for r, row in enumerate(rows):
+        at = 0
+        for t in row:
+            tree = trees[t]
+            size = len(tree.trunk)
+            span = slice(at, at + size)
+            ids[r, span] = torch.tensor(tree.trunk)
+            position[r, span] = torch.arange(size)
+            tree_id[r, at : at + len(tree)] = t
+            cut[r, span] = size
+            at += size
+            for b, branch in enumerate(tree.branches):
+                size = len(branch.prompt) + len(branch.target)
+                span = slice(at, at + size)
+                ids[r, span] = torch.tensor(branch.prompt + branch.target)
+                position[r, span] = torch.arange(branch.cut, branch.cut + size)
+                branch_id[r, span] = b
+                cut[r, span] = branch.cut
+                # The token before the target predicts its first token: labels are already shifted.
+                learn = slice(at + len(branch.prompt) - 1, at + size - 1)
+                labels[r, learn] = torch.tensor(branch.target)
+                example[r, learn] = first_example[t] + b
+                at += size
+    branches = [branch for tree in trees for branch in tree.branches]
+    return Packed(
+        input_ids=ids,
+        position_ids=position,
+        labels=labels,
+        tree=tree_id,
+        branch=branch_id,
+        cut=cut,
+        example=example,
+        task=torch.tensor([b.task for b in branches]),
+        weight=torch.tensor([b.weight for b in branches], dtype=torch.float32),
+    )
+
+
+def attention_mask(packed: Packed) -> torch.Tensor:
+    """Boolean mask (rows, 1, length, length), true where a query (axis 2) may see a key (axis 3).
+
+    Padding sees itself alone, so that no softmax is over nothing.
+    """
+    length = packed.input_ids.shape[1]
+    order = torch.arange(length, device=packed.input_ids.device)
+    causal = order[:, None] >= order[None, :]
+    same_tree = packed.tree[:, :, None] == packed.tree[:, None, :]
+    same_branch = packed.branch[:, :, None] == packed.branch[:, None, :]
+    in_cut = (packed.branch[:, None, :] == -1) & (packed.position_ids[:, None, :] < packed.cut[:, :, None])
+    real = (packed.tree != -1)[:, :, None]
+    mask = causal & same_tree & (same_branch | in_cut) & real
+    mask |= torch.eye(length, dtype=torch.bool, device=mask.device)
+    return mask[:, None]
+
+
+def example_losses(logits: torch.Tensor, packed: Packed) -> torch.Tensor:
+    """Mean cross-entropy of each example's target, shape (examples,), float32."""
+    keep = packed.example >= 0
+    token_loss = torch.nn.functional.cross_entropy(
+        logits[keep].float(), packed.labels[keep], reduction="none"
+    )
+    which = packed.example[keep]
+    sums = torch.zeros(len(packed.task), device=logits.device).index_add(0, which, token_loss)
+    counts = torch.bincount(which, minlength=len(packed.task))
+    return sums / counts
