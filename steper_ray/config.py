@@ -183,8 +183,10 @@ class TrainConfig(Section):
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     clip_norm: float = Field(1.0, gt=0)
-    batch_trajectories: Positive = 16
-    """Trajectories of one optimiser step, over all workers; the number of workers must divide it."""
+    batch_examples: Positive = 64
+    """Step-wise examples of one optimiser step, over all workers. Trajectories are kept whole: a batch takes
+    round(batch_examples / mean examples a trajectory) of them, so StepER and vanilla-KD (one example each)
+    make equally large steps, and vanilla-KD makes fewer of them an epoch."""
     row_tokens: Positive = 2048
     """Tokens of one packed row; no trajectory may be longer."""
     rows_per_micro_batch: Positive = 1
@@ -208,12 +210,7 @@ class TrainConfig(Section):
     """Worker failures that are restarted from the last checkpoint."""
 
     @model_validator(mode="after")
-    def _divides(self) -> TrainConfig:
-        if self.batch_trajectories % self.workers:
-            raise ValueError(
-                f"batch_trajectories ({self.batch_trajectories}) must be a multiple of workers "
-                f"({self.workers}): change one of them"
-            )
+    def _bounds(self) -> TrainConfig:
         if self.log_sigma_bounds[0] >= self.log_sigma_bounds[1]:
             raise ValueError("log_sigma_bounds must be (low, high) with low < high")
         return self

@@ -34,6 +34,7 @@ class StopReason(StrEnum):
     DEADLINE = "deadline"
     RETRIEVER_FAILED = "retriever_failed"
     GENERATOR_FAILED = "generator_failed"
+    REJECTED = "rejected"
 
 
 @dataclass(frozen=True, slots=True)

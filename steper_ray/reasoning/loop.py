@@ -1,0 +1,183 @@
+"""The one multi-step loop: teacher rollouts, evaluation and the endpoint all run it, so they cannot drift apart.
+
+Errors of a question are data of its trajectory; only a dead engine propagates, because no question after it
+could succeed. This module knows retrievers and generators as protocols, and no Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+
+from steper_ray.answers import extract_answer
+from steper_ray.config import ReasoningConfig, SamplingConfig
+from steper_ray.errors import EngineDeadError, GenerationError, RetrievalError
+from steper_ray.generation.base import Generator, Prompt
+from steper_ray.prompt import PromptEncoder
+from steper_ray.reasoning.events import Event, Finished, PassagesFound, ReasoningDelta, StepDone, StepStarted
+from steper_ray.reasoning.frameworks import FRAMEWORKS, layout_for
+from steper_ray.reasoning.passages import PassagePool
+from steper_ray.retrieval.base import Retriever
+from steper_ray.schema import Passage, Question, Step, StopReason, Trajectory, Usage
+
+Emit = Callable[[Event], None]
+
+
+@dataclass(slots=True)
+class _Written:
+    """What one step's generation came to."""
+
+    piece: str
+    ids: int = 0
+    logprobs: list[float] = field(default_factory=list)
+    usage: Usage | None = None
+
+
+class Reasoner:
+    """Answers questions step by step. Many questions may be under way at once, in one event loop."""
+
+    def __init__(
+        self,
+        retriever: Retriever,
+        generator: Generator,
+        config: ReasoningConfig,
+        sampling: SamplingConfig,
+        source: str = "",
+    ) -> None:
+        self.config = config
+        self._retriever, self._generator, self._sampling, self._source = retriever, generator, sampling, source
+        self._framework = FRAMEWORKS[config.framework]
+        self._layout = layout_for(config)
+        tokenizer = generator.tokenizer
+        self._encoder = None if tokenizer is None else PromptEncoder(tokenizer, self._layout)
+
+    async def run(self, question: Question, emit: Emit = lambda event: None) -> Trajectory:
+        """Reasons to the end; `emit` is called with each event as it happens. Raises EngineDeadError alone."""
+        steps: list[Step] = []
+        error: str | None = None
+        try:
+            self._check(question)
+            async with asyncio.timeout(self.config.deadline_s):
+                reason = await self._steps(question, steps, emit)
+        except TimeoutError:
+            reason = StopReason.DEADLINE
+        except _Rejected as rejected:
+            reason, error = StopReason.REJECTED, str(rejected)
+        except RetrievalError as failed:
+            reason, error = StopReason.RETRIEVER_FAILED, str(failed)
+        except EngineDeadError:
+            raise
+        except GenerationError as failed:
+            reason, error = StopReason.GENERATOR_FAILED, str(failed)
+        trajectory = Trajectory(
+            question=question,
+            framework=self.config.framework,
+            steps=tuple(steps),
+            answer=_answer(steps),
+            stop_reason=reason,
+            error=error,
+            source=self._source,
+        )
+        emit(Finished(trajectory))
+        return trajectory
+
+    async def stream(self, question: Question) -> AsyncGenerator[Event, None]:
+        """The events of `run`, Finished last. Closing the stream stops the reasoning and aborts the engine's request."""
+        events: asyncio.Queue[Event | None] = asyncio.Queue()
+        task = asyncio.create_task(self.run(question, events.put_nowait))
+        task.add_done_callback(lambda _: events.put_nowait(None))
+        try:
+            while (event := await events.get()) is not None:
+                yield event
+            task.result()  # raises what run raised
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError, EngineDeadError):
+                await task
+
+    def _check(self, question: Question) -> None:
+        limit = self.config.max_question_chars
+        if not question.text.strip():
+            raise _Rejected("the question is empty")
+        if len(question.text) > limit:
+            raise _Rejected(
+                f"the question has {len(question.text)} characters, the limit is {limit} "
+                "(reasoning.max_question_chars)"
+            )
+
+    async def _steps(self, question: Question, steps: list[Step], emit: Emit) -> StopReason:
+        pool = PassagePool(self.config.max_passages)
+        for index in range(1, self.config.max_steps + 1):
+            chain = tuple(step.reasoning for step in steps)
+            query = self._framework.next_query(question.text, chain)
+            emit(StepStarted(index, query))
+            started = time.monotonic()
+            found = (await asyncio.to_thread(self._retriever.search, [query], self.config.k))[0]
+            retrieved = time.monotonic()
+            hits = pool.add(found)
+            emit(PassagesFound(index, hits, len(found) - len(hits), retrieved - started))
+            written = await self._generate(index, self._prompt(question.text, pool.passages, chain), emit)
+            logprobs = written.logprobs
+            step = Step(
+                index=index,
+                query=query,
+                hits=hits,
+                reasoning=written.piece,
+                mean_logprob=sum(logprobs) / len(logprobs) if logprobs else None,
+                usage=written.usage or Usage(completion_tokens=written.ids),
+                retrieval_seconds=retrieved - started,
+                generation_seconds=time.monotonic() - retrieved,
+            )
+            steps.append(step)
+            emit(StepDone(step))
+            if not step.reasoning:
+                return StopReason.EMPTY
+            if extract_answer(step.reasoning) is not None:
+                return StopReason.ANSWERED
+        return StopReason.STEP_LIMIT
+
+    def _prompt(self, question: str, passages: tuple[Passage, ...], chain: tuple[str, ...]) -> Prompt:
+        if self._encoder is None:
+            return self._layout.text(question, passages, chain)
+        return self._encoder.prompt(question, passages, chain)
+
+    async def _generate(self, index: int, prompt: Prompt, emit: Emit) -> _Written:
+        """One step's piece. In unit `sentence` the stream is closed as soon as the first one is complete."""
+        text = ""
+        written = _Written("")
+        one_sentence = self.config.unit == "sentence"
+        stream = self._generator.stream(prompt, self._sampling, self._framework.stop)
+        async with aclosing(stream) as chunks:
+            async for chunk in chunks:
+                text += chunk.text
+                written.ids += len(chunk.token_ids)
+                written.logprobs.extend(chunk.logprobs)
+                written.usage = chunk.usage or written.usage
+                if chunk.text:
+                    emit(ReasoningDelta(index, chunk.text))
+                if one_sentence:
+                    piece, complete = self._framework.cut(text)
+                    if complete:
+                        written.piece = piece
+                        break
+            else:
+                written.piece = self._framework.cut(text)[0] if one_sentence else self._framework.clean(text)
+        if written.usage is None:
+            size = 0 if isinstance(prompt, str) else len(prompt)
+            written.usage = Usage(prompt_tokens=size, completion_tokens=written.ids)
+        return written
+
+
+class _Rejected(Exception):
+    """The question itself is refused; nothing was retrieved or generated."""
+
+
+def _answer(steps: list[Step]) -> str:
+    """The stated answer; without one, the last reasoning, which may still hold it."""
+    for step in reversed(steps):
+        if step.reasoning:
+            return extract_answer(step.reasoning) or step.reasoning
+    return ""

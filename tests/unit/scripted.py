@@ -1,0 +1,67 @@
+"""Engines and indexes that follow a script, for tests of pure logic."""
+
+import asyncio
+from collections.abc import Sequence
+
+from steper_ray.generation.base import Chunk
+from steper_ray.schema import Hit, Passage
+
+
+class CharTokenizer:
+    """One token a character."""
+
+    bos_token_id = None
+    eos_token_id = 0
+
+    def encode(self, text, *, add_special_tokens=False):
+        return [ord(c) for c in text]
+
+    def decode(self, token_ids, *, skip_special_tokens=True):
+        return "".join(chr(i) for i in token_ids if i)
+
+
+class ScriptedGenerator:
+    """Answers the n-th request with the n-th reply, in chunks of 5 characters; an exception is raised.
+
+    `prompts` records what was asked as text, `aborted` how many streams were closed before their end.
+    """
+
+    def __init__(self, replies: Sequence[str | Exception], tokenizer=None, hang_at: int | None = None):
+        self.tokenizer = tokenizer
+        self.prompts: list[str] = []
+        self.aborted = 0
+        self._replies, self._hang_at = list(replies), hang_at
+
+    async def stream(self, prompt, sampling, stop=()):
+        self.prompts.append(prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt))
+        number = len(self.prompts) - 1
+        reply = self._replies[number]
+        if isinstance(reply, Exception):
+            raise reply
+        done = False
+        try:
+            for at in range(0, len(reply), 5):
+                await asyncio.sleep(0)
+                piece = reply[at : at + 5]
+                yield Chunk(piece, tuple(map(ord, piece)), tuple(-0.5 for _ in piece))
+            if number == self._hang_at:
+                await asyncio.Event().wait()
+            yield Chunk("", finish_reason="stop")
+            done = True
+        finally:
+            self.aborted += not done
+
+    async def close(self):
+        pass
+
+
+class KeywordRetriever:
+    """Finds the passages whose title stands in the query, in corpus order."""
+
+    def __init__(self, passages: Sequence[Passage], error: Exception | None = None):
+        self._passages, self._error = passages, error
+
+    def search(self, queries, k):
+        if self._error is not None:
+            raise self._error
+        return [[Hit(p, 1.0) for p in self._passages if p.title in query][:k] for query in queries]
