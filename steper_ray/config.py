@@ -29,7 +29,9 @@ class ConfigError(SteperError):
 class Section(BaseModel):
     """A part of the config: unknown fields are errors, defaults are checked too."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
+    )
 
 
 class MiniatureConfig(Section):
@@ -172,6 +174,9 @@ class TrainConfig(Section):
     """Difficulty-aware (a learned sigma a task), the plain sum, or `fixed_weights`."""
     fixed_weights: Weights = (1.0, 1.0, 1.0)
     """Weights of initialization, expansion, aggregation where `weighting` is fixed (Table 2)."""
+    normalize: Literal["per_task", "per_question"] = "per_task"
+    """A task's loss is the mean over its examples, or its sum over the questions divided by their number (the
+    paper's equation, where a question with more expansion steps has more of them in the loss)."""
     sigma_lr: float = Field(0.02, gt=0)
     """Learning rate of log sigma (its own optimiser; the paper does not say)."""
     log_sigma_bounds: tuple[float, float] = (-1.5, 1.5)
@@ -224,6 +229,15 @@ class EvaluateConfig(Section):
     units: tuple[Literal["sentence", "chain"], ...] = ("sentence", "chain")
     """Which step units to report."""
     in_flight: Positive = 64
+    """Trajectories an engine keeps in flight."""
+    engines: Positive = 2
+    """Engine actors at most; each has one model loaded at a time and takes chunks of questions from one queue."""
+    chunk_size: Positive = 256
+    """Questions an engine takes at a time: what is done again if it dies."""
+    num_cpus: float = Field(1.0, gt=0)
+    """CPUs reserved for each engine actor."""
+    num_gpus: float = Field(0.0, ge=0)
+    """GPUs reserved for each engine actor; set it to `engine.tensor_parallel_size` with vLLM on a GPU cluster."""
 
 
 class DemoConfig(Section):
@@ -237,11 +251,17 @@ class ServeConfig(Section):
     """The reasoner endpoint."""
 
     host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
+    port: int = Field(8000, ge=1, le=65535)
     replicas: Positive = 1
     """Replicas of the engine deployment."""
+    num_cpus: float = Field(1.0, gt=0)
+    """CPUs reserved for each replica."""
+    num_gpus: float = Field(0.0, ge=0)
+    """GPUs reserved for each replica; set it to `engine.tensor_parallel_size` with vLLM on a GPU cluster."""
     max_ongoing_requests: Positive = 64
+    """Questions that a replica works on at once."""
     max_queued_requests: Positive = 256
+    """Questions that wait when all replicas are busy; one more is refused with 429."""
     request_timeout_s: float = Field(60.0, gt=0)
     """End-to-end deadline of one question."""
     token_env: str = "STEPER_API_TOKEN"

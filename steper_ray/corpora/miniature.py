@@ -147,7 +147,8 @@ def make_question(world: World, rng: Random, number: int, hops: int | None = Non
     size = hops or rng.choices(list(_HOP_WEIGHTS), weights=list(_HOP_WEIGHTS.values()))[0]
     while True:
         entity = start = rng.choice(list(world.kinds))
-        seen, relations, subs, gold = {entity}, [], [], []
+        seen, relations, gold = {entity}, list[str](), list[str]()
+        subs: list[SubQuestion] = []
         for _ in range(size):
             relation = rng.choice(RELATIONS[world.kinds[entity]])
             value = world.facts[entity, relation.name]

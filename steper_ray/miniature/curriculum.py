@@ -27,7 +27,7 @@ def reading_tree(world: World, rng: Random, encoder: PromptEncoder, branches: in
     passages: dict[str, Passage] = {}
     for entity, _ in asked[: rng.randint(1, branches)]:
         passages[world.passage_id(entity)] = by_id[world.passage_id(entity)]
-    for passage in rng.sample(world.passages, rng.randint(2, 8)):
+    for passage in rng.sample(world.passages, rng.randint(2, 6)):
         passages[passage.id] = passage
     order = list(passages.values())
     rng.shuffle(order)

@@ -15,12 +15,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from steper_ray.training.packing import Tree, attention_mask, example_losses, pack
+from steper_ray.training.packing import Tree, attention_mask, example_losses, pack, supervised_columns
 
 logger = logging.getLogger(__name__)
 
 VOCABULARY = 1024
-ROW = 1280
+ROW = 640
 
 
 def train_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
@@ -71,11 +71,10 @@ def train(
     steps: int,
     rate: float,
     *,
-    trunk_weight: float = 0.0,
     save_to: Path | None = None,
     log_every: int = 50,
 ) -> None:
-    """AdamW with linear warm-up and cosine decay; mean loss over examples plus a share of the trunk's own."""
+    """AdamW with linear warm-up and cosine decay; mean loss over examples."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
@@ -85,19 +84,16 @@ def train(
     started, tokens = time.monotonic(), 0
     for step, trees in zip(range(1, steps + 1), batches, strict=False):
         packed = pack(trees, ROW, pad_id=2)
-        mask = attention_mask(packed)
+        columns = supervised_columns(packed)
         logits = model(
-            input_ids=packed.input_ids, position_ids=packed.position_ids, attention_mask=mask
+            input_ids=packed.input_ids,
+            position_ids=packed.position_ids,
+            attention_mask=attention_mask(packed),
+            logits_to_keep=columns,
         ).logits
-        loss = example_losses(logits, packed).mean()
-        total = loss
-        if trunk_weight:
-            inside = (packed.branch[:, 1:] == -1) & (packed.tree[:, 1:] == packed.tree[:, :-1])
-            inside &= packed.tree[:, 1:] != -1
-            trunk = torch.nn.functional.cross_entropy(logits[:, :-1][inside], packed.input_ids[:, 1:][inside])
-            total = loss + trunk_weight * trunk
+        loss = example_losses(logits, packed, columns).mean()
         optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

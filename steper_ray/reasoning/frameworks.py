@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -58,8 +59,8 @@ _WH_WORD = re.compile(r"\b(who|whom|whose|what|when|where|why|which|how)\b", re.
 class IRCoT:
     """One step is one reasoning sentence; the last one queries the retriever (IRCoT, Trivedi et al. 2023)."""
 
-    name = "ircot"
-    stop = ("\n",)
+    name: str = "ircot"
+    stop: tuple[str, ...] = ("\n",)
 
     def next_query(self, question: str, chain: Sequence[str]) -> str:
         """The question first, then the last sentence that is no conclusion ('So ...', 'Thus ...')."""
@@ -89,8 +90,8 @@ class SelfAsk:
     it is answered, so that it can query the retriever in between.
     """
 
-    name = "self_ask"
-    stop = ("\n\n", "\nQuestion:")
+    name: str = "self_ask"
+    stop: tuple[str, ...] = ("\n\n", "\nQuestion:")
     _follow_up = "Follow up:"
 
     def next_query(self, question: str, chain: Sequence[str]) -> str:
@@ -116,7 +117,7 @@ class SelfAsk:
 
     def gold_chain(self, facts: Sequence[Fact], answer: str) -> tuple[str, ...]:
         pieces = [f"{self._follow_up} {facts[0].question}"] if facts else []
-        for fact, following in zip(facts, facts[1:], strict=False):
+        for fact, following in pairwise(facts):
             pieces.append(f"Intermediate answer: {fact.answer}\n{self._follow_up} {following.question}")
         last = f"So the final answer is: {answer}"
         return (*pieces, f"Intermediate answer: {facts[-1].answer}\n{last}" if facts else last)
@@ -153,7 +154,9 @@ def layout_for(config: ReasoningConfig) -> Layout:
         return replace(layout, preamble=_read(config.demonstrations))
     if config.few_shot:
         name = f"demonstrations/{config.framework}.txt"
-        return replace(layout, preamble=resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
+        return replace(
+            layout, preamble=resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+        )
     return layout
 
 

@@ -48,7 +48,12 @@ class Reasoner:
         source: str = "",
     ) -> None:
         self.config = config
-        self._retriever, self._generator, self._sampling, self._source = retriever, generator, sampling, source
+        self._retriever, self._generator, self._sampling, self._source = (
+            retriever,
+            generator,
+            sampling,
+            source,
+        )
         self._framework = FRAMEWORKS[config.framework]
         self._layout = layout_for(config)
         tokenizer = generator.tokenizer
@@ -85,7 +90,7 @@ class Reasoner:
         return trajectory
 
     async def stream(self, question: Question) -> AsyncGenerator[Event, None]:
-        """The events of `run`, Finished last. Closing the stream stops the reasoning and aborts the engine's request."""
+        """The events of `run`, Finished last. Closing the stream aborts the engine's request."""
         events: asyncio.Queue[Event | None] = asyncio.Queue()
         task = asyncio.create_task(self.run(question, events.put_nowait))
         task.add_done_callback(lambda _: events.put_nowait(None))

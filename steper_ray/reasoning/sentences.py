@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 # A closing mark (with quotes or brackets), blanks, and something that can open a sentence.
-_BOUNDARY = re.compile(r"[.!?][\"'”’)\]]*(?=\s+[\"'“‘(\[]?[A-Z0-9])|\n")
+_BOUNDARY = re.compile("[.!?][\"'\u201d\u2019)\\]]*(?=\\s+[\"'\u201c\u2018(\\[]?[A-Z0-9])|\n")
 _INITIAL = re.compile(r"(?:^|[\s.(])[A-Z]\.$")
 _ABBREVIATIONS = frozenset(
     "mr. mrs. ms. dr. prof. st. jr. sr. vs. no. vol. gen. col. lt. sgt. capt. rev. hon. gov. sen. rep. inc. ltd. "
-    "co. corp. e.g. i.e. etc. mt. ft. feat. ca. approx. u.s. u.k.".split()
+    "co. corp. e.g. i.e. etc. mt. ft. feat. bros. ca. approx. u.s. u.k.".split()
 )
 
 

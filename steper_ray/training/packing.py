@@ -24,8 +24,8 @@ class Branch:
     """
 
     cut: int
-    prompt: tuple[int, ...]
-    target: tuple[int, ...]
+    prompt: Sequence[int]
+    target: Sequence[int]
     task: int
     weight: float = 1.0
 
@@ -34,7 +34,7 @@ class Branch:
 class Tree:
     """The examples that share one trunk of token ids."""
 
-    trunk: tuple[int, ...]
+    trunk: Sequence[int]
     branches: tuple[Branch, ...]
 
     def __len__(self) -> int:
@@ -89,7 +89,11 @@ def pack(trees: Sequence[Tree], length: int, pad_id: int) -> Packed:
 
     Rows are padded to the longest of them. Examples are numbered in the order of `trees` and their branches.
     """
-    rows = fill_rows([len(tree) for tree in trees], length)
+    return pack_rows(trees, fill_rows([len(tree) for tree in trees], length), pad_id)
+
+
+def pack_rows(trees: Sequence[Tree], rows: Sequence[Sequence[int]], pad_id: int) -> Packed:
+    """As `pack`, with the rows given: each a list of indices of `trees`, each tree in exactly one row."""
     first_example = [0]
     for tree in trees:
         first_example.append(first_example[-1] + len(tree.branches))
@@ -113,7 +117,7 @@ def pack(trees: Sequence[Tree], length: int, pad_id: int) -> Packed:
             for b, branch in enumerate(tree.branches):
                 size = len(branch.prompt) + len(branch.target)
                 span = slice(at, at + size)
-                ids[r, span] = torch.tensor(branch.prompt + branch.target)
+                ids[r, span] = torch.tensor([*branch.prompt, *branch.target])
                 position[r, span] = torch.arange(branch.cut, branch.cut + size)
                 branch_id[r, span] = b
                 cut[r, span] = branch.cut
@@ -153,13 +157,22 @@ def attention_mask(packed: Packed) -> torch.Tensor:
     return mask[:, None]
 
 
-def example_losses(logits: torch.Tensor, packed: Packed) -> torch.Tensor:
-    """Mean cross-entropy of each example's target, shape (examples,), float32."""
-    keep = packed.example >= 0
-    token_loss = torch.nn.functional.cross_entropy(
-        logits[keep].float(), packed.labels[keep], reduction="none"
-    )
-    which = packed.example[keep]
+def supervised_columns(packed: Packed) -> torch.Tensor:
+    """Indices of the columns that hold a supervised token in any row: the only logits worth computing."""
+    return (packed.example >= 0).any(dim=0).nonzero()[:, 0]
+
+
+def example_losses(logits: torch.Tensor, packed: Packed, columns: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean cross-entropy of each example's target, shape (examples,), float32.
+
+    `logits` has shape (rows, length, vocabulary), or (rows, len(columns), vocabulary) where `columns` is given.
+    """
+    example, labels = packed.example, packed.labels
+    if columns is not None:
+        example, labels = example[:, columns], labels[:, columns]
+    keep = example >= 0
+    token_loss = torch.nn.functional.cross_entropy(logits[keep].float(), labels[keep], reduction="none")
+    which = example[keep]
     sums = torch.zeros(len(packed.task), device=logits.device).index_add(0, which, token_loss)
     counts = torch.bincount(which, minlength=len(packed.task))
     return sums / counts

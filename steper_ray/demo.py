@@ -1,0 +1,119 @@
+"""The whole path in one call: teacher rollouts, students by vanilla-KD and StepER from one base, scores, report.
+
+Vanilla-KD is trained twice: at StepER's epochs (the same questions, fewer examples, so fewer optimiser steps)
+and at StepER's optimiser steps (the same number of equally large steps, so more epochs). All models are scored on
+worlds that share no name with the training worlds, with both step units. A rerun continues where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from steper_ray import stages
+from steper_ray.config import Config, TrainConfig
+
+STUDENTS = ("vanilla_kd", "vanilla_kd_equal_steps", "steper")
+_PACKAGES = ("steper-ray", "ray", "torch", "transformers", "deepspeed", "bm25s")
+
+
+def run_demo(config: Config) -> dict[str, Any]:
+    """Runs everything that is missing under `config.run_dir`; writes results.json and report.html there."""
+    from steper_ray.evaluation.pipeline import EvalJob, evaluate
+    from steper_ray.evaluation.report import write_report
+    from steper_ray.evaluation.results import assemble_results, read_metrics
+    from steper_ray.evaluation.store import pick_samples
+    from steper_ray.training.trainer import train
+
+    started = time.monotonic()
+    config.save(config.run_dir)
+    built = stages.build(config)
+    jobs = student_jobs(config)
+    trained = train(list(jobs.values()), run_dir=config.run_dir)
+    models = {"base": config.train.student, **{r.name: str(r.model_dir) for r in trained}}
+    models["teacher"] = config.engine.model
+    evaluations = evaluate(
+        config,
+        [EvalJob(name, model, unit) for name, model in models.items() for unit in config.evaluate.units],
+    )
+    groups = {"base": ["base"], **{s: _names(s, config.demo.seeds) for s in STUDENTS}, "teacher": ["teacher"]}
+    logs = [
+        read_metrics(result.metrics_path, result.name.rpartition("-seed")[0], jobs[result.name].config.seed)
+        for result in trained
+    ]
+    results = assemble_results(
+        evaluations,
+        groups,
+        trainings=logs,
+        samples=pick_samples(
+            config.run_dir,
+            {s: f"{s}-seed{config.demo.seeds[0]}" for s in STUDENTS[::2]},
+            config.evaluate.units,
+        ),
+        data=json.loads((built.folder / "manifest.json").read_text(encoding="utf-8")),
+        config=json.loads(config.model_dump_json()),
+        provenance=_provenance(time.monotonic() - started),
+    )
+    _write(config.run_dir / "results.json", results)
+    write_report(results, config.run_dir)
+    return results
+
+
+def student_jobs(config: Config) -> dict[str, Any]:
+    """One training job a student and seed, by name."""
+    from steper_ray.training.trainer import TrainJob
+
+    examples = stages.examples_folder(config)
+    steps = _steps(config)
+    jobs = {}
+    for seed in config.demo.seeds:
+        for student in STUDENTS:
+            name = f"{student}-seed{seed}"
+            settings = _settings(config.train, student, seed, steps)
+            jobs[name] = TrainJob(name, settings, examples, config.run_dir / "models" / name)
+    return jobs
+
+
+def _steps(config: Config) -> int:
+    """The optimiser steps that StepER takes on the examples."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from steper_ray.models import resolve_model
+    from steper_ray.training.data import load_data
+
+    model = resolve_model(config.train.student)
+    limit = AutoConfig.from_pretrained(model).get_text_config().max_position_embeddings
+    steper = config.train.model_copy(update={"method": "steper"})
+    data = load_data(stages.examples_folder(config), AutoTokenizer.from_pretrained(model), steper, limit)
+    return steper.max_steps or steper.epochs * data.steps_per_epoch
+
+
+def _settings(train: TrainConfig, student: str, seed: int, steps: int) -> TrainConfig:
+    method = "steper" if student == "steper" else "vanilla_kd"
+    limit = steps if student == "vanilla_kd_equal_steps" else train.max_steps
+    return train.model_copy(update={"method": method, "seed": seed, "max_steps": limit})
+
+
+def _names(student: str, seeds: Sequence[int]) -> list[str]:
+    return [f"{student}-seed{seed}" for seed in seeds]
+
+
+def _provenance(seconds: float) -> dict[str, Any]:
+    return {
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "seconds": round(seconds),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "versions": {name: version(name) for name in _PACKAGES},
+    }
+
+
+def _write(path: Path, results: dict[str, Any]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    partial.rename(path)

@@ -1,0 +1,43 @@
+"""One trajectory -> its step-wise examples (StepER, Fig. 1 and 2; the loss's index sets).
+
+(question, passages up to step s) -> the cumulative chain up to step s. A pure function. Vanilla-KD is the
+last example alone; training picks it.
+"""
+
+from __future__ import annotations
+
+from steper_ray.schema import Ability, StepExample, Trajectory
+
+
+def ability_of(step: int, n_steps: int) -> Ability:
+    """What step `step` of `n_steps` (from 1) teaches.
+
+    The last step aggregates, the first of several initializes, those between expand. So a trajectory of one
+    step yields only aggregation, and one of two yields initialization and aggregation.
+    """
+    if step == n_steps:
+        return Ability.AGGREGATION
+    return Ability.INITIALIZATION if step == 1 else Ability.EXPANSION
+
+
+def make_examples(trajectory: Trajectory) -> tuple[StepExample, ...]:
+    """One example a step, in order, with ids `<question id>#<step>`.
+
+    Passages are kept step by step, a step that found nothing new has none; times and scores are left behind.
+    """
+    passages = tuple(tuple(hit.passage for hit in step.hits) for step in trajectory.steps)
+    n_steps = len(trajectory.steps)
+    return tuple(
+        StepExample(
+            id=f"{trajectory.question.id}#{step}",
+            question_id=trajectory.question.id,
+            step=step,
+            n_steps=n_steps,
+            ability=ability_of(step, n_steps),
+            question=trajectory.question.text,
+            passages=passages[:step],
+            chain=trajectory.chain[:step],
+            framework=trajectory.framework,
+        )
+        for step in range(1, n_steps + 1)
+    )

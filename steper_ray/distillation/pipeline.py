@@ -1,0 +1,226 @@
+"""Questions and passages -> step-wise examples, on Ray Data. The room's only module that knows Ray.
+
+One row is one shard of questions. An actor holds an engine and a retriever, takes several shards at a time
+and keeps `in_flight` trajectories going over all of them, so the engine never waits for the slowest question
+of a shard. An actor commits its shards itself: run_dir must be a folder that all nodes see. A shard that is
+committed is never made again, neither by a retry nor by a later run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import pyarrow as pa
+import ray
+
+from steper_ray import errors
+from steper_ray.config import Config
+from steper_ray.corpora import open_corpus
+from steper_ray.distillation.annotation import AnnotationTeacher
+from steper_ray.distillation.assemble import assemble
+from steper_ray.distillation.engine_log import EngineLog
+from steper_ray.distillation.identity import digest, run_identity
+from steper_ray.distillation.progress import Progress
+from steper_ray.distillation.report import BuildReport
+from steper_ray.distillation.shards import Shard, ShardStore, cut
+from steper_ray.errors import EngineDeadError, SteperError
+from steper_ray.generation.base import Generator
+from steper_ray.reasoning import Reasoner
+from steper_ray.retrieval.index import ensure_index, open_index
+from steper_ray.schema import QUESTION_SCHEMA, Question, Trajectory, question_from_row, to_row
+
+__all__ = ["BuildReport", "build_data"]
+
+logger = logging.getLogger(__name__)
+
+#: Restarts an engine in one build: one death may be an accident, four are none. Ray alone would never stop.
+MAX_RESTARTS = 3
+_CLOSE_SECONDS = 30.0
+_ROW_SCHEMA = pa.schema([("shard", pa.string()), ("questions", pa.list_(pa.struct(list(QUESTION_SCHEMA))))])
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What every actor needs to know. Paths are absolute: actors work in folders of their own."""
+
+    config: Config
+    source: str
+    index: Path
+    corpus: str
+    shards: Path
+    identity: str
+    log: EngineLog
+
+
+def build_data(config: Config) -> BuildReport:
+    """Builds, or goes on building, run_dir/data/: trajectories/, examples/, dropped.jsonl, manifest.json.
+
+    Questions that fail are rows with their error; they are counted, and named in dropped.jsonl. Raises
+    DataError (corpus, duplicate question ids), RetrievalError, ModelError, and EngineDeadError where engines
+    died more than MAX_RESTARTS times each; what was committed stays, and the same call goes on from there.
+    """
+    corpus = open_corpus(config.corpus)
+    questions = list(corpus.questions())
+    fingerprint = corpus.fingerprint()
+    identity = run_identity(config, fingerprint)
+    run_dir = config.run_dir.resolve()
+    index_dir = config.retrieval.index_dir
+    job = _Job(
+        _absolute(config),
+        source=config.engine.model,
+        index=index_dir.resolve() if index_dir else run_dir / "index" / fingerprint[:16],
+        corpus=fingerprint,
+        shards=run_dir / "data" / "trajectories",
+        identity=digest(identity),
+        log=EngineLog(run_dir / "data" / "engines", limit=config.build.engines * (1 + MAX_RESTARTS)),
+    )
+    shards = cut(questions, config.build.shard_size, job.identity)
+    store = ShardStore(job.shards, job.identity)
+    store.clean()
+    missing = [shard for shard in shards if store.manifest(shard.id) is None]
+    if missing:
+        ensure_index(corpus.passages(), config.retrieval, job.index, fingerprint)
+        job.log.clear()
+        _run(job, missing, n_questions=len(questions))
+        job.log.clear()
+    return assemble(config, identity, shards, store, run=len(missing), skipped=len(corpus.skipped))
+
+
+def _absolute(config: Config) -> Config:
+    """The config with whole paths in what an actor opens by it: an actor runs in another folder."""
+    engine, reasoning = config.engine, config.reasoning
+    if engine.kind != "openai":
+        names = {"model": engine.model, "tokenizer": engine.tokenizer}
+        folders = {
+            field: Path(name).resolve() for field, name in names.items() if name and Path(name).is_dir()
+        }
+        engine = engine.model_copy(update={field: str(folder) for field, folder in folders.items()})
+    if reasoning.demonstrations is not None:
+        reasoning = reasoning.model_copy(update={"demonstrations": reasoning.demonstrations.resolve()})
+    return config.model_copy(update={"engine": engine, "reasoning": reasoning})
+
+
+def _run(job: _Job, missing: Sequence[Shard], *, n_questions: int) -> None:
+    """Makes and commits the missing shards. Ctrl-C leaves those that are committed."""
+    left = sum(len(shard.questions) for shard in missing)
+    with Progress(n_questions, n_questions - left) as progress:
+        try:
+            for done in _committed(job, missing):
+                progress.advance(done)
+        except KeyboardInterrupt:
+            logger.warning("stopped; committed shards are kept in %s: build again to go on", job.shards)
+            raise
+
+
+def _committed(job: _Job, missing: Sequence[Shard]) -> Iterator[int]:
+    """The number of questions of each shard, as it is committed."""
+    build = job.config.build
+    # Enough shards in an actor to fill its slots while one of them waits for its last questions.
+    at_once = math.ceil(build.in_flight / build.shard_size) + 1
+    dataset = ray.data.from_arrow([_row(shard) for shard in missing]).map_batches(
+        _RolloutActor,
+        fn_constructor_args=(job,),
+        batch_size=None,  # one block, that is one shard, a call
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(
+            size=min(build.engines, len(missing)),
+            max_tasks_in_flight_per_actor=at_once,
+            max_concurrent_calls_per_actor=at_once,
+        ),
+        num_cpus=build.num_cpus,
+        num_gpus=build.num_gpus or None,
+    )
+    dataset.context.enable_progress_bars = False
+    dataset.context.print_on_execution_start = False
+    batches: Iterable[Any] = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    for batch in batches:
+        for row in batch.to_pylist():
+            if row["error"] is not None:
+                raise getattr(errors, row["kind"], SteperError)(row["error"])
+            yield row["questions"]
+
+
+def _row(shard: Shard) -> pa.Table:
+    row = {"shard": shard.id, "questions": [to_row(question) for question in shard.questions]}
+    return pa.Table.from_pylist([row], schema=_ROW_SCHEMA)
+
+
+class _Teacher(Protocol):
+    async def run(self, question: Question) -> Trajectory: ...
+
+
+class _RolloutActor:
+    """Lives in one Ray actor: the engine, the retriever, and the slots that all of its shards share."""
+
+    def __init__(self, job: _Job) -> None:
+        self._job = job
+        self._store = ShardStore(job.shards, job.identity)
+        self._slots = asyncio.Semaphore(job.config.build.in_flight)
+        self._opening = asyncio.Lock()
+        self._teacher: _Teacher | None = None
+        self._generator: Generator | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def __call__(self, batch: pa.Table) -> pa.Table:
+        """Makes and commits one shard. An error that a person must mend comes back as a row."""
+        (row,) = batch.to_pylist()
+        shard = Shard(row["shard"], tuple(question_from_row(q) for q in row["questions"]))
+        kind = error = None
+        try:
+            await self._make(shard)
+        except SteperError as failed:
+            kind, error = type(failed).__name__, str(failed)
+        result = {"questions": [len(shard.questions)], "kind": [kind], "error": [error]}
+        return pa.table(
+            result,
+            schema=pa.schema([("questions", pa.int64()), ("kind", pa.string()), ("error", pa.string())]),
+        )
+
+    async def _make(self, shard: Shard) -> None:
+        if self._store.manifest(shard.id) is not None:
+            return  # committed before its actor died
+        # Opened here and not in __init__: an error is then typed, not the text of an actor that never was.
+        async with self._opening:
+            if self._teacher is None:
+                self._teacher = self._open()
+        teacher = self._teacher
+        trajectories = await asyncio.gather(*(self._one(teacher, question) for question in shard.questions))
+        await asyncio.to_thread(self._store.commit, shard, trajectories)
+
+    async def _one(self, teacher: _Teacher, question: Question) -> Trajectory:
+        async with self._slots:
+            try:
+                return await teacher.run(question)
+            except EngineDeadError as error:
+                self._die(error)
+
+    def _open(self) -> _Teacher:
+        config, self._loop = self._job.config, asyncio.get_running_loop()
+        self._job.log.started()
+        retriever = open_index(self._job.index, config.retrieval, self._job.corpus)
+        if config.build.teacher == "annotation":
+            return AnnotationTeacher(retriever, config.reasoning)
+        from steper_ray.generation import open_generator  # brings torch, which annotations do not need
+
+        self._generator = open_generator(config.engine)
+        return Reasoner(retriever, self._generator, config.reasoning, config.sampling, self._job.source)
+
+    def _die(self, error: EngineDeadError) -> NoReturn:
+        """Ends the actor's process: Ray restarts it with a new engine and gives it its shards again.
+
+        An exception would leave the dead engine in its actor, and a regular exit is not retried.
+        """
+        self._job.log.died(str(error))
+        os._exit(1)
+
+    def __del__(self) -> None:
+        """Ray Data drops its callable when an actor ends; an engine left open would complain or linger."""
+        if self._generator is not None and self._loop is not None:
+            asyncio.run_coroutine_threadsafe(self._generator.close(), self._loop).result(_CLOSE_SECONDS)

@@ -1,0 +1,112 @@
+"""What a build came to: counts, and retrieval recall after each step. Pure.
+
+`Tally` reads the trajectories one by one, `BuildReport` is what the manifest, the command line and tests see.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from steper_ray.schema import Ability, StepExample, Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    """Counts over all questions of a build; `kept` + the sum of `dropped` = `questions`.
+
+    `recall[s-1]` is the mean share of a question's gold passages among those of its steps 1..s, over the
+    `recall_questions` that have gold ids and at least one step; a trajectory that ended before step s counts
+    with all it found. `mean_steps` is over the trajectories with at least one step.
+    """
+
+    questions: int
+    kept: int
+    dropped: dict[str, int]
+    examples: dict[str, int]
+    stop_reasons: dict[str, int]
+    recall: tuple[float, ...]
+    recall_questions: int
+    mean_steps: float
+    k: int
+    skipped: int
+    shards: int
+    shards_run: int
+    folder: Path
+
+    def summary(self) -> str:
+        """A few lines for a person."""
+        dropped = ", ".join(f"{reason} {count}" for reason, count in self.dropped.items()) or "none"
+        examples = ", ".join(f"{ability} {count}" for ability, count in self.examples.items())
+        recall = ", ".join(f"{share:.3f}" for share in self.recall)
+        n_dropped = self.questions - self.kept
+        lines = [
+            f"questions   {self.questions}, kept {self.kept}, dropped {n_dropped} ({dropped})",
+            f"examples    {sum(self.examples.values())} ({examples})",
+            f"steps       {self.mean_steps:.2f} a trajectory",
+            f"recall@{self.k}    after each step: {recall or 'nothing to measure'}"
+            + (f" ({self.recall_questions} questions)" if recall else ""),
+            f"shards      {self.shards}, {self.shards_run} of them made in this run",
+            f"written to  {self.folder}",
+        ]
+        if self.skipped:
+            lines.insert(1, f"skipped     {self.skipped} records of the corpus")
+        return "\n".join(lines)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Adds up trajectories; `max_steps` is S."""
+
+    max_steps: int
+    questions: int = 0
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    examples: Counter[str] = field(default_factory=Counter)
+    stop_reasons: Counter[str] = field(default_factory=Counter)
+    _steps: int = 0
+    _with_steps: int = 0
+    _recall: list[float] = field(default_factory=list)
+    recall_questions: int = 0
+
+    def add(self, trajectory: Trajectory, reason: str | None, examples: tuple[StepExample, ...]) -> None:
+        """Counts one trajectory: `reason` is why it was dropped, or None."""
+        self.questions += 1
+        self.stop_reasons[trajectory.stop_reason.value] += 1
+        if reason is None:
+            self.kept += 1
+        else:
+            self.dropped[reason] += 1
+        self.examples.update(example.ability.value for example in examples)
+        if trajectory.steps:
+            self._steps += len(trajectory.steps)
+            self._with_steps += 1
+            if trajectory.question.gold_ids:
+                self._add_recall(trajectory)
+
+    def _add_recall(self, trajectory: Trajectory) -> None:
+        gold = set(trajectory.question.gold_ids)
+        found: set[str] = set()
+        self._recall = self._recall or [0.0] * self.max_steps
+        self.recall_questions += 1
+        for step in range(self.max_steps):
+            if step < len(trajectory.steps):
+                found |= gold & {hit.passage.id for hit in trajectory.steps[step].hits}
+            self._recall[step] += len(found) / len(gold)
+
+    @property
+    def recall(self) -> tuple[float, ...]:
+        return tuple(total / self.recall_questions for total in self._recall)
+
+    @property
+    def mean_steps(self) -> float:
+        return self._steps / self._with_steps if self._with_steps else 0.0
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """The counters in a fixed order."""
+        return {
+            "dropped": dict(sorted(self.dropped.items())),
+            "examples": {ability.value: self.examples[ability.value] for ability in Ability},
+            "stop_reasons": dict(sorted(self.stop_reasons.items())),
+        }

@@ -1,0 +1,198 @@
+"""Which figures a results document holds: from its numbers to panels, keys and captions. Pure.
+
+A figure whose numbers are missing is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from steper_ray.evaluation.plots import (
+    N_COLOURS,
+    BarPanel,
+    Bars,
+    DotPanel,
+    Line,
+    LinePanel,
+    Panel,
+    draw,
+)
+from steper_ray.schema import Ability
+
+_LABELS = {
+    "base": "Base",
+    "vanilla_kd": "Vanilla-KD",
+    "vanilla_kd_equal_steps": "Vanilla-KD, equal steps",
+    "steper": "StepER",
+    "teacher": "Teacher",
+}
+# Colours 0 to 4 are the demo's models, 5 to 7 the abilities, which stand in figures of their own.
+_COLOURS = {"base": 0, "vanilla_kd": 1, "vanilla_kd_equal_steps": 2, "steper": 3, "teacher": 4}
+_ABILITIES = {Ability.INITIALIZATION.value: 5, Ability.EXPANSION.value: 6, Ability.AGGREGATION.value: 7}
+_SIGMA = "\N{GREEK SMALL LETTER SIGMA}"
+Key = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A figure of the page: its SVG, a key of (name, colour) and what it shows."""
+
+    id: str
+    title: str
+    caption: str
+    keys: Sequence[Key]
+    svg: Markup
+
+
+def label(model: str) -> str:
+    """A model's name as the reader sees it."""
+    return _LABELS.get(model, model)
+
+
+def colour(model: str, models: Iterable[str]) -> int:
+    """A model's colour: fixed for the demo's models, else by its place."""
+    return _COLOURS.get(model, (_COLOURS["steper"] + list(models).index(model)) % N_COLOURS)
+
+
+def figures(results: Mapping[str, Any]) -> list[Shown]:
+    """The figures that the results have numbers for, in the order of the page."""
+    makers: Sequence[Callable[[Mapping[str, Any]], Shown | None]] = (_scores, _hops, _recall, _sigma, _loss)
+    return [shown for maker in makers if (shown := maker(results)) is not None]
+
+
+def _units(results: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(unit for scores in results["models"].values() for unit in scores))
+
+
+def _keys(models: Iterable[str]) -> list[Key]:
+    names = list(models)
+    return [(label(name), colour(name, names)) for name in names]
+
+
+def _scores(results: Mapping[str, Any]) -> Shown | None:
+    models = results["models"]
+    panels: list[Panel] = []
+    for unit in _units(results):
+        shown = {name: scores[unit] for name, scores in models.items() if unit in scores}
+        rows = {label(name): [100 * seed["em"] for seed in unit_["seeds"]] for name, unit_ in shown.items()}
+        panels.append(DotPanel(f"unit: {unit}", rows, [colour(name, models) for name in shown], "EM, %"))
+    if len(models) < 2:
+        return None
+    svg = draw(panels, height=0.9 + 0.36 * len(models))
+    caption = (
+        "Each disc is one training seed, the bar across them their mean. With unit “sentence” every "
+        "generation is cut after its first sentence; with “chain” it runs to its own end of sequence."
+    )
+    return Shown("scores", "Exact match, seed by seed", caption, [], Markup(svg))
+
+
+def _hops(results: Mapping[str, Any]) -> Shown | None:
+    models = results["models"]
+    hops = sorted(
+        {hop for units in models.values() for one in units.values() for hop in one["by_hops"]}, key=int
+    )
+    if not hops:
+        return None
+    panels: list[Panel] = []
+    for unit in _units(results):
+        series = [
+            Bars([_percent(scores[unit]["by_hops"].get(hop), "em") for hop in hops], colour(name, models))
+            for name, scores in models.items()
+            if unit in scores
+        ]
+        panels.append(BarPanel(f"EM by hops, %, unit: {unit}", hops, series, "hops of the question"))
+    caption = "Exact match by the number of hops a question takes, mean over seeds."
+    return Shown("hops", "Harder questions", caption, _keys(models), Markup(draw(panels)))
+
+
+def _recall(results: Mapping[str, Any]) -> Shown | None:
+    models = results["models"]
+    panels: list[Panel] = []
+    for unit in _units(results):
+        lines = [
+            Line(range(1, len(ys) + 1), [100 * y for y in ys], colour(name, models))
+            for name, scores in models.items()
+            if (ys := scores.get(unit, {}).get("recall_by_step"))
+        ]
+        if lines:
+            title = f"Recall after each step, %, unit: {unit}"
+            panels.append(LinePanel(title, lines, "step", markers=True, y_limits=(0, 103)))
+    if not panels:
+        return None
+    caption = (
+        "Share of a question's gold passages found after each step. A question that ended earlier keeps the recall "
+        "it ended with, so a curve that stays flat belongs to a model that stopped looking."
+    )
+    return Shown("recall", "What retrieval found", caption, _keys(models), Markup(draw(panels)))
+
+
+def _sigma(results: Mapping[str, Any]) -> Shown | None:
+    curves = results["sigma"]
+    if not curves:
+        return None
+    panels: list[Panel] = [
+        LinePanel(
+            f"normalised {_SIGMA} (share of the three)", _seeded(curves, "normalised"), "optimiser step"
+        ),
+        LinePanel(f"raw {_SIGMA}", _seeded(curves, "raw"), "optimiser step"),
+    ]
+    caption = (
+        f"The learned difficulty of each ability (the form of the paper's Fig. 7): a higher {_SIGMA} makes its loss "
+        f"count less. Thin lines are seeds, the thick line their mean. At its optimum {_SIGMA} is the square root of "
+        "the loss."
+    )
+    return Shown("sigma", "The path of sigma", caption, list(_ABILITIES.items()), Markup(draw(panels)))
+
+
+def _loss(results: Mapping[str, Any]) -> Shown | None:
+    trainings: dict[str, list[Mapping[str, Any]]] = {}
+    for curve in results["loss"]:
+        trainings.setdefault(curve["model"], []).append(curve)
+    if not trainings:
+        return None
+    panels: list[Panel] = [
+        LinePanel(label(name), _seeded(curves, "losses", smooth=True), "optimiser step", log=True)
+        for name, curves in trainings.items()
+    ]
+    caption = (
+        "Cross-entropy of the target by ability, on a logarithmic scale. Thin lines are the batches of each seed, the "
+        "thick line is their mean, smoothed. A student that sees only whole trajectories has one ability to learn."
+    )
+    return Shown("loss", "Training loss by ability", caption, list(_ABILITIES.items()), Markup(draw(panels)))
+
+
+def _seeded(curves: Sequence[Mapping[str, Any]], key: str, *, smooth: bool = False) -> list[Line]:
+    """For each ability the seeds' curves, faint, and their mean; the curves alone where their steps differ."""
+    lines = []
+    steps = list(curves[0]["steps"])
+    same = all(list(curve["steps"]) == steps for curve in curves)
+    for ability, number in _ABILITIES.items():
+        seeds = [curve[key][ability] for curve in curves]
+        if all(value is None for ys in seeds for value in ys):
+            continue
+        faint = same and (len(seeds) > 1 or smooth)
+        for curve, ys in zip(curves, seeds, strict=True):
+            lines.append(Line(curve["steps"], ys, number, faint=faint))
+        if faint:
+            means = [_mean(values) for values in zip(*seeds, strict=True)]
+            lines.append(Line(steps, _smoothed(means) if smooth else means, number))
+    return lines
+
+
+def _smoothed(values: Sequence[float | None]) -> list[float | None]:
+    """The mean over a window centred on each value, a twentieth of the curve wide."""
+    half = len(values) // 40
+    return [_mean(values[max(0, at - half) : at + half + 1]) for at in range(len(values))]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _percent(group: Mapping[str, Any] | None, key: str) -> float | None:
+    return None if group is None else 100 * group[key]

@@ -1,0 +1,157 @@
+"""The sequences that a transformers model runs together, each at its own length, and one decoding step of them all.
+
+A sequence joins by a prefill of its prompt but the last token; that token is the first one it decodes, so every
+sampled token comes from the same code. It leaves the moment it ends. Greedy results do not depend on who else is in
+the batch (up to rounding). It knows no threads and no event loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from steper_ray.config import SamplingConfig
+from steper_ray.generation.base import Chunk
+from steper_ray.generation.sampling import choose, draws
+from steper_ray.generation.slots import SlotCache
+from steper_ray.generation.tokens import Decode, Detokenizer, StopStrings
+from steper_ray.schema import Usage
+
+# A shorter prompt is padded to a longer one in the same pass only within this share of its length: on a CPU a pass
+# over one prompt is nearly as fast per token as a pass over many, so padding soon costs more than it saves.
+_SIMILAR = 7 / 8
+
+
+class Running:
+    """One sequence, from its prompt to its end. `max_tokens` must fit into the model after the prompt."""
+
+    def __init__(
+        self,
+        prompt: list[int],
+        max_tokens: int,
+        sampling: SamplingConfig,
+        stop: Sequence[str],
+        decode: Decode,
+    ) -> None:
+        self.prompt = prompt
+        self.sampling = sampling
+        self.next_token = prompt[-1]
+        self.length = len(prompt) - 1  # tokens in the cache, once it has joined
+        self._max_tokens, self._written = max_tokens, 0
+        self._uniforms = draws(sampling, max_tokens)
+        self._detokenizer = Detokenizer(decode, prompt)
+        self._stop = StopStrings(stop)
+
+    @property
+    def uniform(self) -> float | None:
+        """The draw of the next token; None if it is greedy."""
+        return self._uniforms[self._written] if self._uniforms else None
+
+    def accept(self, token: int, logprob: float, is_end: bool) -> Chunk:
+        """Takes the next token; the chunk that ends the sequence has a finish reason."""
+        self.next_token = token
+        self.length += 1
+        self._written += 1
+        text, stopped = ("", False) if is_end else self._stop.push(self._detokenizer.push(token))
+        stopped = stopped or is_end
+        if not stopped and self._written < self._max_tokens:
+            return Chunk(text, (token,), (logprob,))
+        usage = Usage(len(self.prompt), self._written)
+        return Chunk(text + self._stop.flush(), (token,), (logprob,), "stop" if stopped else "length", usage)
+
+
+R = TypeVar("R", bound=Running)
+
+
+def next_group(waiting: Sequence[R], room: int, max_tokens: int) -> list[R]:
+    """The oldest waiting sequence and those of similar length that fit into one pass with it, oldest first.
+
+    At most `room` of them, and at most `max_tokens` with padding (a longer prompt goes alone).
+    """
+    longest = shortest = max(len(waiting[0].prompt), 1)
+    group: list[R] = []
+    for sequence in waiting:
+        size = len(sequence.prompt)
+        high, low = max(longest, size), min(shortest, size)
+        if not group or (low >= _SIMILAR * high and high * (len(group) + 1) <= max_tokens):
+            group.append(sequence)
+            longest, shortest = high, low
+        if len(group) == room:
+            break
+    return group
+
+
+class Batch(Generic[R]):
+    """Runs on one thread. `end_ids` end a sequence; `rows` are the sequences under way."""
+
+    def __init__(self, model: Any, end_ids: frozenset[int], max_rows: int, max_model_len: int) -> None:
+        self.rows: list[R] = []
+        self.max_rows = max_rows
+        self._model, self._end_ids, self._max_model_len = model, end_ids, max_model_len
+        self._cache = self._new_cache()
+
+    @property
+    def device_type(self) -> str:
+        """'cpu' or 'cuda'."""
+        return str(self._model.device.type)
+
+    def join(self, group: Sequence[R]) -> None:
+        """Prefills the prompts of a group in one pass. If it raises, none of them has joined."""
+        columns = max(sequence.length for sequence in group)
+        if columns:
+            ids = torch.zeros((len(group), columns), dtype=torch.long)
+            for row, sequence in enumerate(group):
+                ids[row, : sequence.length] = torch.tensor(sequence.prompt[:-1])
+            self._cache.prefill(len(self.rows), len(group), columns)
+            # Padding lies to the right, where causal attention does not look: no mask, the fastest kernels.
+            self._forward(ids.to(self._model.device))
+        self.rows.extend(group)
+
+    def step(self) -> list[tuple[R, Chunk]]:
+        """One more token of each row. Those that end have left the batch when this returns.
+
+        If it raises, the cache cannot be trusted any more: call `clear`.
+        """
+        device, rows = self._model.device, list(self.rows)
+        ends = torch.tensor([row.length for row in rows], device=device)
+        columns = max(row.length for row in rows) + 1
+        self._cache.decode(ends, columns)
+        unseen = torch.arange(columns, device=device) > ends[:, None]
+        mask = torch.zeros(unseen.shape, dtype=self._model.dtype, device=device)
+        mask.masked_fill_(unseen, torch.finfo(mask.dtype).min)
+        tokens = torch.tensor([[row.next_token] for row in rows], device=device)
+        logits = self._forward(tokens, attention_mask=mask[:, None, None], position_ids=ends[:, None])
+        ids, logprobs = choose(logits[:, -1], [row.sampling for row in rows], [row.uniform for row in rows])
+        chunks = [
+            (row, row.accept(token, logprob, token in self._end_ids))
+            for row, token, logprob in zip(rows, ids, logprobs, strict=True)
+        ]
+        for at in reversed(range(len(rows))):
+            if chunks[at][1].finish_reason is not None:
+                self.remove(at)
+        return chunks
+
+    def remove(self, at: int) -> None:
+        """Row `at` leaves; the last row takes its place."""
+        last = self.rows.pop()
+        if at < len(self.rows):
+            self.rows[at] = last
+            self._cache.move(len(self.rows), at, last.length)
+
+    def clear(self) -> None:
+        """Drops all rows and the cache."""
+        self.rows.clear()
+        self._cache = self._new_cache()
+
+    def _forward(self, ids: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        out = self._model(
+            input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1, **kwargs
+        )
+        logits: torch.Tensor = out.logits
+        return logits
+
+    def _new_cache(self) -> SlotCache:
+        layers = self._model.config.get_text_config().num_hidden_layers
+        return SlotCache(layers, self.max_rows, self._max_model_len)

@@ -1,0 +1,139 @@
+"""Between text and token ids: loading tokenizers, prompts as ids, tokens as whole characters, stop strings.
+
+What every engine with a tokenizer shares. It knows no engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from steper_ray.config import EngineConfig
+from steper_ray.errors import GenerationError, ModelError, PromptTooLongError
+from steper_ray.generation.base import Prompt
+from steper_ray.models import resolve_model
+from steper_ray.prompt import Tokenizer
+
+Decode = Callable[[Sequence[int]], str]
+
+_INCOMPLETE = "\ufffd"  # what a decoder shows for bytes that are no whole character
+_CONTEXT = (
+    5  # last tokens of the prompt that are decoded with the first new one: they settle its leading space
+)
+
+
+def tokenizer_name(config: EngineConfig) -> str:
+    """The folder or hub name of the engine's tokenizer."""
+    name = config.tokenizer
+    if name is None or name.startswith("miniature:"):
+        return resolve_model(name or config.model)
+    return name
+
+
+def load_tokenizer(name: str) -> Any:
+    """A Hugging Face tokenizer with an end of sequence. Raises ModelError."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"tokenizer '{name}' cannot be loaded: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"tokenizer '{name}' has no end-of-sequence token: set `eos_token` in its config")
+    return tokenizer
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
+    """The prompt as ids. Text gets a begin-of-sequence (where the tokenizer has one), as in PromptEncoder."""
+    if not isinstance(prompt, str):
+        return list(prompt)
+    ids = tokenizer.encode(prompt, add_special_tokens=False)
+    return ids if tokenizer.bos_token_id is None else [tokenizer.bos_token_id, *ids]
+
+
+def fit_tokens(prompt_tokens: int, max_tokens: int, max_model_len: int) -> int:
+    """`max_tokens`, clipped to what `max_model_len` leaves after the prompt.
+
+    Raises PromptTooLongError where it leaves nothing, and GenerationError for an empty prompt.
+    """
+    if prompt_tokens == 0:
+        raise GenerationError("the prompt is empty")
+    if prompt_tokens >= max_model_len:
+        raise PromptTooLongError(
+            f"the prompt has {prompt_tokens} tokens, the engine takes {max_model_len} with the completion "
+            "(engine.max_model_len): ask for fewer passages, or raise it as far as the model goes"
+        )
+    return min(max_tokens, max_model_len - prompt_tokens)
+
+
+def decoder_of(tokenizer: Any) -> Decode:
+    """The tokenizer's decoding without special tokens, by the shortest way."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        return lambda ids: backend.decode(ids, skip_special_tokens=True)
+    return lambda ids: tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+class Detokenizer:
+    """Turns one sequence's tokens into text as they come; a character is given out when it is whole.
+
+    Each token is decoded together with the few before it, because its text may depend on them (leading spaces,
+    characters of several tokens). Bytes that never become a character are never given out.
+    """
+
+    __slots__ = ("_decode", "_ids", "_read", "_shown")
+
+    def __init__(self, decode: Decode, prompt: Sequence[int]) -> None:
+        self._decode = decode
+        self._ids = list(prompt[-_CONTEXT:])
+        self._read = len(self._ids)
+        self._shown = decode(self._ids).rstrip(_INCOMPLETE)
+
+    def push(self, token_id: int) -> str:
+        """The text that this token completes, often empty within a character."""
+        self._ids.append(token_id)
+        text = self._decode(self._ids)
+        if len(text) <= len(self._shown) or text.endswith(_INCOMPLETE):
+            return ""
+        new = text[len(self._shown) :]
+        # The tokens of this piece are the context of the next one.
+        self._ids = self._ids[self._read :]
+        self._read = len(self._ids)
+        self._shown = self._decode(self._ids)
+        return new
+
+
+class StopStrings:
+    """Looks for stop strings in a growing text. Text that may be the start of one is held back."""
+
+    __slots__ = ("_held", "_stop")
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self._stop = tuple(string for string in stop if string)
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """The text to give out, and whether a stop string came (it and what follows are not given out)."""
+        if not self._stop or not text:
+            return text, False
+        text = self._held + text
+        found = [at for string in self._stop if (at := text.find(string)) >= 0]
+        if found:
+            self._held = ""
+            return text[: min(found)], True
+        cut = len(text) - max(_overlap(text, string) for string in self._stop)
+        self._held = text[cut:]
+        return text[:cut], False
+
+    def flush(self) -> str:
+        """What was held back, when no more text comes."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, string: str) -> int:
+    """The length of the longest end of `text` with which `string` begins."""
+    for size in range(min(len(text), len(string) - 1), 0, -1):
+        if text.endswith(string[:size]):
+            return size
+    return 0

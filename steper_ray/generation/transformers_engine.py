@@ -1,0 +1,278 @@
+"""The embedded engine: a transformers model on one worker thread that serves all requests in one running batch.
+
+Requests join and leave between decoding steps, so none waits for the slowest. The generator may be made before or
+inside an event loop and used from any loop: each stream gets its chunks on the loop that reads it. The tokenizer it
+shows belongs to the caller's side; the worker decodes with a copy, because tokenizers are not safe across threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import queue
+import threading
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from steper_ray.config import EngineConfig, SamplingConfig
+from steper_ray.errors import EngineDeadError, GenerationError, ModelError
+from steper_ray.generation.base import Chunk, Prompt
+from steper_ray.generation.batch import Batch, Running, next_group
+from steper_ray.generation.tokens import (
+    Decode,
+    decoder_of,
+    fit_tokens,
+    load_tokenizer,
+    prompt_ids,
+    tokenizer_name,
+)
+from steper_ray.generation.waiting import Deadline
+from steper_ray.models import resolve_model
+
+# Tokens of one prefill pass, and of all passes between two decoding steps: what running sequences wait for at most.
+# On a CPU (measured with the miniature model) larger passes are slower per token.
+_PREFILL_TOKENS = {"cpu": 2048, "cuda": 16384}
+
+
+class TransformersGenerator:
+    """Generates with a Hugging Face causal language model of full attention layers.
+
+    Raises ModelError if the model cannot be loaded or run this way. `close` ends the worker thread.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.tokenizer = load_tokenizer(tokenizer_name(config))
+        self.model = _load_model(config)
+        self._max_model_len, self._timeout_s = config.max_model_len, config.timeout_s
+        self._vocabulary = self.model.get_input_embeddings().weight.shape[0]
+        self._decode: Decode = decoder_of(copy.deepcopy(self.tokenizer))
+        end_ids = _end_ids(self.model, self.tokenizer.eos_token_id)
+        self._worker = _Worker(Batch(self.model, end_ids, config.max_batch, config.max_model_len))
+
+    @property
+    def active(self) -> int:
+        """Sequences in the running batch."""
+        return self._worker.active
+
+    async def stream(
+        self, prompt: Prompt, sampling: SamplingConfig, stop: Sequence[str] = ()
+    ) -> AsyncGenerator[Chunk, None]:
+        """See Generator. A prompt as text is tokenised with the begin-of-sequence token in front."""
+        ids = prompt_ids(self.tokenizer, prompt)
+        max_tokens = fit_tokens(len(ids), sampling.max_tokens, self._max_model_len)
+        if min(ids) < 0 or max(ids) >= self._vocabulary:
+            raise GenerationError(
+                f"the prompt has token ids outside of the model's 0..{self._vocabulary - 1}"
+            )
+        request = _Request(ids, max_tokens, sampling, stop, self._decode)
+        deadline = Deadline(self._timeout_s)
+        self._worker.submit(request)
+        try:
+            while True:
+                item = await deadline.wait(request.inbox.get())
+                if isinstance(item, GenerationError):
+                    raise item
+                yield item
+                if item.finish_reason is not None:
+                    return
+        finally:
+            request.closed = True
+
+    async def close(self) -> None:
+        """Ends the worker; streams that are still open raise EngineDeadError. Closing twice is fine."""
+        await asyncio.to_thread(self._worker.close)
+
+
+class _Request(Running):
+    """A running sequence and the reader of its stream. `closed` is set by the reader and seen by the worker."""
+
+    def __init__(
+        self,
+        prompt: list[int],
+        max_tokens: int,
+        sampling: SamplingConfig,
+        stop: Sequence[str],
+        decode: Decode,
+    ) -> None:
+        super().__init__(prompt, max_tokens, sampling, stop, decode)
+        self.loop = asyncio.get_running_loop()
+        self.inbox: asyncio.Queue[Chunk | GenerationError] = asyncio.Queue()
+        self.closed = False
+
+
+class _Worker:
+    """The thread that owns the batch. Every submitted request ends in a last chunk, in an error, or closed."""
+
+    def __init__(self, batch: Batch[_Request]) -> None:
+        self._batch = batch
+        self._waiting: list[_Request] = []
+        self._arrived: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # guards _end: nothing arrives after the worker has ended
+        self._end: str | None = None
+        self._prefill_tokens = _PREFILL_TOKENS[batch.device_type]
+        self._thread = threading.Thread(target=self._run, name="transformers-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def active(self) -> int:
+        return len(self._batch.rows)
+
+    def submit(self, request: _Request) -> None:
+        with self._lock:
+            if self._end is not None:
+                raise EngineDeadError(self._end)
+            self._arrived.put(request)
+
+    def close(self) -> None:
+        with self._lock:
+            self._end = self._end or "the engine was closed"
+            self._arrived.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            with torch.inference_mode():
+                while self._receive():
+                    self._drop_closed()
+                    self._admit()
+                    self._step()
+        finally:
+            self._finish()
+
+    def _receive(self) -> bool:
+        """Takes what has arrived, and waits for it if there is nothing else to do. False: close."""
+        idle = not (self._waiting or self._batch.rows)
+        while idle or not self._arrived.empty():
+            request = self._arrived.get()
+            if request is None:
+                return False
+            self._waiting.append(request)
+            idle = False
+        return True
+
+    def _drop_closed(self) -> None:
+        self._waiting = [request for request in self._waiting if not request.closed]
+        rows = list(self._batch.rows)
+        for at in reversed(range(len(rows))):
+            if rows[at].closed:
+                self._batch.remove(at)
+
+    def _admit(self) -> None:
+        """Prefills the oldest waiting requests, as far as rows are free and the running ones are not kept long."""
+        budget = self._prefill_tokens
+        while self._waiting and budget > 0 and (room := self._batch.max_rows - self.active) > 0:
+            group = next_group(self._waiting, room, self._prefill_tokens)
+            chosen = set(map(id, group))
+            self._waiting = [request for request in self._waiting if id(request) not in chosen]
+            budget -= sum(len(request.prompt) for request in group)
+            self._join(group)
+
+    def _join(self, group: list[_Request]) -> None:
+        try:
+            self._batch.join(group)
+        except torch.AcceleratorError:
+            raise  # the device itself is lost: no later request could succeed
+        except RuntimeError as error:  # above all: out of memory
+            if len(group) == 1:
+                _deliver([(group[0], GenerationError(f"the model failed on the prompt: {error}"))])
+                return
+            for request in group:
+                self._join([request])
+
+    def _step(self) -> None:
+        if not self._batch.rows:
+            return
+        try:
+            _deliver(self._batch.step())
+        except torch.AcceleratorError:
+            raise
+        except RuntimeError as error:
+            failed = list(self._batch.rows)
+            self._batch.clear()
+            _deliver((request, GenerationError(f"the model failed on a step: {error}")) for request in failed)
+
+    def _finish(self) -> None:
+        """Whatever ended the worker, nobody waits for it forever."""
+        with self._lock:
+            self._end = self._end or "the engine's worker thread failed; its traceback is on standard error"
+            left = [*self._batch.rows, *self._waiting]
+            while not self._arrived.empty():
+                if (request := self._arrived.get()) is not None:
+                    left.append(request)
+        self._batch.clear()
+        _deliver((request, EngineDeadError(self._end)) for request in left)
+
+
+def _deliver(items: Iterable[tuple[_Request, Chunk | GenerationError]]) -> None:
+    """Hands items to their readers, with one wake-up an event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Request, Chunk | GenerationError]]] = {}
+    for request, item in items:
+        by_loop.setdefault(request.loop, []).append((request, item))
+    for loop, some in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_put, some)
+        except RuntimeError:  # the loop was closed with streams open: nobody reads them any more
+            for request, _ in some:
+                request.closed = True
+
+
+def _put(items: Sequence[tuple[_Request, Chunk | GenerationError]]) -> None:
+    for request, item in items:
+        request.inbox.put_nowait(item)
+
+
+def _load_model(config: EngineConfig) -> Any:
+    if config.tensor_parallel_size > 1:
+        raise ModelError(
+            "engine.tensor_parallel_size: the transformers engine uses one device; set engine.kind=vllm"
+        )
+    folder = resolve_model(config.model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = {"auto": "bfloat16" if device == "cuda" else "float32"}.get(config.dtype, config.dtype)
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype), attn_implementation="sdpa"
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(f"model '{config.model}' cannot be loaded: {error}") from error
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
+    _check(config, model.config.get_text_config())
+    return model.to(device).eval()
+
+
+def _check(config: EngineConfig, model_config: Any) -> None:
+    """The slots hold full attention alone; a window that no sequence outgrows is full attention too."""
+    limit = getattr(model_config, "max_position_embeddings", None)
+    if limit is not None and config.max_model_len > limit:
+        raise ModelError(
+            f"model '{config.model}' takes {limit} tokens, engine.max_model_len is {config.max_model_len}: "
+            f"set it to {limit} or less"
+        )
+    window = getattr(model_config, "sliding_window", None)
+    kinds = set(
+        getattr(model_config, "layer_types", None) or ["sliding_attention" if window else "full_attention"]
+    )
+    if window is not None and window >= config.max_model_len:
+        kinds.discard("sliding_attention")
+    if kinds - {"full_attention"}:
+        raise ModelError(
+            f"model '{config.model}' has layers of {', '.join(sorted(kinds - {'full_attention'}))}, which the "
+            "transformers engine does not run: set engine.kind=vllm"
+        )
+
+
+def _end_ids(model: Any, tokenizer_end: int) -> frozenset[int]:
+    """Every token that ends a sequence: the tokenizer's, the model's and its generation config's."""
+    ids = {tokenizer_end}
+    for source in (model.generation_config, model.config):
+        end = getattr(source, "eos_token_id", None)
+        ids.update([end] if isinstance(end, int) else end or [])
+    return frozenset(ids)

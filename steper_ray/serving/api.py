@@ -1,0 +1,319 @@
+"""What goes over the wire: requests, answers, events and errors as pydantic models, and their SSE frames.
+
+A field that is not named here is refused, and everything that is sent has one of these shapes; the OpenAPI page
+is made from them. It knows the reasoner's types, and neither HTTP nor Ray.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
+
+from steper_ray.reasoning import Event, Finished, PassagesFound, ReasoningDelta, StepDone, StepStarted
+from steper_ray.schema import Hit, Step, StopReason, Trajectory, Usage
+
+Unit = Literal["sentence", "chain"]
+ErrorCode = Literal[
+    "malformed_json",
+    "unauthorized",
+    "loopback_only",
+    "not_found",
+    "method_not_allowed",
+    "body_too_large",
+    "question_too_long",
+    "unsupported_media_type",
+    "invalid_request",
+    "overloaded",
+    "internal_error",
+    "engine_unavailable",
+    "retriever_failed",
+    "generator_failed",
+    "deadline",
+]
+
+
+RETRY = {"retry-after": "2"}
+
+
+class Problem(Exception):
+    """A refusal or failure that a client is told about. `message` holds nothing of the server's insides."""
+
+    def __init__(
+        self, status: int, code: ErrorCode, message: str, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.headers = status, code, message, headers or {}
+
+    @property
+    def body(self) -> ErrorBody:
+        return ErrorBody(error=ErrorDetail(code=self.code, message=self.message))
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What this server grants a request at most: S steps, characters of a question."""
+
+    max_steps: int
+    max_question_chars: int
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Room for a question that is all escapes ('\\ud83d\\ude00' is one character), and for the other fields."""
+        return 12 * self.max_question_chars + 4096
+
+
+class Wire(BaseModel):
+    """Base of all models here: unknown fields are refused, and so are values that would have to be converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+class ReasonRequest(Wire):
+    """One question."""
+
+    question: str = Field(min_length=1)
+    stream: bool = False
+    """Send server-sent events as the reasoning goes on; the last one, `answer`, is the whole response."""
+    unit: Unit | None = None
+    """What one step generates, a sentence or the chain to its end; by default as the server is set."""
+    max_steps: int | None = Field(None, ge=1)
+    """Most steps for this question; by default, and at most, the server's."""
+
+    @field_validator("question")
+    @classmethod
+    def _not_blank(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("must not be empty")
+        return value
+
+
+class PassageOut(Wire):
+    """A passage that a step found, with the retriever's score (higher is better)."""
+
+    id: str
+    title: str
+    text: str
+    score: float
+
+
+class UsageOut(Wire):
+    """Tokens read, written, and read from the engine's prefix cache."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+class StepOut(Wire):
+    """One round of retrieval and reasoning; `passages` are those that are new at this step."""
+
+    index: int
+    query: str
+    reasoning: str
+    passages: list[PassageOut]
+    usage: UsageOut
+    retrieval_seconds: float
+    generation_seconds: float
+
+
+class ReasonResponse(Wire):
+    """The answer, how it was come by, and why the reasoning stopped."""
+
+    id: str
+    question: str
+    answer: str
+    stop_reason: StopReason
+    steps: list[StepOut]
+    model: str
+    usage: UsageOut
+    """The sum over all steps."""
+
+
+class StepStartedEvent(Wire):
+    """Data of the event `step_started`."""
+
+    index: int
+    query: str
+
+
+class PassagesEvent(Wire):
+    """Data of the event `passages`; `duplicates` were found again and are not shown twice."""
+
+    index: int
+    passages: list[PassageOut]
+    duplicates: int
+    seconds: float
+
+
+class DeltaEvent(Wire):
+    """Data of the event `delta`: more text of this step. `step_done` holds the text that counts."""
+
+    index: int
+    text: str
+
+
+class ErrorDetail(Wire):
+    code: ErrorCode
+    message: str
+
+
+class ErrorBody(Wire):
+    """The body of every 4xx and 5xx, and the data of the event `error`."""
+
+    error: ErrorDetail
+
+
+class Examples(Wire):
+    """Questions of the corpus that is served."""
+
+    questions: list[str]
+
+
+class About(Wire):
+    """What answers here, and within which limits."""
+
+    model: str
+    framework: str
+    unit: Unit
+    max_steps: int
+    max_question_chars: int
+    passages: int
+    """Size of the corpus."""
+
+
+class Health(Wire):
+    status: Literal["ok", "ready"]
+
+
+#: The events of a stream, in the order of a step, and the model of their data. A stream ends in `answer` or `error`.
+EVENTS: dict[str, type[Wire]] = {
+    "step_started": StepStartedEvent,
+    "passages": PassagesEvent,
+    "delta": DeltaEvent,
+    "step_done": StepOut,
+    "answer": ReasonResponse,
+    "error": ErrorBody,
+}
+
+
+def request_model(limits: Limits) -> type[ReasonRequest]:
+    """`ReasonRequest` with this server's limits, so that the OpenAPI page shows them and validation holds them."""
+    return create_model(
+        "ReasonRequest",
+        __base__=ReasonRequest,
+        __doc__=ReasonRequest.__doc__,
+        question=(str, Field(min_length=1, max_length=limits.max_question_chars)),
+        max_steps=(
+            int | None,
+            Field(
+                None,
+                ge=1,
+                le=limits.max_steps,
+                description=ReasonRequest.model_fields["max_steps"].description,
+            ),
+        ),
+    )
+
+
+def parse_request(model: type[ReasonRequest], body: bytes) -> ReasonRequest:
+    """A checked request. Raises Problem, which names the field and what would be right, and repeats no input."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        raise Problem(400, "malformed_json", "the body is not valid JSON")
+    field = ".".join(str(part) for part in first["loc"]) or "body"
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(model.model_fields)
+        raise Problem(422, "invalid_request", f"unknown field; the fields are: {known}")
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should ").rstrip(".")
+    if first["type"] == "string_too_long":
+        raise Problem(413, "question_too_long", f"{field}: {message}")
+    raise Problem(422, "invalid_request", f"{field}: {message}")
+
+
+def response(trajectory: Trajectory, model: str) -> ReasonResponse:
+    """What the client gets. Raises Problem where the trajectory ended before its first step was done."""
+    if not trajectory.steps:
+        raise _failure(trajectory.stop_reason)
+    steps = [_step(step) for step in trajectory.steps]
+    return ReasonResponse(
+        id=trajectory.question.id,
+        question=trajectory.question.text,
+        answer=trajectory.answer,
+        stop_reason=trajectory.stop_reason,
+        steps=steps,
+        model=model,
+        usage=UsageOut(
+            prompt_tokens=sum(step.usage.prompt_tokens for step in steps),
+            completion_tokens=sum(step.usage.completion_tokens for step in steps),
+            cached_tokens=sum(step.usage.cached_tokens for step in steps),
+        ),
+    )
+
+
+def event_out(event: Event, model: str) -> tuple[str, Wire]:
+    """The name and the data of the server-sent event for a reasoner's event."""
+    match event:
+        case StepStarted(index, query):
+            return "step_started", StepStartedEvent(index=index, query=query)
+        case PassagesFound(index, hits, duplicates, seconds):
+            return "passages", PassagesEvent(
+                index=index, passages=_passages(hits), duplicates=duplicates, seconds=seconds
+            )
+        case ReasoningDelta(index, text):
+            return "delta", DeltaEvent(index=index, text=text)
+        case StepDone(step):
+            return "step_done", _step(step)
+        case Finished(trajectory):
+            try:
+                return "answer", response(trajectory, model)
+            except Problem as problem:
+                return "error", problem.body
+
+
+def sse(name: str, data: Wire) -> bytes:
+    """One server-sent event. JSON has no raw line breaks, so the data is one line."""
+    return f"event: {name}\ndata: {data.model_dump_json()}\n\n".encode()
+
+
+def _failure(reason: StopReason) -> Problem:
+    match reason:
+        case StopReason.REJECTED:
+            return Problem(422, "invalid_request", "question: refused by the reasoner")
+        case StopReason.DEADLINE:
+            return Problem(504, "deadline", "no step was done before the deadline")
+        case StopReason.RETRIEVER_FAILED:
+            return Problem(503, "retriever_failed", "the passages could not be searched", RETRY)
+        case _:
+            return Problem(503, "generator_failed", "the model could not answer this question", RETRY)
+
+
+def _step(step: Step) -> StepOut:
+    return StepOut(
+        index=step.index,
+        query=step.query,
+        reasoning=step.reasoning,
+        passages=_passages(step.hits),
+        usage=_usage(step.usage),
+        retrieval_seconds=step.retrieval_seconds,
+        generation_seconds=step.generation_seconds,
+    )
+
+
+def _passages(hits: tuple[Hit, ...]) -> list[PassageOut]:
+    return [
+        PassageOut(id=hit.passage.id, title=hit.passage.title, text=hit.passage.text, score=hit.score)
+        for hit in hits
+    ]
+
+
+def _usage(usage: Usage) -> UsageOut:
+    return UsageOut(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cached_tokens=usage.cached_tokens,
+    )

@@ -1,0 +1,119 @@
+"""The Serve application: its typed builder, and a local server for the command line.
+
+Run as: serve run steper_ray.serving.app:build config=jobs/configs/miniature.yaml model=runs/demo/models/steper
+The same arguments go under `args:` in a Serve config file. Set the token's variable (serve.token_env) in the
+environment of the Ray nodes; without it only clients of the server's own machine are served.
+"""
+# No `from __future__ import annotations`: Serve reads the annotation of `build` and takes text for no model.
+
+import json
+import os
+import shlex
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from pydantic import BaseModel, ConfigDict, field_validator
+from ray import serve
+
+from steper_ray.config import Config, load_config
+from steper_ray.errors import SteperError
+from steper_ray.serving.deployments import bind
+from steper_ray.serving.plan import make_plan
+
+APP_NAME = "steper"
+
+
+class ServeArgs(BaseModel):
+    """Arguments of the builder. Relative paths are seen from where the builder runs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    config: Path | None = None
+    """YAML file of a run."""
+    overrides: tuple[str, ...] = ()
+    """Such as `reasoning.unit=chain`: a list, a mapping, or on a command line all in one, parted by blanks."""
+    model: str | None = None
+    """engine.model."""
+    run_dir: Path | None = None
+    index: Path | None = None
+    """retrieval.index_dir."""
+
+    @field_validator("overrides", mode="before")
+    @classmethod
+    def _as_list(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(shlex.split(value))
+        if isinstance(value, Mapping):
+            return tuple(_dotted(value))
+        return tuple(value) if isinstance(value, list) else value
+
+    def resolve(self) -> Config:
+        """Raises ConfigError."""
+        named = {"engine.model": self.model, "run_dir": self.run_dir, "retrieval.index_dir": self.index}
+        short = [f"{key}={json.dumps(str(value))}" for key, value in named.items() if value is not None]
+        return load_config(self.config, [*self.overrides, *short])
+
+
+def build(args: ServeArgs) -> serve.Application:
+    """The application; builds the corpus' index if it is not there. Raises SteperError."""
+    return bind(make_plan(args.resolve()))
+
+
+def run(config: Config) -> None:
+    """Serves the config's engine on serve.host and serve.port until Ctrl-C. Raises SteperError.
+
+    Starts a Ray of its own, or joins the one that RAY_ADDRESS names.
+    """
+    plan = make_plan(config)
+    settings = config.serve
+    address = os.environ.get("RAY_ADDRESS", "local")
+    if address == "local":
+        _check_port(settings.host, settings.port)
+    ray.init(address=address, include_dashboard=False if address == "local" else None, log_to_driver=False)
+    try:
+        serve.start(http_options={"host": settings.host, "port": settings.port})
+        try:
+            serve.run(bind(plan), name=APP_NAME)
+        except RuntimeError as error:
+            raise SteperError(f"the service did not start: {error}") from error
+        print(_greeting(config), flush=True)
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print("stopping: requests under way are finished first", flush=True)
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def _greeting(config: Config) -> str:
+    settings = config.serve
+    shown = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    lines = [f"steper_ray serves {config.engine.model} at http://{shown}:{settings.port}  (Ctrl-C ends it)"]
+    if not os.environ.get(settings.token_env):
+        lines.append(f"only to clients of this machine: {settings.token_env} is not set")
+    return "\n".join(lines)
+
+
+def _check_port(host: str, port: int) -> None:
+    """Serve says of a port that is taken only that its proxy died."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise SteperError(
+                f"serve.host and serve.port: cannot listen on {host}:{port}: {error}"
+            ) from error
+
+
+def _dotted(value: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            yield from _dotted(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}={json.dumps(item)}"

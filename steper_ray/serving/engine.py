@@ -1,0 +1,162 @@
+"""The engine's side of the endpoint: one retriever, one generator, and a reasoner over both.
+
+Closing a stream of events stops its reasoning and aborts what the generator does for it. A dead generator makes
+the engine unhealthy for good: its replica is replaced, never revived. Knows no HTTP and no Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import dataclasses
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from steper_ray.config import ReasoningConfig, SamplingConfig, ServeConfig
+from steper_ray.errors import EngineDeadError, GenerationError, PromptTooLongError
+from steper_ray.generation.base import Chunk, Generator, Prompt
+from steper_ray.reasoning import Event, Finished, Reasoner
+from steper_ray.retrieval import Retriever
+from steper_ray.schema import Question, Trajectory
+from steper_ray.serving.api import Unit
+
+#: The last error of the generator in the request at hand; a trajectory keeps but its text.
+_last_error: ContextVar[list[GenerationError]] = ContextVar("last_error")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A checked request, as the ingress hands it on. `asked_at` is seconds since the epoch."""
+
+    id: str
+    question: str
+    asked_at: float
+    unit: Unit | None = None
+    max_steps: int | None = None
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """Generations since the start: under way, whole or cut after a sentence, aborted by their client, failed."""
+
+    running: int = 0
+    done: int = 0
+    aborted: int = 0
+    failed: int = 0
+
+
+class Metered:
+    """A generator that counts what becomes of its streams."""
+
+    def __init__(self, generator: Generator) -> None:
+        self.tokenizer = generator.tokenizer
+        self.stats = EngineStats()
+        self._generator = generator
+
+    async def stream(
+        self, prompt: Prompt, sampling: SamplingConfig, stop: Sequence[str] = ()
+    ) -> AsyncGenerator[Chunk, None]:
+        self.stats.running += 1
+        try:
+            async with aclosing(self._generator.stream(prompt, sampling, stop)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except GenerationError as error:
+            self.stats.failed += 1
+            _last_error.get([]).append(error)
+            raise
+        except asyncio.CancelledError:
+            self.stats.aborted += 1
+            raise
+        except GeneratorExit:  # the reasoner has its sentence
+            self.stats.done += 1
+            raise
+        else:
+            self.stats.done += 1
+        finally:
+            self.stats.running -= 1
+
+    async def close(self) -> None:
+        await self._generator.close()
+
+
+class ReasonEngine:
+    """Answers questions, many at once, in one event loop."""
+
+    def __init__(
+        self,
+        retriever: Retriever,
+        generator: Generator,
+        reasoning: ReasoningConfig,
+        sampling: SamplingConfig,
+        serve: ServeConfig,
+        source: str = "",
+    ) -> None:
+        self._generator = Metered(generator)
+        self._reasoner = Reasoner(retriever, self._generator, reasoning, sampling, source)
+        self._timeout = serve.request_timeout_s
+        self._dead: EngineDeadError | None = None
+
+    async def answer(self, ask: Ask) -> Trajectory:
+        """Raises PromptTooLongError where not even the first prompt fits, and EngineDeadError."""
+        async with aclosing(self.events(ask)) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    return event.trajectory
+        raise AssertionError("Finished is the last event of every stream")
+
+    async def events(self, ask: Ask) -> AsyncGenerator[Event, None]:
+        """The reasoner's events, Finished last. Raises as `answer` does."""
+        self.check_health()
+        errors: list[GenerationError] = []
+        _last_error.set(errors)
+        question = Question(ask.id, ask.question, answers=())
+        try:
+            async with aclosing(self._limited(ask).stream(question)) as events:
+                async for event in events:
+                    if isinstance(event, Finished) and not event.trajectory.steps:
+                        _raise_if_too_long(errors)
+                    yield event
+        except EngineDeadError as error:
+            self._dead = error
+            raise
+
+    async def ready(self) -> None:
+        """Raises EngineDeadError if no question can be answered any more."""
+        self.check_health()
+
+    async def stats(self) -> EngineStats:
+        return dataclasses.replace(self._generator.stats)
+
+    def check_health(self) -> None:
+        """Raises EngineDeadError once the generator is gone: Serve then replaces the replica."""
+        if self._dead is not None:
+            raise EngineDeadError(str(self._dead))
+
+    async def close(self) -> None:
+        await self._generator.close()
+
+    def _limited(self, ask: Ask) -> Reasoner:
+        """The reasoner under this request's limits. A copy: it shares the encoder and its cache of passages."""
+        config = self._reasoner.config
+        # The wait in the queue counts too. It is told by two machines' clocks, so it is never taken as negative.
+        left = self._timeout - max(0.0, time.time() - ask.asked_at)
+        deadline = min(max(left, 0.001), config.deadline_s or self._timeout)
+        reasoner = copy.copy(self._reasoner)
+        reasoner.config = config.model_copy(
+            update={
+                "unit": ask.unit or config.unit,
+                "max_steps": min(ask.max_steps or config.max_steps, config.max_steps),
+                "deadline_s": deadline,
+            }
+        )
+        return reasoner
+
+
+def _raise_if_too_long(errors: Sequence[GenerationError]) -> None:
+    for error in errors:
+        if isinstance(error, PromptTooLongError):
+            raise error

@@ -1,0 +1,85 @@
+"""The stages of a run as functions of a config: what the command line, jobs/ and the demo all call.
+
+Each stage reads what the one before left under `run_dir` and writes below it: index/, data/, models/, eval/,
+report.html. Heavy imports wait inside the functions, so that `--dry-run` and `--help` answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steper_ray.config import Config
+from steper_ray.errors import DataError
+
+if TYPE_CHECKING:
+    from steper_ray.distillation.pipeline import BuildReport
+    from steper_ray.evaluation.scores import EvalScores
+    from steper_ray.training.trainer import TrainResult
+
+
+def examples_folder(config: Config) -> Path:
+    return config.run_dir / "data" / "examples"
+
+
+def model_folder(config: Config) -> Path:
+    return config.run_dir / "models" / config.train.method
+
+
+def index(config: Config) -> Path:
+    """Builds the index of the corpus where it is missing; returns its folder."""
+    from steper_ray.corpora import open_corpus
+    from steper_ray.retrieval import ensure_index
+
+    corpus = open_corpus(config.corpus)
+    fingerprint = corpus.fingerprint()
+    folder = config.retrieval.index_dir or config.run_dir / "index" / fingerprint[:16]
+    ensure_index(corpus.passages(), config.retrieval, folder, fingerprint)
+    return folder
+
+
+def build(config: Config) -> BuildReport:
+    """Questions and passages -> trajectories -> step-wise examples. Continues where an earlier run stopped."""
+    from steper_ray.distillation.pipeline import build_data
+
+    config.save(config.run_dir / "data")
+    return build_data(config)
+
+
+def train(config: Config) -> TrainResult:
+    """Step-wise examples -> one student, exported under run_dir/models/<method>."""
+    from steper_ray.training.trainer import TrainJob
+    from steper_ray.training.trainer import train as run
+
+    examples = examples_folder(config)
+    if not examples.exists():
+        raise DataError(f"{examples}: no examples here: run the build stage with the same run_dir first")
+    job = TrainJob(config.train.method, config.train, examples, model_folder(config))
+    return run([job], run_dir=config.run_dir)[0]
+
+
+def evaluate(config: Config, models: Sequence[str] = ()) -> dict[str, dict[str, EvalScores]]:
+    """Scores of models (folders or names; by default the engine's) in every unit of the config."""
+    from steper_ray.evaluation.pipeline import EvalJob
+    from steper_ray.evaluation.pipeline import evaluate as run
+
+    names = models or [config.engine.model]
+    jobs = [EvalJob(Path(name).name, name, unit) for name in names for unit in config.evaluate.units]
+    return run(config, jobs)
+
+
+def report(run_dir: Path) -> str:
+    """Writes report.html from run_dir/results.json; returns the table for a terminal."""
+    from steper_ray.evaluation.report import format_table, write_report
+
+    path = run_dir / "results.json"
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no results here: run `steper demo` with this run_dir first") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON: {error}") from error
+    write_report(results, run_dir)
+    return format_table(results)

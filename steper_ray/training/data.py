@@ -1,0 +1,262 @@
+"""Step-wise examples -> trees of token ids -> batches: the same ones, in the same order, on every worker.
+
+Every worker reads all examples and computes the whole plan of every step (which trajectories, which worker, which
+rows) from (seed, step) alone. So nothing has to be communicated or saved to resume at any step, and every worker
+knows the counts of the global batch and how many forward passes the others run. No model, no Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from random import Random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from steper_ray.config import TrainConfig
+from steper_ray.errors import TrainingError
+from steper_ray.prompt import LAYOUTS, PromptEncoder, Tokenizer
+from steper_ray.schema import EXAMPLE_SCHEMA, Ability, Passage, StepExample, example_from_row
+from steper_ray.training.objective import N_TASKS, TASKS
+from steper_ray.training.packing import Branch, Tree, fill_rows
+
+logger = logging.getLogger(__name__)
+
+_NAMED = 10  # question ids that a message spells out
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One trajectory: the unit of batches. With tree packing one tree, with padding one a step."""
+
+    question_id: str
+    trees: tuple[Tree, ...]
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(tree) for tree in self.trees)
+
+    def counts(self) -> list[int]:
+        """Examples of each task."""
+        tasks = [branch.task for tree in self.trees for branch in tree.branches]
+        return [tasks.count(task) for task in range(N_TASKS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One optimiser step: the trajectories, and the examples of each task in all of them."""
+
+    epoch: int
+    items: tuple[Item, ...]
+    counts: tuple[int, ...]
+
+    @property
+    def question_ids(self) -> tuple[str, ...]:
+        return tuple(item.question_id for item in self.items)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """Trajectories sorted by question id, and how they are cut into steps."""
+
+    items: tuple[Item, ...]
+    steps_per_epoch: int
+    seed: int
+
+    def batch(self, step: int) -> Batch:
+        """The batch of optimiser step `step` (from 0), a function of the seed and the step alone.
+
+        An epoch is a shuffle of all trajectories cut into `steps_per_epoch` batches whose sizes differ by one at
+        most, so no epoch ends in a batch of a few.
+        """
+        epoch, index = divmod(step, self.steps_per_epoch)
+        order = _order(len(self.items), self.seed, epoch)
+        low = index * len(order) // self.steps_per_epoch
+        high = (index + 1) * len(order) // self.steps_per_epoch
+        items = tuple(self.items[i] for i in order[low:high])
+        counts = tuple(sum(column) for column in zip(*(item.counts() for item in items), strict=True))
+        return Batch(epoch, items, counts)
+
+
+@lru_cache(maxsize=2)
+def _order(size: int, seed: int, epoch: int) -> tuple[int, ...]:
+    order = list(range(size))
+    Random(f"{seed}-{epoch}").shuffle(order)
+    return tuple(order)
+
+
+def load_data(path: Path, tokenizer: Tokenizer, config: TrainConfig, max_positions: int) -> TrainingData:
+    """The examples of a Parquet file or folder as batches of trees for `config`.
+
+    A trajectory with a tree longer than `row_tokens`, or an example longer than the model's `max_positions`, is
+    left out whole (never cut), counted and named in a warning. Raises TrainingError, naming the file or the
+    question and the fix, where nothing is left or an example contradicts its trajectory.
+    """
+    trajectories = {q: _of_method(steps, config.method) for q, steps in _read(path).items()}
+    kept = {q: steps for q, steps in trajectories.items() if steps}
+    if not kept:
+        raise TrainingError(
+            f"{path}: no {'aggregation ' if config.method == 'vanilla_kd' else ''}examples: nothing to train on. "
+            "Look at the build stage's counts: a filter may have dropped every trajectory"
+        )
+    encoders = {name: PromptEncoder(tokenizer, layout) for name, layout in LAYOUTS.items()}
+    items = [_item(question, steps, encoders, config.packing) for question, steps in sorted(kept.items())]
+    short = [item for item in items if _fits(item, config.row_tokens, max_positions)]
+    _report_long(path, items, short, config.row_tokens, max_positions)
+    examples = sum(sum(item.counts()) for item in short)
+    batch_trajectories = max(1, round(config.batch_examples * len(short) / examples))
+    return TrainingData(tuple(short), math.ceil(len(short) / batch_trajectories), config.seed)
+
+
+def _read(path: Path) -> dict[str, list[StepExample]]:
+    """Examples by question id, in step order. Equal passages are one object in memory."""
+    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    if not path.exists():
+        raise TrainingError(f"{path}: no such file or folder of examples: run the build stage first")
+    if not files:
+        raise TrainingError(f"{path}: no *.parquet file below this folder: run the build stage first")
+    passages: dict[Passage, Passage] = {}
+    trajectories: dict[str, list[StepExample]] = {}
+    for file in files:
+        try:
+            parquet = pq.ParquetFile(file)
+            missing = [name for name in EXAMPLE_SCHEMA.names if name not in parquet.schema_arrow.names]
+            if missing:
+                raise TrainingError(
+                    f"{file}: no column {missing[0]!r}: this is no file of step-wise examples"
+                )
+            for batch in parquet.iter_batches(batch_size=256, columns=EXAMPLE_SCHEMA.names):
+                for row in batch.to_pylist():
+                    example = _shared(example_from_row(row), passages)
+                    trajectories.setdefault(example.question_id, []).append(example)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise TrainingError(f"{file}: not a readable Parquet file: {error}") from error
+        except (TypeError, ValueError, KeyError) as error:
+            raise TrainingError(f"{file}: a row does not fit the example schema: {error}") from error
+    for steps in trajectories.values():
+        steps.sort(key=lambda example: example.step)
+    return trajectories
+
+
+def _shared(example: StepExample, passages: dict[Passage, Passage]) -> StepExample:
+    shared = tuple(tuple(passages.setdefault(p, p) for p in step) for step in example.passages)
+    return replace(example, passages=shared)
+
+
+def _of_method(steps: list[StepExample], method: str) -> list[StepExample]:
+    return [e for e in steps if method == "steper" or e.ability is Ability.AGGREGATION]
+
+
+def _item(question: str, steps: list[StepExample], encoders: dict[str, PromptEncoder], packing: str) -> Item:
+    last = steps[-1]
+    for number, example in enumerate(steps):
+        if example.passages != last.passages[: len(example.passages)]:
+            raise TrainingError(
+                f"question {question}: the passages of example {example.id} are not the first ones of {last.id}: "
+                "the rows of one question_id must be the steps of one trajectory"
+            )
+        if number and example.step == steps[number - 1].step:
+            raise TrainingError(
+                f"question {question}: two examples of step {example.step} ({steps[number - 1].id}, {example.id}): "
+                "give every trajectory a question_id of its own"
+            )
+    encoder = encoders.get(last.framework)
+    if encoder is None:
+        raise TrainingError(
+            f"question {question}: unknown framework {last.framework!r}: {', '.join(LAYOUTS)}"
+        )
+    trunk = array("i", encoder.trunk(_flat(last.passages)))
+    branches = tuple(
+        Branch(
+            cut=len(encoder.trunk(_flat(example.passages))),
+            prompt=array("i", encoder.question(example.question)),
+            target=array("i", encoder.target(example.chain)),
+            task=TASKS.index(example.ability),
+        )
+        for example in steps
+    )
+    if packing == "tree":
+        return Item(question, (Tree(trunk, branches),))
+    return Item(question, tuple(Tree(trunk[: branch.cut], (branch,)) for branch in branches))
+
+
+def _flat(passages: Sequence[Sequence[Passage]]) -> list[Passage]:
+    return [passage for step in passages for passage in step]
+
+
+def _fits(item: Item, row_tokens: int, max_positions: int) -> bool:
+    return all(
+        len(tree) <= row_tokens
+        and all(b.cut + len(b.prompt) + len(b.target) <= max_positions for b in tree.branches)
+        for tree in item.trees
+    )
+
+
+def _report_long(
+    path: Path, items: list[Item], short: list[Item], row_tokens: int, max_positions: int
+) -> None:
+    kept = {item.question_id for item in short}
+    left_out = [item for item in items if item.question_id not in kept]
+    if not left_out:
+        return
+    longest = max(len(tree) for item in left_out for tree in item.trees)
+    fix = f"raise `train.row_tokens` ({row_tokens}; the longest needs {longest}; the model takes {max_positions})"
+    if not short:
+        raise TrainingError(f"{path}: all {len(items)} trajectories are too long: {fix}")
+    named = ", ".join(item.question_id for item in left_out[:_NAMED])
+    more = ", ..." if len(left_out) > _NAMED else ""
+    logger.warning("%d of %d trajectories are too long and left out (%s%s): %s", len(left_out), len(items),
+                   named, more, fix)  # fmt: skip
+
+
+Rows = list[list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one worker runs in one step: `micro_batches[i]` are the rows, lists of indices of `trees`, of forward i."""
+
+    trees: tuple[Tree, ...]
+    micro_batches: tuple[Rows, ...]
+
+
+def split(batch: Batch, workers: int, config: TrainConfig) -> list[Share]:
+    """The batch over the workers: longest trajectory first, each to the worker with the fewest tokens so far.
+
+    Every share has the same number of micro-batches, because ZeRO-3 needs all workers in every forward and
+    backward pass; a share that has run out of rows goes on with empty ones (see `filler`).
+    """
+    loads = [0] * workers
+    trees: list[list[Tree]] = [[] for _ in range(workers)]
+    for item in sorted(batch.items, key=lambda item: (-item.tokens, item.question_id)):
+        worker = loads.index(min(loads))
+        loads[worker] += item.tokens
+        trees[worker].extend(item.trees)
+    planned = [_micro_batches(mine, config) for mine in trees]
+    most = max(len(micro_batches) for micro_batches in planned)
+    return [
+        Share(tuple(mine), (*micro_batches, *([[]] * (most - len(micro_batches)))))
+        for mine, micro_batches in zip(trees, planned, strict=True)
+    ]
+
+
+def _micro_batches(trees: Sequence[Tree], config: TrainConfig) -> list[Rows]:
+    """Rows of similar length together, so that little is padded."""
+    sizes = [len(tree) for tree in trees]
+    rows = (
+        fill_rows(sizes, config.row_tokens) if config.packing == "tree" else [[i] for i in range(len(trees))]
+    )
+    rows.sort(key=lambda row: (-sum(sizes[i] for i in row), row))
+    step = config.rows_per_micro_batch
+    return [rows[at : at + step] for at in range(0, len(rows), step)]
+
+
+def filler(token: int) -> Tree:
+    """A tree of weight 0: what a worker without rows runs so that the others are not left waiting."""
+    return Tree((token,), (Branch(1, (token,), (token,), task=0, weight=0.0),))

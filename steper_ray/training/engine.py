@@ -1,0 +1,185 @@
+"""The student inside DeepSpeed: made from a model folder, run, stepped, saved, loaded, gathered and let go.
+
+It knows neither the objective nor the data. Gradients: `backward` takes this worker's share of a sum over the
+global batch, and what the optimiser sees is the gradient of exactly that sum. DeepSpeed divides by the number of
+workers (and by its gradient accumulation, which is 1 here); `backward` multiplies by it.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+from steper_ray.config import TrainConfig
+from steper_ray.training.packing import Packed, attention_mask, example_losses, supervised_columns
+
+_TAG = "state"
+#: Up to this many parameters the model stays whole on every worker between steps: gathering and releasing it
+#: module by module costs more than it saves.
+_SMALL = 100_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One process of the group."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+
+def training_dtype(config: TrainConfig) -> torch.dtype:
+    """`auto`: bfloat16 (with float32 master weights) on a GPU, float32 on a CPU."""
+    if config.dtype == "auto":
+        return torch.bfloat16 if config.use_gpu else torch.float32
+    return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+
+
+def deepspeed_config(config: TrainConfig, parameters: int, width: int) -> dict[str, Any]:
+    """DeepSpeed's own config for a model of so many `parameters` and hidden size `width`.
+
+    Buckets of about a layer's matrix (width^2) for large models, as transformers' "auto" values have it. A small
+    model is persistent, and reduced in one bucket.
+    """
+    small = parameters <= _SMALL
+    zero: dict[str, Any] = {
+        "stage": config.zero_stage,
+        "contiguous_gradients": True,
+        "overlap_comm": config.use_gpu,
+        "reduce_bucket_size": max(parameters, 1) if small else width * width,
+    }
+    if config.zero_stage == 3:
+        zero |= {
+            "stage3_param_persistence_threshold": parameters if small else 10 * width,
+            "stage3_prefetch_bucket_size": 0 if small else int(0.9 * width * width),
+            "stage3_max_live_parameters": max(parameters, 10**9),
+            "stage3_max_reuse_distance": max(parameters, 10**9),
+        }
+    if config.offload:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+        if config.zero_stage == 3:
+            zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.clip_norm,
+        "steps_per_print": 10**12,
+        "zero_optimization": zero,
+    }
+    if training_dtype(config) is torch.bfloat16:
+        settings |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+    return settings
+
+
+class Engine:
+    """One student on all workers. Every method but `losses` is a collective: all workers call it together."""
+
+    def __init__(self, model: str, config: TrainConfig, worker: Worker) -> None:
+        import deepspeed  # seconds, and it looks for the accelerator when imported
+
+        deepspeed.utils.logger.setLevel(logging.WARNING)
+        # Without it the first engine compiles an op for inference with g++ for a minute. Training has no use for it.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        self._worker, self._deepspeed = worker, deepspeed
+        shape = AutoConfig.from_pretrained(model)
+        parameters = _count_parameters(shape)
+        settings = deepspeed_config(config, parameters, shape.get_text_config().hidden_size)
+        student = _load(model, config, settings if parameters > _SMALL else None)
+        self._engine, _, _, _ = deepspeed.initialize(
+            model=student, optimizer=_optimizer(student, config), config=settings
+        )
+        self._engine.train()
+        self._stage = config.zero_stage
+
+    def losses(self, packed: Packed) -> torch.Tensor:
+        """The loss of each example of one micro-batch, shape (examples,), float32, with gradient."""
+        packed = packed.to(self._worker.device)
+        columns = supervised_columns(packed)
+        output = self._engine(
+            input_ids=packed.input_ids,
+            position_ids=packed.position_ids,
+            attention_mask=attention_mask(packed),
+            logits_to_keep=columns,
+            use_cache=False,
+        )
+        return example_losses(output.logits, packed, columns)
+
+    def backward(self, loss: torch.Tensor, *, last: bool) -> None:
+        """Adds the gradient of this worker's share; `last` marks the step's last micro-batch."""
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(loss * self._worker.size)
+
+    def step(self, lr: float) -> float | None:
+        """One optimiser step at `lr`; returns the global gradient norm before clipping, where the stage tells it."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    def save(self, folder: Path, state: dict[str, Any]) -> None:
+        """Writes this worker's shard, and `state` with it, below `folder`."""
+        self._engine.save_checkpoint(str(folder), tag=_TAG, client_state=state)
+
+    def load(self, folder: Path) -> dict[str, Any]:
+        """Restores the shards of all workers from one folder; returns the `state` that was saved with them."""
+        _, state = self._engine.load_checkpoint(str(folder), tag=_TAG)
+        return dict(state)
+
+    def whole_state(self) -> dict[str, torch.Tensor]:
+        """The full weights on rank 0's CPU; empty on the others."""
+        if self._stage == 3:
+            return self._engine._zero3_consolidated_16bit_state_dict() or {}
+        return {name: value.detach().cpu() for name, value in self._engine.module.state_dict().items()}
+
+    @property
+    def module(self) -> Any:
+        """The Hugging Face model; under ZeRO-3 its parameters may be empty."""
+        return self._engine.module
+
+    def close(self) -> None:
+        """Lets go of hooks, buffers and parameters, so that another engine can take their place."""
+        self._engine.destroy()
+        self._engine = None
+        gc.collect()
+        if self._worker.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _count_parameters(shape: Any) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in AutoModelForCausalLM.from_config(shape).parameters())
+
+
+def _load(model: str, config: TrainConfig, settings: dict[str, Any] | None) -> Any:
+    """The student to train. With `settings` and ZeRO-3 no worker ever holds the whole of it."""
+    partition = HfDeepSpeedConfig(settings) if settings is not None and config.zero_stage == 3 else None
+    try:
+        student = AutoModelForCausalLM.from_pretrained(
+            model, dtype=training_dtype(config), attn_implementation="sdpa"
+        )
+    finally:
+        if partition is not None:  # it is global to the process, and the next job may be another model
+            unset_hf_deepspeed_config()
+    student.config.use_cache = False
+    if config.gradient_checkpointing:
+        student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return student
+
+
+def _optimizer(student: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    if config.offload:
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        offloaded: torch.optim.Optimizer = DeepSpeedCPUAdam(
+            student.parameters(), lr=config.lr, weight_decay=config.weight_decay
+        )
+        return offloaded
+    return torch.optim.AdamW(student.parameters(), lr=config.lr, weight_decay=config.weight_decay)

@@ -1,0 +1,193 @@
+"""The build on real Ray Data, with the annotation teacher and with a real engine on a tiny model."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from steper_ray.config import load_config
+from steper_ray.corpora.miniature import make_corpus
+from steper_ray.distillation import pipeline
+from steper_ray.distillation.pipeline import MAX_RESTARTS, build_data
+from steper_ray.errors import DataError, EngineDeadError, ModelError
+from steper_ray.schema import (
+    Passage,
+    Question,
+    StopReason,
+    example_from_row,
+    to_row,
+    trajectory_from_row,
+)
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+PASSAGES, QUESTIONS = make_corpus(5, 2, 10, "train")
+
+
+@pytest.fixture
+def configure(tmp_path):
+    """A config over the miniature questions and any further ones, in a run_dir of its own."""
+
+    def make(*overrides, more=()):
+        for name, values in (("passages", PASSAGES), ("questions", [*QUESTIONS, *more])):
+            lines = "".join(json.dumps(to_row(value)) + "\n" for value in values)
+            (tmp_path / f"{name}.jsonl").write_text(lines)
+        files = [f"corpus.{name}={tmp_path / name}.jsonl" for name in ("passages", "questions")]
+        defaults = [f"run_dir={tmp_path / 'run'}", "corpus.kind=plain", "build.shard_size=4"]
+        return load_config(None, [*defaults, *files, *overrides])
+
+    return make
+
+
+ANNOTATION = "build.teacher=annotation"
+# Small enough for seconds: two steps of a few words each.
+ENGINE = ("reasoning.max_steps=2", "sampling.max_tokens=12", "build.in_flight=6", "build.match=contains")
+
+
+def trajectories(report):
+    """In input order, as the manifest lists the shards."""
+    ids = json.loads((report.folder / "manifest.json").read_text())["shards"]
+    files = [report.folder / "trajectories" / f"shard-{key}.parquet" for key in ids]
+    return [trajectory_from_row(row) for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def example_bytes(report):
+    return [p.read_bytes() for p in sorted((report.folder / "examples").glob("*.parquet"))]
+
+
+def shard_files(report):
+    return sorted((report.folder / "trajectories").glob("shard-*.parquet"))
+
+
+def drop_shard(report):
+    file = shard_files(report)[2]
+    file.unlink()
+    return file
+
+
+def test_the_annotation_teacher_gives_every_question_its_examples_once(configure):
+    report = build_data(configure(ANNOTATION))
+    assert (report.questions, report.kept, report.shards_run) == (20, 20, 5)
+    assert [t.question for t in trajectories(report)] == QUESTIONS
+    table = pq.read_table(report.folder / "examples")
+    examples = [example_from_row(row) for row in table.to_pylist()]
+    assert [e.id for e in examples] == [
+        f"{q.id}#{step}" for q in QUESTIONS for step in range(1, len(q.decomposition) + 2)
+    ]
+    assert len(report.recall) == 5
+    assert list(report.recall) == sorted(report.recall)
+    assert report.recall[-1] > 0.5
+
+
+def test_a_rerun_makes_nothing_and_a_lost_shard_alone_is_made_again(configure):
+    config = configure(ANNOTATION)
+    first = build_data(config)
+    before, files = example_bytes(first), {p: p.stat().st_mtime_ns for p in shard_files(first)}
+    again = build_data(config)
+    assert again.shards_run == 0
+    assert {p: p.stat().st_mtime_ns for p in shard_files(again)} == files
+    lost = drop_shard(again)
+    mended = build_data(config)
+    assert mended.shards_run == 1
+    assert {p for p in files if p.stat().st_mtime_ns != files[p]} == {lost}
+    assert example_bytes(again) == example_bytes(mended) == before
+
+
+def test_another_filter_setting_reuses_all_trajectories_and_another_k_none(configure):
+    build_data(configure(ANNOTATION))
+    assert build_data(configure(ANNOTATION, "build.match=contains")).shards_run == 0
+    assert build_data(configure(ANNOTATION, "reasoning.k=2")).shards_run == 5
+
+
+def test_an_engine_reasons_in_every_slot_and_its_errors_stay_with_their_rows(configure):
+    more = [
+        Question("endless", "x" * 50_000, ("a",)),
+        Question("wide", "Who is the king of " + "Zu " * 900 + "?", ("a",)),
+    ]
+    config = configure(*ENGINE, "engine.max_model_len=600", "reasoning.k=2", more=more)
+    report = build_data(config)
+    found = trajectories(report)
+    assert [t.question.id for t in found] == [q.id for q in [*QUESTIONS, *more]]
+    assert (found[-2].stop_reason, found[-2].steps) == (StopReason.REJECTED, ())
+    assert found[-1].stop_reason is StopReason.GENERATOR_FAILED
+    assert found[-1].error
+    for trajectory in found[:-2]:
+        assert trajectory.stop_reason in (StopReason.ANSWERED, StopReason.STEP_LIMIT, StopReason.EMPTY)
+        assert trajectory.source == "miniature:teacher"
+        assert all(step.usage.completion_tokens for step in trajectory.steps)
+    assert report.dropped["rejected"] == report.dropped["generator_failed"] == 1
+    dropped = [json.loads(line) for line in (report.folder / "dropped.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in dropped][-2:] == ["endless", "wide"]
+    assert report.kept + len(dropped) == report.questions == 22
+
+    before = example_bytes(report)
+    drop_shard(report)
+    mended = build_data(config)
+    assert mended.shards_run == 1
+    assert [t.chain for t in trajectories(mended)] == [t.chain for t in found]
+    assert example_bytes(mended) == before
+
+
+def dying(monkeypatch, marks: Path, deaths: int):
+    """Every actor's engine dies at its third question, `deaths` times in all."""
+
+    class Dying(pipeline._RolloutActor):
+        def _open(self):
+            teacher, asked = super()._open(), []
+            run = teacher.run
+
+            async def run_or_die(question):
+                asked.append(question)
+                if len(asked) == 3 and len(list(marks.iterdir())) < deaths:
+                    (marks / str(len(list(marks.iterdir())))).touch()
+                    raise EngineDeadError("out of memory")
+                return await run(question)
+
+            teacher.run = run_or_die
+            return teacher
+
+    marks.mkdir()
+    monkeypatch.setattr(pipeline, "_RolloutActor", Dying)
+
+
+def test_a_dead_engine_is_replaced_and_nothing_is_lost(configure, monkeypatch, tmp_path):
+    dying(monkeypatch, tmp_path / "marks", deaths=2)
+    report = build_data(configure(ANNOTATION))
+    assert len(list((tmp_path / "marks").iterdir())) == 2
+    assert [t.question for t in trajectories(report)] == QUESTIONS
+
+
+def test_an_engine_that_always_dies_ends_the_build_with_what_was_committed(configure, monkeypatch, tmp_path):
+    dying(monkeypatch, tmp_path / "marks", deaths=100)
+    with pytest.raises(EngineDeadError, match=f"started {MAX_RESTARTS + 1} times.*out of memory"):
+        build_data(configure(ANNOTATION))
+    monkeypatch.undo()
+    assert build_data(configure(ANNOTATION)).kept == 20
+
+
+def test_errors_that_a_person_must_mend_keep_their_type(configure, tmp_path):
+    with pytest.raises(ModelError, match="no such folder"):
+        build_data(configure("engine.model=/nowhere"))
+    (tmp_path / "model").mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (tmp_path / "model" / name).write_text("{}")
+    with pytest.raises(ModelError):
+        build_data(configure(f"engine.model={tmp_path / 'model'}"))
+
+
+def test_duplicate_question_ids_and_passage_ids_are_data_errors(configure):
+    with pytest.raises(DataError, match=QUESTIONS[3].id):
+        build_data(configure(ANNOTATION, more=[QUESTIONS[3]]))
+    config = configure(ANNOTATION)
+    other = json.dumps(to_row(Passage(PASSAGES[0].id, "Other", "Other text.")))
+    with config.corpus.passages.open("a") as stream:
+        stream.write(other + "\n")
+    with pytest.raises(DataError, match=PASSAGES[0].id):
+        build_data(config)
+
+
+def test_a_k_larger_than_the_corpus_takes_all_passages_there_are(configure):
+    config = configure(ANNOTATION, "reasoning.k=500", "reasoning.max_passages=1000")
+    first = trajectories(build_data(config))[0].steps[0]
+    assert 4 < len(first.hits) <= len(PASSAGES)

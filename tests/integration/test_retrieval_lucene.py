@@ -1,0 +1,64 @@
+"""A real Lucene index in a real JVM keeps the same contract as bm25s."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from retriever_contract import CORPUS, QUESTIONS, RetrieverContract
+
+from steper_ray.config import RetrievalConfig
+from steper_ray.errors import RetrievalError
+from steper_ray.retrieval import Retriever, build_index, ensure_index, fingerprint, open_index, read_manifest
+
+pytestmark = pytest.mark.java
+CONFIG = RetrievalConfig(kind="lucene")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lucene") / "index"
+    build_index(CORPUS, CONFIG, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lucene(folder: Path) -> Retriever:
+    return open_index(folder, CONFIG, fingerprint(CORPUS))
+
+
+class TestLucene(RetrieverContract):
+    @pytest.fixture
+    def retriever(self, lucene: Retriever) -> Retriever:
+        return lucene
+
+
+def test_the_manifest_names_pyserini_and_no_working_file_is_left(folder: Path, lucene: Retriever) -> None:
+    manifest = read_manifest(folder)
+    assert (manifest.kind, manifest.passages) == ("lucene", len(CORPUS))
+    assert manifest.library.startswith("pyserini ")
+    assert sorted(path.name for path in folder.iterdir()) == ["lucene", "manifest.json", "passages.arrow"]
+
+
+def test_lucene_and_bm25s_agree_on_nearly_all_best_passages(tmp_path: Path, lucene: Retriever) -> None:
+    """Their stemmers differ (Porter, Snowball), their formula does not."""
+    queries = [question.text for question in QUESTIONS]
+    other = ensure_index(CORPUS, RetrievalConfig(), tmp_path / "bm25s")
+    pairs = list(zip(lucene.search(queries, 4), other.search(queries, 4), strict=True))
+    shared = [len({h.passage.id for h in a} & {h.passage.id for h in b}) for a, b in pairs]
+    assert sum(shared) >= 0.9 * 4 * len(pairs)
+    assert all(a[0].score == pytest.approx(b[0].score, rel=0.1) for a, b in pairs)
+
+
+def test_importing_pyserini_leaves_no_key_behind(lucene: Retriever) -> None:
+    assert os.environ.get("OPENAI_API_KEY") != "unused"
+
+
+def test_a_broken_lucene_index_is_a_retrieval_error_with_the_fix(tmp_path: Path, lucene: Retriever) -> None:
+    folder = tmp_path / "index"
+    build_index(CORPUS[:5], CONFIG, folder)
+    for path in (folder / "lucene").glob("segments_*"):
+        path.unlink()
+    with pytest.raises(RetrievalError, match="build it again"):
+        open_index(folder, CONFIG)

@@ -1,0 +1,254 @@
+"""Ray Train and ZeRO-3 for real, on two CPU workers: exact gradients, exact resume, an export that loads."""
+
+import json
+import math
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_examples import gold_examples, write_examples
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from steper_ray.config import TrainConfig
+from steper_ray.errors import TrainingError
+from steper_ray.models import resolve_model
+from steper_ray.prompt import IRCOT, PromptEncoder
+from steper_ray.schema import Ability
+from steper_ray.training.data import load_data
+from steper_ray.training.metrics import read_lines
+from steper_ray.training.trainer import TrainJob, train
+
+STUDENT = "miniature:base"
+EXAMPLES = gold_examples(worlds=3, questions=4)
+SETTINGS = {
+    "student": STUDENT,
+    "lr": 1e-3,
+    "warmup_ratio": 0.0,
+    "weight_decay": 0.01,
+    "max_steps": 2,
+    "batch_examples": 14,
+    "row_tokens": 700,
+    "rows_per_micro_batch": 2,
+}
+#: What is trained, by name. All of them in one worker group.
+VARIANTS = {
+    "tree": {},
+    "padded": {"packing": "padded", "rows_per_micro_batch": 3},
+    "checkpointed": {"gradient_checkpointing": True, "zero_stage": 2},
+    "vanilla_kd": {"method": "vanilla_kd"},
+}
+
+
+def write(folder):
+    return write_examples(folder / "examples" / "part-0.parquet", EXAMPLES).parent
+
+
+def weights(result):
+    return load_file(result.model_dir / "model.safetensors")
+
+
+def metrics(result):
+    return [json.loads(line) for line in read_lines(result.metrics_path)]
+
+
+def job(folder, name, examples, **settings):
+    return TrainJob(name, TrainConfig(**{**SETTINGS, **settings}), examples, folder / "models" / name)
+
+
+def assert_same_student(ours, theirs):
+    """Equal up to rounding, by what training changed: Adam blows up the rounding of a gradient close to zero, so
+    single weights may differ by a part of the learning rate, but not the movement of a tensor as a whole."""
+    start = load_file(f"{resolve_model(STUDENT)}/model.safetensors")
+    for key, value in ours.items():
+        moved = (theirs[key] - start[key].float()).norm()
+        assert moved > 0, key
+        assert (value - theirs[key]).norm() / moved < 5e-3, key
+
+
+@pytest.fixture(scope="module")
+def trained(ray_cluster, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    examples = write(folder)
+    jobs = [job(folder, name, examples, **settings) for name, settings in VARIANTS.items()]
+    results = train(jobs, run_dir=folder, progress=False)
+    return folder, jobs, {result.name: result for result in results}
+
+
+def reference(batches, method):
+    """The method by the textbook, in plain PyTorch: one process, every example alone, no packing, no ZeRO.
+
+    `batches` are the question ids of each step. Returns the weights, and loss and gradient norm of each step.
+    """
+    folder = resolve_model(STUDENT)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folder).train(),
+        AutoTokenizer.from_pretrained(folder),
+    )
+    encoder = PromptEncoder(tokenizer, IRCOT)
+    adamw = torch.optim.AdamW(model.parameters(), lr=SETTINGS["lr"], weight_decay=SETTINGS["weight_decay"])
+    log_sigma = torch.nn.Parameter(torch.zeros(3))
+    adam = torch.optim.Adam([log_sigma], lr=TrainConfig().sigma_lr)
+    told = []
+    for step, ids in enumerate(batches):
+        by_task = {ability: [] for ability in Ability}
+        for example in EXAMPLES:
+            if example.question_id not in ids or (
+                method == "vanilla_kd" and example.ability != "aggregation"
+            ):
+                continue
+            shown = [p for s in example.passages for p in s]
+            prompt, target = encoder.prompt(example.question, shown, []), encoder.target(example.chain)
+            labels = torch.tensor([[-100] * len(prompt) + target])
+            by_task[example.ability].append(
+                model(input_ids=torch.tensor([prompt + target]), labels=labels).loss
+            )
+        losses = [torch.stack(by_task[a]).mean() for a in Ability if by_task[a]]
+        if method == "vanilla_kd":
+            total = losses[0]
+        else:
+            assert len(losses) == 3
+            total = sum(loss / (2 * torch.exp(s) ** 2) + s for loss, s in zip(losses, log_sigma, strict=True))
+        adamw.zero_grad()
+        adam.zero_grad()
+        total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in adamw.param_groups:
+            group["lr"] = SETTINGS["lr"] * (1 + math.cos(math.pi * step / SETTINGS["max_steps"])) / 2
+        adamw.step()
+        if method == "steper":
+            adam.step()
+        told.append((total.item(), norm.item()))
+    return model.state_dict(), told
+
+
+def batches_of(examples, config):
+    folder = resolve_model(STUDENT)
+    data = load_data(examples, AutoTokenizer.from_pretrained(folder), config, 2048)
+    return [data.batch(step).question_ids for step in range(2)]
+
+
+@pytest.mark.parametrize("name", ["tree", "vanilla_kd"])
+def test_two_workers_with_zero_3_end_where_plain_pytorch_does(trained, name):
+    _, jobs, results = trained
+    config = next(j.config for j in jobs if j.name == name)
+    wanted, told = reference(batches_of(jobs[0].examples, config), config.method)
+    for line, (loss, norm) in zip(metrics(results[name]), told, strict=True):
+        assert line["loss"] == pytest.approx(loss, rel=1e-5)
+        assert line["grad_norm"] == pytest.approx(norm, rel=1e-5)
+    assert_same_student(weights(results[name]), wanted)
+
+
+@pytest.mark.parametrize("name", ["padded", "checkpointed"])
+def test_packing_checkpointing_and_zero_stage_change_memory_and_speed_but_not_the_student(trained, name):
+    _, _, results = trained
+    tree, other = results["tree"], results[name]
+    for ours, theirs in zip(metrics(tree), metrics(other), strict=True):
+        assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-5)
+        assert theirs["counts"] == ours["counts"]
+        assert theirs["grad_norm"] == pytest.approx(ours["grad_norm"], rel=1e-5)
+    assert_same_student(weights(other), weights(tree))
+
+
+def test_trees_read_each_passage_once(trained):
+    _, _, results = trained
+    assert metrics(results["tree"])[0]["tokens"] < 0.7 * metrics(results["padded"])[0]["tokens"]
+
+
+def test_the_log_tells_sigma_and_effective_weights_of_every_step(trained):
+    _, _, results = trained
+    first, second = metrics(results["tree"])
+    assert first["sigma"] == dict.fromkeys(first["sigma"], 1.0)
+    assert all(value != 1.0 for value in second["sigma"].values())
+    for task, sigma in second["sigma"].items():
+        assert second["weights"][task] == pytest.approx(1 / (2 * sigma**2))
+    assert metrics(results["vanilla_kd"])[0]["losses"]["expansion"] is None
+
+
+def test_an_exported_student_is_a_model_folder_with_its_provenance(trained):
+    _, _, results = trained
+    folder = results["tree"].model_dir
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("Q: Who?\nA:", return_tensors="pt").input_ids
+    assert model.generate(ids, max_new_tokens=3, do_sample=False).shape[1] > ids.shape[1]
+    assert {p.name for p in folder.parent.iterdir()} == set(VARIANTS)
+    record = json.loads((folder / "steper.json").read_text())
+    assert record["config"]["method"] == "steper"
+    assert record["steps"] == 2
+    assert len(record["examples"]["sha256"]) == 64
+    assert "weighting difficulty" in (folder / "README.md").read_text()
+
+
+def test_a_rerun_skips_what_is_finished(trained):
+    folder, jobs, results = trained
+    before = {name: (r.model_dir / "model.safetensors").stat().st_mtime_ns for name, r in results.items()}
+    again = train(jobs, run_dir=folder, progress=False)
+    assert again == list(results.values())
+    assert {r.name: (r.model_dir / "model.safetensors").stat().st_mtime_ns for r in again} == before
+
+
+class KillRankOne(threading.Thread):
+    """Watches a log and kills the process of rank 1, once, when a line of `step` is there."""
+
+    def __init__(self, log: Path, step: int):
+        super().__init__(daemon=True)
+        self.killed: int | None = None
+        self.lines = 0
+        self._log, self._step, self._halt = log, step, threading.Event()
+
+    def run(self):
+        while not self._halt.wait(0.02):
+            if len(read_lines(self._log)) >= self._step:
+                self.killed = self._rank_one()
+                psutil.Process(self.killed).kill()
+                self.lines = len(read_lines(self._log))
+                return
+
+    def stop(self):
+        self._halt.set()
+        self.join()
+
+    def _rank_one(self) -> int:
+        """The training worker below this process that does not hold the log: rank 0 writes it."""
+        workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in p.name()]
+        log = str(self._log)
+        (other,) = [p.pid for p in workers if log not in [file.path for file in p.open_files()]]
+        return other
+
+
+def test_a_killed_worker_resumes_and_ends_in_the_same_student_to_the_bit(trained, ray_cluster, tmp_path):
+    examples = write(tmp_path)
+    settings = {"max_steps": 30, "checkpoint_every": 4, "batch_examples": 10}
+    names = ("undisturbed", "killed")
+    jobs = [job(tmp_path, name, examples, **settings) for name in names]
+    killer = KillRankOne(tmp_path / "training" / "killed" / "metrics.jsonl", 10)
+    killer.start()
+    undisturbed, killed = train(jobs, run_dir=tmp_path, progress=False)
+    killer.stop()
+    assert killer.killed is not None
+    assert killer.lines < 30, "killed too late to matter"
+    ours, theirs = metrics(killed), metrics(undisturbed)
+    assert [line["step"] for line in ours] == list(range(1, 31))
+    for line, other in zip(ours, theirs, strict=True):
+        assert (line["loss"], line["sigma"], line["grad_norm"]) == (
+            other["loss"],
+            other["sigma"],
+            other["grad_norm"],
+        )
+    wanted = weights(undisturbed)
+    for key, value in weights(killed).items():
+        assert torch.equal(value, wanted[key]), key
+
+
+def test_a_loss_that_is_no_number_stops_the_training_at_once_and_names_its_questions(ray_cluster, tmp_path):
+    examples = write(tmp_path)
+    broken = job(tmp_path, "broken", examples, lr=1e30, max_steps=20, batch_examples=4, checkpoint_every=1)
+    with pytest.raises(
+        TrainingError, match=r"the (loss|gradient) of step \d+ is not a finite number"
+    ) as error:
+        train([broken], run_dir=tmp_path, progress=False)
+    assert sum(f"{e.question_id}" in str(error.value) for e in EXAMPLES if e.step == 1) >= 1
+    assert "restarts" not in str(error.value)
+    assert not broken.output.exists()

@@ -1,0 +1,29 @@
+"""Trajectories with known content, for the tests of the distillation room."""
+
+from steper_ray.schema import Hit, Passage, Question, Step, StopReason, SubQuestion, Trajectory
+
+PASSAGES = [Passage(f"p{n}", f"T{n}", f"text {n}") for n in range(6)]
+
+
+def question(number=1, answers=("Cem",), gold=("p1", "p2"), hops=2):
+    subs = (
+        SubQuestion("Alba >> director", "Bo"),
+        SubQuestion("Who is the mother of #1 ?", "Cy"),
+        SubQuestion("Where was #2 born?", "Cem"),
+    )
+    return Question(f"q{number}", f"Question {number}?", answers, gold, hops, subs[:hops])
+
+
+def trajectory(
+    number=1,
+    pieces=("Al is Bo.", "So the answer is: Cem."),
+    answer="Cem",
+    found=((1,), (2,)),
+    reason="answered",
+    **rest,
+):
+    steps = tuple(
+        Step(i, f"query {i}", tuple(Hit(PASSAGES[n], 1.0) for n in new), piece, generation_seconds=0.1 * i)
+        for i, (piece, new) in enumerate(zip(pieces, found, strict=True), 1)
+    )
+    return Trajectory(question(number, **rest), "ircot", steps, answer, StopReason(reason), source="test")

@@ -1,0 +1,173 @@
+"""Config files and overrides: what is accepted resolves and survives a round trip, what is not names the fix."""
+
+from pathlib import Path
+
+import pytest
+
+from steper_ray.config import Config, ConfigError, load_config
+
+CONFIGS = sorted((Path(__file__).parents[2] / "jobs" / "configs").glob("*.yaml"))
+PAPER = [path for path in CONFIGS if path.stem.startswith("paper_")]
+
+
+def write(folder, text):
+    path = folder / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def message(path=None, overrides=()):
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    return str(caught.value)
+
+
+def test_the_shipped_configs_are_all_there():
+    assert {path.stem for path in CONFIGS} == {
+        "miniature",
+        "paper_hotpotqa",
+        "paper_2wiki",
+        "paper_musique",
+        "single_gpu",
+        "annotation_musique",
+    }
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_config_resolves_and_its_dump_reads_back_equal(path, tmp_path):
+    config = load_config(path)
+    assert load_config(write(tmp_path, config.dump())) == config
+
+
+def test_no_two_shipped_configs_write_into_the_same_folder():
+    assert len({load_config(path).run_dir for path in CONFIGS}) == len(CONFIGS)
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+def test_a_paper_config_holds_the_papers_settings(path):
+    config = load_config(path)
+    assert config.engine.model == "meta-llama/Llama-3.1-70B-Instruct"
+    assert config.engine.tensor_parallel_size == config.build.num_gpus == 4
+    assert config.train.student == "meta-llama/Llama-3.1-8B"
+    assert (config.reasoning.max_steps, config.reasoning.k) == (5, 4)
+    assert (config.train.lr, config.train.epochs) == (5e-6, 2)
+    assert (config.train.zero_stage, config.train.workers, config.train.gradient_checkpointing) == (
+        3,
+        4,
+        True,
+    )
+
+
+def test_a_gpu_config_reserves_the_gpus_its_engine_spans():
+    for path in CONFIGS:
+        config = load_config(path)
+        if config.engine.kind == "vllm" and config.train.use_gpu:
+            assert config.build.num_gpus == config.engine.tensor_parallel_size, path.name
+
+
+def test_the_default_config_is_the_miniature_world_on_cpus():
+    config = load_config()
+    assert config == Config()
+    assert (config.corpus.kind, config.engine.kind, config.train.use_gpu) == (
+        "miniature",
+        "transformers",
+        False,
+    )
+
+
+def test_an_empty_file_is_the_default_config(tmp_path):
+    assert load_config(write(tmp_path, "# nothing\n")) == Config()
+
+
+def test_save_writes_what_load_reads(tmp_path):
+    config = load_config(overrides=["train.lr=1e-3", "reasoning.deadline_s=2.5", "evaluate.units=[chain]"])
+    config.save(tmp_path / "deep" / "er")
+    assert load_config(tmp_path / "deep" / "er" / "config.yaml") == config
+
+
+def test_overrides_lie_over_the_file_and_leave_its_other_fields(tmp_path):
+    path = write(tmp_path, "train: {epochs: 5, lr: 0.1}\n")
+    config = load_config(path, ["train.epochs=7", "run_dir=elsewhere", "corpus.miniature.worlds=3"])
+    assert (config.train.epochs, config.train.lr) == (7, 0.1)
+    assert (config.run_dir, config.corpus.miniature.worlds) == (Path("elsewhere"), 3)
+
+
+def test_of_two_overrides_of_a_field_the_later_one_counts():
+    assert load_config(overrides=["train.epochs=3", "train.epochs=4"]).train.epochs == 4
+
+
+def test_an_override_may_hold_a_list_null_and_an_equals_sign():
+    config = load_config(overrides=["demo.seeds=[4, 5]", "reasoning.deadline_s=null", "engine.model=a=b"])
+    assert (config.demo.seeds, config.reasoning.deadline_s, config.engine.model) == ((4, 5), None, "a=b")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("train: {epoch: 3}", ["train.epoch: unknown field", "did you mean 'epochs'?"]),
+        ("trian: {}", ["trian: unknown field", "did you mean 'train'?"]),
+        ("corpus: {miniature: {world: 3}}", ["corpus.miniature.world: unknown field", "'worlds'"]),
+        ("serve: {zzz: 3}", ["serve.zzz: unknown field", "fields here: host, port"]),
+        ("train: {epochs: 0}", ["train.epochs", "greater than or equal to 1", "given: 0"]),
+        ("reasoning: {k: -1}", ["reasoning.k", "greater than or equal to 1", "given: -1"]),
+        ("retrieval: {b: 1.5}", ["retrieval.b", "less than or equal to 1"]),
+        ("train: {lr: fast}", ["train.lr", "valid number", "'fast'"]),
+        ("retrieval: {kind: elastic}", ["retrieval.kind", "'bm25s' or 'lucene'"]),
+        ("train: {zero_stage: 4}", ["train.zero_stage", "0, 1, 2 or 3"]),
+        ("train: {fixed_weights: [1, 2]}", ["train.fixed_weights.2", "required"]),
+    ],
+)
+def test_a_wrong_field_ends_in_file_path_and_fix(tmp_path, text, parts):
+    path = write(tmp_path, text)
+    told = message(path)
+    assert told.startswith(f"{path}: ")
+    assert [part for part in parts if part not in told] == []
+
+
+def test_all_wrong_fields_are_told_at_once(tmp_path):
+    lines = message(write(tmp_path, "train: {epochs: 0, lr: -1}\nserve: {port: 70000}\n")).splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["train.epochs", "train.lr", "serve.port"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["corpus.kind=hotpotqa"], ["corpus", "needs `questions`: the path"]),
+        (["corpus.kind=plain", "corpus.questions=q.jsonl"], ["corpus", "needs `passages`: the path"]),
+        (["evaluate.corpus={kind: musique}"], ["evaluate.corpus", "needs `questions`"]),
+        (["engine.kind=openai"], ["engine", "needs `url`, such as http://host:8000/v1"]),
+        (["train.log_sigma_bounds=[1, -1]"], ["train", "low < high"]),
+    ],
+)
+def test_fields_that_do_not_go_together_name_the_one_to_change(overrides, parts):
+    told = message(overrides=overrides)
+    assert [part for part in parts if part not in told] == []
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("train.epochs", "write section.field=value"),
+        ("train.epochs.deep=1", "'epochs' is a value, not a section"),
+        ("train.epochs=[1", "not valid YAML"),
+        ("train.epoch=3", "did you mean 'epochs'?"),
+    ],
+)
+def test_a_wrong_override_is_named(tmp_path, override, part):
+    path = write(tmp_path, "train: {epochs: 5}\n")
+    assert part in message(path, [override])
+
+
+def test_a_missing_file_is_named(tmp_path):
+    assert message(tmp_path / "none.yaml") == f"{tmp_path / 'none.yaml'}: no such config file"
+
+
+def test_yaml_that_does_not_parse_names_file_and_line(tmp_path):
+    path = write(tmp_path, "train:\n  epochs: [1\n")
+    told = message(path)
+    assert told.startswith(f"{path}: not valid YAML")
+    assert "line" in told
+
+
+def test_a_file_that_is_no_mapping_is_refused(tmp_path):
+    assert "a config is a mapping of sections, this is a list" in message(write(tmp_path, "- train\n"))

@@ -1,0 +1,156 @@
+"""Committed shards -> examples, dropped ids and a manifest; counts, recall and progress."""
+
+import dataclasses
+import io
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from distilled import question, trajectory
+
+from steper_ray.config import Config
+from steper_ray.distillation import assemble as room
+from steper_ray.distillation.assemble import assemble
+from steper_ray.distillation.engine_log import EngineLog
+from steper_ray.distillation.progress import Progress
+from steper_ray.distillation.report import Tally
+from steper_ray.distillation.shards import ShardStore, cut
+from steper_ray.errors import EngineDeadError
+from steper_ray.schema import EXAMPLE_SCHEMA, example_from_row
+
+TRAJECTORIES = [
+    trajectory(1),
+    trajectory(2, answer="Bo"),
+    trajectory(3, pieces=["So the answer is: Cem."], found=[(0,)]),
+    trajectory(4, pieces=["A.", "B.", "So the answer is: Cem."], found=[(3,), (1,), (2,)]),
+    trajectory(5, pieces=[], found=[], answer="", reason="generator_failed"),
+]
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Commits the trajectories in shards of two, and assembles them."""
+
+    def run(trajectories=TRAJECTORIES):
+        config = Config(run_dir=tmp_path)
+        store = ShardStore(tmp_path / "data" / "trajectories", "run")
+        store.clean()
+        shards = cut([t.question for t in trajectories], 2, "run")
+        for number, shard in enumerate(shards):
+            store.commit(shard, trajectories[2 * number : 2 * number + 2])
+        return assemble(config, {"teacher": "engine"}, shards, store, run=len(shards), skipped=0)
+
+    return run
+
+
+def parts(folder):
+    return sorted((folder / "examples").glob("*.parquet"))
+
+
+def read(folder):
+    return [example_from_row(row) for part in parts(folder) for row in pq.read_table(part).to_pylist()]
+
+
+def test_counts_add_up_and_the_kept_give_examples_in_input_order(build):
+    report = build()
+    assert (report.questions, report.kept) == (5, 3)
+    assert report.dropped == {"generator_failed": 1, "wrong_answer": 1}
+    assert report.examples == {"initialization": 2, "expansion": 1, "aggregation": 3}
+    assert report.stop_reasons == {"answered": 4, "generator_failed": 1}
+    assert [e.id for e in read(report.folder)] == ["q1#1", "q1#2", "q3#1", "q4#1", "q4#2", "q4#3"]
+    assert pq.read_schema(parts(report.folder)[0]).metadata == EXAMPLE_SCHEMA.metadata
+
+
+def test_dropped_questions_are_named_with_their_reason(build):
+    lines = (build().folder / "dropped.jsonl").read_text().splitlines()
+    assert [(row["id"], row["reason"]) for row in map(json.loads, lines)] == [
+        ("q2", "wrong_answer"),
+        ("q5", "generator_failed"),
+    ]
+
+
+def test_the_manifest_ties_config_identity_and_counts_together(build):
+    report = build()
+    manifest = json.loads((report.folder / "manifest.json").read_text())
+    assert manifest["identity"] == {"teacher": "engine"}
+    assert manifest["counts"]["dropped"] == report.dropped
+    assert manifest["config"]["reasoning"]["k"] == 4
+    assert len(manifest["shards"]) == report.shards == 3
+    assert len(manifest["code"]) == len(manifest["examples_sha256"]) == 64
+
+
+def test_the_same_trajectories_give_the_same_bytes_whatever_their_times(build, monkeypatch):
+    monkeypatch.setattr(room, "EXAMPLES_A_PART", 4)
+    folder = build().folder
+    before = [part.read_bytes() for part in parts(folder)]
+    assert len(before) == 2
+    slower = [
+        dataclasses.replace(t, steps=tuple(dataclasses.replace(s, generation_seconds=9.0) for s in t.steps))
+        for t in TRAJECTORIES
+    ]
+    build(slower)
+    assert [part.read_bytes() for part in parts(folder)] == before
+    assert {p.name for p in folder.iterdir()} == {
+        "trajectories",
+        "examples",
+        "dropped.jsonl",
+        "manifest.json",
+    }
+
+
+def test_examples_of_an_earlier_build_do_not_stay(build, monkeypatch):
+    monkeypatch.setattr(room, "EXAMPLES_A_PART", 2)
+    assert len(parts(build().folder)) == 3
+    assert len(parts(build(TRAJECTORIES[:1]).folder)) == 1
+
+
+def test_nothing_kept_leaves_an_empty_file_with_the_schema(build):
+    report = build(TRAJECTORIES[1:2])
+    assert report.kept == 0
+    assert read(report.folder) == []
+    assert pq.read_schema(parts(report.folder)[0]).equals(EXAMPLE_SCHEMA)
+
+
+def test_recall_grows_over_the_steps_and_an_early_end_keeps_what_it_found():
+    tally = Tally(max_steps=3)
+    tally.add(trajectory(1, found=[(1,), (2,)]), None, ())  # 1/2, 1, then 1
+    tally.add(trajectory(2, pieces=["a", "b", "c"], found=[(0,), (1,), (5,)]), None, ())  # 0, 1/2, 1/2
+    tally.add(trajectory(3, gold=()), None, ())
+    tally.add(TRAJECTORIES[4], "generator_failed", ())
+    assert tally.recall == (0.25, 0.75, 0.75)
+    assert tally.recall_questions == 2
+    assert tally.mean_steps == pytest.approx(7 / 3)
+
+
+def test_the_summary_tells_the_counts(build):
+    text = build().summary()
+    assert "5, kept 3, dropped 2 (generator_failed 1, wrong_answer 1)" in text
+    assert "recall@4" in text
+
+
+def test_progress_off_a_terminal_writes_lines_now_and_then_and_at_the_end():
+    out, times = io.StringIO(), iter([0.0, 1.0, 12.0, 13.0])
+    with Progress(100, 20, out, lambda: next(times)) as progress:
+        for done in (10, 30, 40):
+            progress.advance(done)
+    assert out.getvalue().splitlines() == [
+        "trajectories: 60 of 100 questions (60 %), 3.3/s, 12 s left",
+        "trajectories: 100 of 100 questions (100 %), 6.2/s, 0 s left",
+    ]
+
+
+def test_engines_may_start_so_often_and_the_error_has_their_last_words(tmp_path):
+    log = EngineLog(tmp_path / "engines", limit=2)
+    log.started()
+    log.died("out of memory")
+    log.started()
+    with pytest.raises(EngineDeadError, match=r"started 2 times .*out of memory"):
+        log.started()
+    log.clear()
+    log.started()
+
+
+def test_a_question_without_steps_has_no_recall():
+    tally = Tally(max_steps=2)
+    tally.add(dataclasses.replace(TRAJECTORIES[4], question=question(9)), "generator_failed", ())
+    assert (tally.recall, tally.mean_steps) == ((), 0.0)

@@ -1,0 +1,151 @@
+"""Shards: content-addressed, committed whole or not at all, and what a run's identity is made of."""
+
+import dataclasses
+
+import pytest
+from distilled import question, trajectory
+
+from steper_ray.config import load_config
+from steper_ray.distillation.identity import digest, run_identity
+from steper_ray.distillation.shards import ShardStore, cut
+from steper_ray.errors import DataError, ModelError
+
+QUESTIONS = [question(n) for n in range(7)]
+
+
+def identity(*overrides, corpus="c"):
+    return digest(run_identity(load_config(None, overrides), corpus))
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = ShardStore(tmp_path / "shards", "run")
+    store.clean()
+    return store
+
+
+@pytest.fixture
+def shard():
+    return cut([question(1), question(2)], 2, "run")[0]
+
+
+TRAJECTORIES = [trajectory(1), trajectory(2, reason="step_limit")]
+
+
+def test_every_question_is_in_one_shard_and_in_order():
+    shards = cut(QUESTIONS, 3, "run")
+    assert [len(s.questions) for s in shards] == [3, 3, 1]
+    assert [q for s in shards for q in s.questions] == QUESTIONS
+    assert len({s.id for s in shards}) == 3
+
+
+def test_a_shards_id_follows_its_content_and_the_run_and_nothing_else():
+    ids = [s.id for s in cut(QUESTIONS, 3, "run")]
+    assert [s.id for s in cut(QUESTIONS[3:], 3, "run")] == ids[1:]
+    assert cut(QUESTIONS, 3, "other run")[0].id != ids[0]
+    changed = [dataclasses.replace(QUESTIONS[0], answers=("X",)), *QUESTIONS[1:]]
+    assert [s.id for s in cut(changed, 3, "run")][1:] == ids[1:]
+    assert cut(changed, 3, "run")[0].id != ids[0]
+
+
+def test_duplicate_question_ids_are_named():
+    with pytest.raises(DataError, match="'q3' comes 2 times"):
+        cut([*QUESTIONS, QUESTIONS[3]], 3, "run")
+
+
+def test_a_committed_shard_reads_back_equal(store, shard):
+    assert store.manifest(shard.id) is None
+    store.commit(shard, TRAJECTORIES)
+    assert store.read(shard.id) == TRAJECTORIES
+    manifest = store.manifest(shard.id)
+    assert manifest.question_ids == ("q1", "q2")
+    assert manifest.stop_reasons == {"answered": 1, "step_limit": 1}
+
+
+def test_a_shard_is_no_shard_without_both_of_its_files_whole(store, shard):
+    for ending in ("json", "parquet"):
+        store.commit(shard, TRAJECTORIES)
+        (store.folder / f"shard-{shard.id}.{ending}").unlink()
+        assert store.manifest(shard.id) is None
+    store.commit(shard, TRAJECTORIES)
+    data = store.folder / f"shard-{shard.id}.parquet"
+    data.write_bytes(data.read_bytes()[:-10])
+    assert store.manifest(shard.id) is None
+
+
+def test_leftovers_of_a_killed_run_are_removed_and_nothing_else(store, shard):
+    store.commit(shard, TRAJECTORIES)
+    (store.folder / ".writing-x").write_text("half")
+    store.clean()
+    assert sorted(p.suffix for p in store.folder.iterdir()) == [".json", ".parquet"]
+    assert store.manifest(shard.id) is not None
+
+
+def test_a_shard_with_a_lost_trajectory_is_never_committed(store, shard):
+    with pytest.raises(ValueError, match="not those of its questions"):
+        store.commit(shard, TRAJECTORIES[:1])
+    assert store.manifest(shard.id) is None
+
+
+def test_an_unreadable_shard_is_named_with_the_fix(store, shard):
+    (store.folder / f"shard-{shard.id}.parquet").write_text("junk")
+    with pytest.raises(DataError, match="Delete it"):
+        store.read(shard.id)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "build.teacher=annotation",
+        "sampling.temperature=0.7",
+        "sampling.seed=1",
+        "reasoning.k=3",
+        "reasoning.framework=self_ask",
+        "retrieval.b=0.5",
+        "engine.model=miniature:base",
+        "engine.max_model_len=512",
+    ],
+)
+def test_what_changes_a_trajectory_changes_the_identity(override):
+    assert identity(override) != identity()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "run_dir=elsewhere",
+        "build.shard_size=3",
+        "build.engines=2",
+        "build.match=contains",
+        "engine.max_batch=1",
+        "retrieval.index_dir=elsewhere",
+        "train.lr=1",
+    ],
+)
+def test_what_changes_no_trajectory_leaves_the_identity(override):
+    assert identity(override) == identity()
+
+
+def test_another_corpus_is_another_identity():
+    assert identity(corpus="d") != identity()
+
+
+def test_the_annotation_teacher_does_not_depend_on_the_engine():
+    assert identity("build.teacher=annotation", "engine.model=/none") == identity("build.teacher=annotation")
+    with pytest.raises(ModelError, match="no such folder"):
+        identity("engine.model=/none")
+
+
+def test_retrained_weights_and_edited_demonstrations_are_another_identity(tmp_path):
+    for name, text in (("config.json", "{}"), ("tokenizer.json", "{}"), ("model.safetensors", "a")):
+        (tmp_path / name).write_text(text)
+    demonstrations = tmp_path / "demonstrations.txt"
+    demonstrations.write_text("one")
+    overrides = (f"engine.model={tmp_path}", f"reasoning.demonstrations={demonstrations}")
+    first = identity(*overrides)
+    assert identity(*overrides) == first
+    (tmp_path / "model.safetensors").write_text("b")
+    second = identity(*overrides)
+    assert second != first
+    demonstrations.write_text("two")
+    assert identity(*overrides) != second

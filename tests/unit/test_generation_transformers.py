@@ -1,0 +1,95 @@
+"""The embedded engine: batches change nothing, rows end apart, errors stay with their request."""
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from steper_ray.config import EngineConfig, SamplingConfig
+from steper_ray.errors import ModelError, PromptTooLongError
+from steper_ray.generation import generate, open_generator
+from steper_ray.models import resolve_model
+
+GREEDY = SamplingConfig(max_tokens=12)
+PROMPTS = [list(range(10, 10 + size)) for size in (3, 30, 7, 90, 1, 55)]
+
+
+@pytest.fixture(scope="module")
+def engine():
+    generator = open_generator(EngineConfig(model="miniature:base", max_model_len=128, max_batch=8))
+    yield generator
+    asyncio.run(generator.close())
+
+
+async def test_a_batch_writes_what_each_request_gets_alone(engine):
+    together = await asyncio.gather(*(generate(engine, prompt, GREEDY) for prompt in PROMPTS))
+    alone = [await generate(engine, prompt, GREEDY) for prompt in PROMPTS]
+    assert [c.token_ids for c in together] == [c.token_ids for c in alone]
+    assert [c.text for c in together] == [c.text for c in alone]
+
+
+async def test_greedy_decoding_equals_the_models_own_generate(engine):
+    model = AutoModelForCausalLM.from_pretrained(resolve_model("miniature:base"), dtype=torch.float32)
+    with torch.inference_mode():
+        wanted = model.generate(torch.tensor([PROMPTS[1]]), max_new_tokens=12, do_sample=False)[0, 30:]
+    completion = await generate(engine, PROMPTS[1], GREEDY)
+    assert list(completion.token_ids) == wanted.tolist()
+    assert completion.mean_logprob < 0
+
+
+async def test_an_aborted_row_leaves_the_others_intact(engine):
+    wanted = await generate(engine, PROMPTS[3], GREEDY)
+
+    async def leave():
+        async with aclosing(engine.stream(PROMPTS[0], SamplingConfig(max_tokens=100))) as chunks:
+            async for _ in chunks:
+                return
+
+    _, kept = await asyncio.gather(leave(), generate(engine, PROMPTS[3], GREEDY))
+    assert kept.token_ids == wanted.token_ids
+
+
+async def test_a_stop_string_ends_the_text_before_itself(engine):
+    whole = (await generate(engine, PROMPTS[1], GREEDY)).text
+    stop = whole[3:5]
+    cut = await generate(engine, PROMPTS[1], GREEDY, [stop])
+    assert cut.text == whole[: whole.find(stop)]
+    assert cut.finish_reason == "stop"
+
+
+async def test_a_prompt_that_is_too_long_is_refused_with_both_numbers(engine):
+    with pytest.raises(PromptTooLongError, match=r"128 tokens, the engine takes 128 .*engine\.max_model_len"):
+        await generate(engine, [5] * 128, GREEDY)
+
+
+async def test_a_completion_is_clipped_to_the_context(engine):
+    completion = await generate(engine, [5] * 126, GREEDY)
+    assert len(completion.token_ids) <= 2
+
+
+async def test_sampling_is_reproducible_by_seed_in_any_company(engine):
+    warm = SamplingConfig(temperature=1.5, max_tokens=12, seed=3)
+    alone = await generate(engine, PROMPTS[2], warm)
+    company = await asyncio.gather(
+        generate(engine, PROMPTS[3], GREEDY),
+        generate(engine, PROMPTS[2], warm),
+        generate(engine, PROMPTS[2], warm.model_copy(update={"seed": 4})),
+    )
+    assert company[1].token_ids == alone.token_ids
+    assert company[2].token_ids != alone.token_ids
+
+
+async def test_a_streams_chunks_add_up_to_its_text(engine):
+    chunks = [chunk async for chunk in engine.stream(PROMPTS[1], GREEDY)]
+    completion = await generate(engine, PROMPTS[1], GREEDY)
+    assert "".join(c.text for c in chunks) == completion.text
+    assert [c.finish_reason for c in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert chunks[-1].usage.prompt_tokens == 30
+
+
+def test_a_model_folder_without_tokenizer_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="has no tokenizer"):
+        open_generator(EngineConfig(model=str(tmp_path)))

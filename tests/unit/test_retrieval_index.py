@@ -1,0 +1,197 @@
+"""An index is built whole or not at all, and opened only for the corpus and settings it was built from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from steper_ray.config import RetrievalConfig
+from steper_ray.errors import DataError, RetrievalError
+from steper_ray.retrieval import build_index, ensure_index, fingerprint, open_index, read_manifest
+from steper_ray.schema import Passage
+
+PASSAGES = [Passage("a", "Arvel", "Arvel is a port."), Passage("b", "Bela", "Bela was born in Arvel.")]
+OTHER = [*PASSAGES, Passage("c", "Corin", "Corin sings.")]
+CONFIG = RetrievalConfig()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "index"
+
+
+def found(folder: Path, query: str) -> list[str]:
+    return [hit.passage.id for hit in open_index(folder, CONFIG).search([query], 5)[0]]
+
+
+def unread() -> Iterator[Passage]:
+    """Passages that nobody may ask for."""
+    raise AssertionError("the passages were read")
+    yield
+
+
+def test_the_manifest_says_what_the_index_was_built_from(folder: Path) -> None:
+    manifest = build_index(iter(PASSAGES), RetrievalConfig(k1=0.9, b=0.4), folder)
+    assert (manifest.kind, manifest.k1, manifest.b, manifest.passages) == ("bm25s", 0.9, 0.4, 2)
+    assert manifest.fingerprint == fingerprint(PASSAGES)
+    assert manifest.library.startswith("bm25s ")
+    assert read_manifest(folder) == manifest
+    assert [path.name for path in folder.parent.iterdir()] == ["index"]
+
+
+def test_two_builds_of_one_corpus_have_the_same_files(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        build_index(PASSAGES, CONFIG, tmp_path / name)
+    one, two = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in ("one", "two"))
+    assert one == two
+
+
+def test_ensure_builds_what_is_missing_and_reuses_what_is_there(folder: Path) -> None:
+    digest = fingerprint(PASSAGES)
+    first = ensure_index(iter(PASSAGES), CONFIG, folder, digest)
+    again = ensure_index(unread(), CONFIG, folder, digest)
+    assert first.search(["Arvel"], 5) == again.search(["Arvel"], 5) != [[]]
+
+
+def test_a_stale_corpus_is_refused_with_the_fix(folder: Path) -> None:
+    build_index(PASSAGES, CONFIG, folder)
+    open_index(folder, CONFIG, fingerprint(PASSAGES))
+    for refuse in (
+        lambda: open_index(folder, CONFIG, fingerprint(OTHER)),
+        lambda: ensure_index(unread(), CONFIG, folder, fingerprint(OTHER)),
+    ):
+        with pytest.raises(RetrievalError, match=r"stale.*build it again.*retrieval\.index_dir"):
+            refuse()
+
+
+def test_an_index_built_from_other_passages_than_promised_is_refused(folder: Path) -> None:
+    with pytest.raises(RetrievalError, match="stale"):
+        ensure_index(PASSAGES, CONFIG, folder, fingerprint(OTHER))
+
+
+@pytest.mark.parametrize(("field", "value"), [("k1", 0.9), ("b", 0.4), ("kind", "lucene")])
+def test_other_settings_are_refused_by_name(folder: Path, field: str, value: object) -> None:
+    build_index(PASSAGES, CONFIG, folder)
+    with pytest.raises(
+        RetrievalError, match=rf"built with retrieval\.{field} .*, asked for {value}.*build it again"
+    ):
+        open_index(folder, RetrievalConfig.model_validate({field: value}))
+
+
+def test_a_missing_index_is_refused_with_the_fix(folder: Path) -> None:
+    with pytest.raises(RetrievalError, match=r"no index here: build one \(`steper index`\)"):
+        open_index(folder, CONFIG)
+
+
+def test_a_half_built_index_is_refused_and_not_overwritten(folder: Path) -> None:
+    build_index(PASSAGES, CONFIG, folder)
+    (folder / "manifest.json").unlink()
+    for attempt in (
+        lambda: open_index(folder, CONFIG),
+        lambda: ensure_index(PASSAGES, CONFIG, folder),
+        lambda: build_index(PASSAGES, CONFIG, folder),
+    ):
+        with pytest.raises(RetrievalError, match="delete it"):
+            attempt()
+    assert (folder / "passages.arrow").is_file()
+
+
+@pytest.mark.parametrize("damage", ["truncate", "delete"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "passages.arrow",
+        "data.csc.index.npy",
+        "indices.csc.index.npy",
+        "vocab.index.json",
+        "params.index.json",
+    ],
+)
+def test_a_broken_file_is_a_retrieval_error_with_the_fix(folder: Path, name: str, damage: str) -> None:
+    build_index(PASSAGES, CONFIG, folder)
+    path = folder / name
+    if damage == "delete":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(RetrievalError, match=r"broken index.*build it again"):
+        open_index(folder, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("{", "not an index manifest"), ('{"a": 1}', "not an index manifest"), (None, "format 99")],
+)
+def test_a_manifest_that_cannot_be_read_is_refused(folder: Path, text: str | None, reason: str) -> None:
+    build_index(PASSAGES, CONFIG, folder)
+    path = folder / "manifest.json"
+    path.write_text(text or json.dumps({**json.loads(path.read_text()), "format": 99}))
+    with pytest.raises(RetrievalError, match=reason):
+        open_index(folder, CONFIG)
+
+
+def test_passages_that_are_not_as_many_as_the_manifest_says_are_refused(folder: Path) -> None:
+    build_index(PASSAGES, CONFIG, folder)
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "passages": 3}))
+    with pytest.raises(RetrievalError, match="2 passages, its manifest says 3"):
+        open_index(folder, CONFIG)
+
+
+def test_an_index_is_replaced_by_a_new_build_and_an_open_one_goes_on(folder: Path) -> None:
+    build_index(PASSAGES, CONFIG, folder)
+    before = open_index(folder, CONFIG)
+    build_index(OTHER, CONFIG, folder)
+    assert found(folder, "Corin") == ["c"]
+    assert before.search(["Corin"], 5) == [[]]
+    assert len(before.search(["Arvel"], 5)[0]) == 2
+    assert [path.name for path in folder.parent.iterdir()] == ["index"]
+
+
+def test_a_build_that_fails_leaves_the_index_that_was_there(folder: Path) -> None:
+    def broken() -> Iterator[Passage]:
+        yield from OTHER
+        raise DataError("file, line 4: not valid JSON")
+
+    build_index(PASSAGES, CONFIG, folder)
+    with pytest.raises(DataError, match="line 4"):
+        build_index(broken(), CONFIG, folder)
+    assert found(folder, "Arvel") == ["a", "b"]
+    assert [path.name for path in folder.parent.iterdir()] == ["index"]
+
+
+def test_an_index_that_another_process_finished_meanwhile_is_used(folder: Path) -> None:
+    first: list[int] = []
+
+    def overtaken() -> Iterator[Passage]:
+        yield PASSAGES[0]
+        build_index(PASSAGES, CONFIG, folder)
+        first.append((folder / "manifest.json").stat().st_ino)
+        yield PASSAGES[1]
+
+    retriever = ensure_index(overtaken(), CONFIG, folder, fingerprint(PASSAGES))
+    assert len(retriever.search(["Arvel"], 5)[0]) == 2
+    assert [(folder / "manifest.json").stat().st_ino] == first
+    assert [path.name for path in folder.parent.iterdir()] == ["index"]
+
+
+def test_a_folder_with_other_files_and_a_file_are_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RetrievalError, match="not replaced"):
+        build_index(PASSAGES, CONFIG, tmp_path / "mine")
+    with pytest.raises(RetrievalError, match="is a file"):
+        build_index(PASSAGES, CONFIG, tmp_path / "file")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+def test_an_empty_corpus_and_an_id_that_comes_twice_are_data_errors(folder: Path) -> None:
+    with pytest.raises(DataError, match="no passages"):
+        build_index([], CONFIG, folder)
+    with pytest.raises(DataError, match="'a' comes twice"):
+        build_index([*PASSAGES, PASSAGES[0]], CONFIG, folder)
+    assert list(folder.parent.iterdir()) == []

@@ -1,0 +1,178 @@
+"""Examples become trees and batches: the prompts of the layout, the same order everywhere, nothing cut in silence."""
+
+import dataclasses
+import logging
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scripted import CharTokenizer
+from training_examples import gold_examples, write_examples
+
+from steper_ray.config import TrainConfig
+from steper_ray.errors import TrainingError
+from steper_ray.prompt import IRCOT, PromptEncoder
+from steper_ray.schema import Ability
+from steper_ray.training.data import load_data, split
+from steper_ray.training.objective import TASKS
+
+EXAMPLES = gold_examples(worlds=3, questions=5)
+LONG = 1_000_000
+
+
+@pytest.fixture
+def path(tmp_path):
+    return write_examples(tmp_path / "examples" / "part-0.parquet", EXAMPLES)
+
+
+def load(path, **settings):
+    config = TrainConfig(**{"row_tokens": 5000, "batch_examples": 12, **settings})
+    return config, load_data(path, CharTokenizer(), config, LONG)
+
+
+def test_a_branch_reads_what_the_engine_is_sent_at_its_step_and_learns_the_cumulative_chain(path):
+    _, data = load(path)
+    encoder, by_id = PromptEncoder(CharTokenizer(), IRCOT), {}
+    for example in EXAMPLES:
+        by_id.setdefault(example.question_id, []).append(example)
+    for item in data.items:
+        (tree,) = item.trees
+        for branch, example in zip(tree.branches, by_id[item.question_id], strict=True):
+            shown = [p for step in example.passages for p in step]
+            ids = [*tree.trunk[: branch.cut], *branch.prompt]
+            assert ids == encoder.prompt(example.question, shown, [])
+            assert list(branch.target) == encoder.target(example.chain)
+            assert TASKS[branch.task] is example.ability
+
+
+def test_padded_packing_has_the_same_examples_one_a_tree(path):
+    (_, trees), (_, padded) = load(path), load(path, packing="padded")
+    for item, alone in zip(trees.items, padded.items, strict=True):
+        (tree,) = item.trees
+        assert [t.branches for t in alone.trees] == [(b,) for b in tree.branches]
+        assert [t.trunk for t in alone.trees] == [tree.trunk[: b.cut] for b in tree.branches]
+
+
+def test_vanilla_kd_keeps_the_aggregation_examples_alone(path):
+    _, data = load(path, method="vanilla_kd")
+    assert len(data.items) == len({e.question_id for e in EXAMPLES})
+    assert all(item.counts() == [0, 0, 1] for item in data.items)
+
+
+def test_both_methods_make_steps_of_as_many_examples(path):
+    for method in ("steper", "vanilla_kd"):
+        _, data = load(path, method=method, batch_examples=5)
+        assert sum(data.batch(0).counts) == pytest.approx(5, abs=2)
+
+
+def test_order_and_batches_are_the_same_however_the_shards_were_written(path, tmp_path):
+    shuffled = list(reversed(EXAMPLES))
+    write_examples(tmp_path / "other" / "b.parquet", shuffled[:20])
+    write_examples(tmp_path / "other" / "a.parquet", shuffled[20:])
+    (_, one), (_, two) = load(path, seed=3), load(tmp_path / "other", seed=3)
+    assert [one.batch(s).question_ids for s in range(8)] == [two.batch(s).question_ids for s in range(8)]
+
+
+def test_another_seed_or_epoch_is_another_order(path):
+    (_, one), (_, two) = load(path, seed=1), load(path, seed=2)
+    assert one.batch(0).question_ids != two.batch(0).question_ids
+    assert one.batch(0).question_ids != one.batch(one.steps_per_epoch).question_ids
+
+
+def test_an_epoch_shows_every_trajectory_once_in_batches_of_even_size(path):
+    _, data = load(path)
+    batches = [data.batch(step).question_ids for step in range(data.steps_per_epoch)]
+    assert Counter(q for b in batches for q in b) == Counter(item.question_id for item in data.items)
+    sizes = [len(b) for b in batches]
+    assert len(sizes) > 1
+    assert max(sizes) - min(sizes) <= 1
+    assert data.batch(data.steps_per_epoch).epoch == 1
+
+
+@pytest.mark.parametrize("packing", ["tree", "padded"])
+def test_workers_share_a_batch_whole_balanced_and_in_equally_many_forward_passes(path, packing):
+    config, data = load(path, packing=packing, rows_per_micro_batch=1, row_tokens=4000)
+    batch = data.batch(0)
+    shares = split(batch, 3, config)
+    assert sorted(len(t) for s in shares for t in s.trees) == sorted(
+        len(t) for i in batch.items for t in i.trees
+    )
+    assert len({len(share.micro_batches) for share in shares}) == 1
+    for share in shares:
+        rows = [row for micro_batch in share.micro_batches for row in micro_batch]
+        assert sorted(i for row in rows for i in row) == list(range(len(share.trees)))
+    loads = [sum(len(t) for t in share.trees) for share in shares]
+    assert max(loads) - min(loads) <= max(item.tokens for item in batch.items)
+
+
+def test_a_worker_without_a_trajectory_still_runs_every_forward_pass(path):
+    config, data = load(path, batch_examples=1)
+    shares = split(data.batch(0), 2, config)
+    assert [len(share.trees) for share in shares] == [1, 0]
+    assert shares[1].micro_batches == ([],)
+
+
+def test_a_trajectory_that_is_too_long_is_named_and_left_out_whole(path, caplog):
+    _, data = load(path)
+    longest = max(data.items, key=lambda item: item.tokens)
+    with caplog.at_level(logging.WARNING):
+        _, rest = load(path, row_tokens=longest.tokens - 1)
+    assert {i.question_id for i in data.items} - {i.question_id for i in rest.items} == {longest.question_id}
+    assert longest.question_id in caplog.text
+    assert "raise `train.row_tokens`" in caplog.text
+
+
+def test_an_example_longer_than_the_models_positions_is_left_out_too(path, caplog):
+    config = TrainConfig(row_tokens=100_000)
+    _, data = load(path)
+    longest = max(b.cut + len(b.prompt) + len(b.target) for i in data.items for b in i.trees[0].branches)
+    with caplog.at_level(logging.WARNING):
+        rest = load_data(path, CharTokenizer(), config, longest - 1)
+    assert len(rest.items) < len(data.items)
+    assert f"the model takes {longest - 1}" in caplog.text
+
+
+def test_nothing_but_trajectories_that_are_too_long_is_an_error_with_the_fix(path):
+    with pytest.raises(
+        TrainingError, match=r"all 15 trajectories are too long: raise `train.row_tokens` \(50;"
+    ):
+        load(path, row_tokens=50)
+
+
+def test_no_example_at_all_is_an_error(tmp_path):
+    with pytest.raises(TrainingError, match="no examples: nothing to train on"):
+        load(write_examples(tmp_path / "none.parquet", []))
+
+
+def test_vanilla_kd_without_an_aggregation_example_is_an_error(tmp_path):
+    first = [e for e in EXAMPLES if e.ability is Ability.INITIALIZATION]
+    with pytest.raises(TrainingError, match="no aggregation examples"):
+        load(write_examples(tmp_path / "first.parquet", first), method="vanilla_kd")
+
+
+def test_a_missing_path_and_an_empty_folder_say_what_to_do(tmp_path):
+    with pytest.raises(TrainingError, match="no such file or folder of examples: run the build stage"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(TrainingError, match=r"no \*.parquet file below"):
+        load(tmp_path)
+
+
+def test_a_file_that_is_no_parquet_or_no_examples_is_named(tmp_path):
+    broken, other = tmp_path / "broken.parquet", tmp_path / "other.parquet"
+    broken.write_bytes(b"PAR1 cut off")
+    pq.write_table(pa.table({"id": ["a"]}), other)
+    with pytest.raises(TrainingError, match=r"broken.parquet: not a readable Parquet file"):
+        load(broken)
+    with pytest.raises(TrainingError, match=r"other.parquet: no column 'question_id'"):
+        load(other)
+
+
+def test_two_trajectories_under_one_question_id_are_refused(tmp_path):
+    twice = [*EXAMPLES[:2], dataclasses.replace(EXAMPLES[1], id="again")]
+    with pytest.raises(TrainingError, match="two examples of step 2"):
+        load(write_examples(tmp_path / "twice.parquet", twice))
+    passages = tuple(reversed(EXAMPLES[1].passages))
+    mixed = [EXAMPLES[0], dataclasses.replace(EXAMPLES[1], passages=passages)]
+    with pytest.raises(TrainingError, match="are not the first ones of"):
+        load(write_examples(tmp_path / "mixed.parquet", mixed))

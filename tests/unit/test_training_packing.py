@@ -1,0 +1,142 @@
+"""Step-tree packing is exact: logits, losses and gradients equal those of the separate examples."""
+
+from random import Random
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from steper_ray.training.packing import (
+    IGNORE,
+    Branch,
+    Tree,
+    attention_mask,
+    example_losses,
+    fill_rows,
+    pack,
+    pack_rows,
+    supervised_columns,
+)
+
+VOCAB = 50
+
+
+def tiny_llama(seed=0):
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.2,
+    )
+    return LlamaForCausalLM(config).train()
+
+
+def random_tree(rng):
+    def tokens(low, high):
+        return tuple(rng.randrange(3, VOCAB) for _ in range(rng.randint(low, high)))
+
+    trunk = tokens(4, 20)
+    cuts = sorted(rng.randint(1, len(trunk)) for _ in range(rng.randint(1, 4)))
+    return Tree(trunk, tuple(Branch(cut, tokens(1, 5), tokens(1, 8), rng.randrange(3)) for cut in cuts))
+
+
+def separate_losses(model, trees):
+    """Each example alone in a sequence of its own, by the textbook."""
+    losses = []
+    for tree in trees:
+        for branch in tree.branches:
+            ids = torch.tensor([[*tree.trunk[: branch.cut], *branch.prompt, *branch.target]])
+            labels = ids.clone()
+            labels[0, : branch.cut + len(branch.prompt)] = IGNORE
+            losses.append(model(input_ids=ids, labels=labels).loss)
+    return torch.stack(losses)
+
+
+def packed_losses(model, packed, columns=None):
+    logits = model(
+        input_ids=packed.input_ids,
+        position_ids=packed.position_ids,
+        attention_mask=attention_mask(packed),
+        **({} if columns is None else {"logits_to_keep": columns}),
+    ).logits
+    return example_losses(logits, packed, columns)
+
+
+def gradients(model, losses):
+    weights = torch.linspace(0.5, 1.5, len(losses))
+    model.zero_grad()
+    (losses * weights).sum().backward()
+    return [p.grad.clone() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_losses_and_gradients_of_trees_equal_those_of_separate_examples(seed):
+    rng = Random(seed)
+    trees = [random_tree(rng) for _ in range(5)]
+    model = tiny_llama(seed)
+    packed = pack(trees, length=90, pad_id=0)
+    assert packed.input_ids.shape[0] > 1
+    alone, together = separate_losses(model, trees), packed_losses(model, packed)
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-6)
+    for ours, theirs in zip(gradients(model, together), gradients(model, alone), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_logits_of_a_branch_equal_those_of_the_separate_example():
+    tree = random_tree(Random(7))
+    model = tiny_llama()
+    packed = pack([tree], length=200, pad_id=0)
+    with torch.no_grad():
+        logits = model(
+            input_ids=packed.input_ids,
+            position_ids=packed.position_ids,
+            attention_mask=attention_mask(packed),
+        ).logits
+        at = len(tree.trunk)
+        for branch in tree.branches:
+            size = len(branch.prompt) + len(branch.target)
+            ids = torch.tensor([[*tree.trunk[: branch.cut], *branch.prompt, *branch.target]])
+            alone = model(input_ids=ids).logits[0, branch.cut :]
+            torch.testing.assert_close(logits[0, at : at + size], alone, rtol=1e-4, atol=1e-5)
+            at += size
+
+
+def test_computing_the_supervised_columns_alone_gives_the_same_losses():
+    rng = Random(3)
+    packed = pack([random_tree(rng) for _ in range(4)], length=80, pad_id=0)
+    model, columns = tiny_llama(), supervised_columns(packed)
+    assert len(columns) < packed.input_ids.shape[1]
+    torch.testing.assert_close(packed_losses(model, packed, columns), packed_losses(model, packed))
+
+
+def test_a_branch_sees_its_cut_and_itself_and_nothing_else():
+    tree = Tree((3, 4, 5), (Branch(2, (6,), (7,), 0), Branch(3, (8,), (9,), 2)))
+    mask = attention_mask(pack([tree, tree], length=14, pad_id=0))[0, 0]
+    assert mask[4].nonzero()[:, 0].tolist() == [0, 1, 3, 4]
+    assert mask[6].nonzero()[:, 0].tolist() == [0, 1, 2, 5, 6]
+    assert mask[9].nonzero()[:, 0].tolist() == [7, 8, 9]
+
+
+def test_padding_sees_itself_alone_and_is_never_learned():
+    long, short = Tree((3,) * 6, (Branch(6, (4,), (5,), 0),)), Tree((3,), (Branch(1, (4,), (5,), 0),))
+    packed = pack_rows([long, short], [[0], [1]], pad_id=0)
+    assert attention_mask(packed)[1, 0, 7].nonzero()[:, 0].tolist() == [7]
+    assert (packed.labels[1, 3:] == IGNORE).all()
+
+
+def test_rows_hold_every_tree_once_and_none_is_too_long():
+    rng = Random(1)
+    sizes = [rng.randint(1, 60) for _ in range(40)]
+    rows = fill_rows(sizes, 64)
+    assert sorted(i for row in rows for i in row) == list(range(40))
+    assert max(sum(sizes[i] for i in row) for row in rows) <= 64
+
+
+def test_an_item_longer_than_a_row_is_named_with_the_fix():
+    with pytest.raises(ValueError, match="item 1 has 11 tokens, a row holds 10: raise"):
+        fill_rows([4, 11], 10)
