@@ -25,12 +25,21 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved conf
 
 
 def _run(
-    stage: Callable[[Config], Any], config: Path | None, overrides: list[str] | None, dry_run: bool
+    stage: Callable[[Config], Any],
+    config: Path | None,
+    overrides: list[str] | None,
+    dry_run: bool,
+    *,
+    needs_ray: bool = True,
 ) -> None:
     resolved = load_config(config, overrides or [])
     if dry_run:
         typer.echo(resolved.dump(), nl=False)
         return
+    if needs_ray:
+        from steper_ray.cluster import connect
+
+        connect()
     stage(resolved)
 
 
@@ -41,7 +50,7 @@ def index(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRu
     def stage(resolved: Config) -> None:
         typer.echo(f"index: {stages().index(resolved)}")
 
-    _run(stage, config, overrides, dry_run)
+    _run(stage, config, overrides, dry_run, needs_ray=False)
 
 
 @app.command()
@@ -100,7 +109,7 @@ def serve(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRu
 
         run(resolved)
 
-    _run(stage, config, overrides, dry_run)
+    _run(stage, config, overrides, dry_run, needs_ray=False)
 
 
 @app.command()

@@ -11,7 +11,6 @@ from random import Random
 
 from steper_ray.corpora.miniature import RELATIONS, World, ask, state
 from steper_ray.prompt import PromptEncoder
-from steper_ray.schema import Passage
 from steper_ray.training.packing import Branch, Tree
 
 
@@ -19,18 +18,13 @@ def answer_sentence(answer: str) -> str:
     return f"So the answer is: {answer}."
 
 
-def reading_tree(world: World, rng: Random, encoder: PromptEncoder, branches: int) -> Tree:
-    """Some passages of one world, and reading questions over them."""
-    by_id = {p.id: p for p in world.passages}
-    facts = list(world.facts)
-    asked = [rng.choice(facts) for _ in range(branches)]
-    passages: dict[str, Passage] = {}
-    for entity, _ in asked[: rng.randint(1, branches)]:
-        passages[world.passage_id(entity)] = by_id[world.passage_id(entity)]
-    for passage in rng.sample(world.passages, rng.randint(2, 6)):
-        passages[passage.id] = passage
-    order = list(passages.values())
+def reading_tree(world: World, rng: Random, encoder: PromptEncoder, branches: int, passages: int) -> Tree:
+    """`passages` passages of one world in random order, and `branches` reading questions over them."""
+    own = [p for p in world.passages if p.title in world.kinds]
+    order = rng.sample(own, -(-passages // 2))
+    order += rng.sample([p for p in world.passages if p not in order], passages // 2)
     rng.shuffle(order)
+    facts = list(world.facts)
     shown = {p.id for p in order}
     readable = [fact for fact in facts if world.passage_id(fact[0]) in shown]
     trunk = encoder.trunk(order)

@@ -1,4 +1,4 @@
-"""Trains the miniature's tokenizer and models: plain AdamW on packed trees, on one machine, from a seed.
+"""Trains the miniature's tokenizer and models: packed trees, on one machine, from a seed.
 
 Not the student's training loop (that is `training/`): this makes the starting points it is given.
 """
@@ -6,21 +6,28 @@ Not the student's training loop (that is `training/`): this makes the starting p
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from steper_ray.training.packing import Tree, attention_mask, example_losses, pack, supervised_columns
+from steper_ray.training.packing import (
+    Packed,
+    Tree,
+    attention_mask,
+    example_losses,
+    pack,
+    supervised_columns,
+)
 
 logger = logging.getLogger(__name__)
 
 VOCABULARY = 1024
-ROW = 640
+ROW = 768
 
 
 def train_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
@@ -71,36 +78,73 @@ def train(
     steps: int,
     rate: float,
     *,
+    optimizer: Literal["adamw", "muon"] = "muon",
+    trunk_weight: float = 0.0,
     save_to: Path | None = None,
     log_every: int = 50,
 ) -> None:
-    """AdamW with linear warm-up and cosine decay; mean loss over examples."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda s: min(1, (s + 1) / 100) * (0.05 + 0.95 * (1 + math.cos(math.pi * s / steps)) / 2),
-    )
+    """Mean loss over examples, and `trunk_weight` times the language-model loss over the passages.
+
+    The rate warms up, stays, and decays linearly over the last 40 % of the steps.
+    """
+    optimizers = _muon(model, rate) if optimizer == "muon" else [_adamw(model.parameters(), rate)]
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(
+            part, lambda step: min(1.0, (step + 1) / 50, max(0.02, (steps - step) / (0.4 * steps)))
+        )
+        for part in optimizers
+    ]
     model.train()
-    started, tokens = time.monotonic(), 0
+    started, tokens, losses = time.monotonic(), 0, list[float]()
     for step, trees in zip(range(1, steps + 1), batches, strict=False):
         packed = pack(trees, ROW, pad_id=2)
-        columns = supervised_columns(packed)
-        logits = model(
-            input_ids=packed.input_ids,
-            position_ids=packed.position_ids,
-            attention_mask=attention_mask(packed),
-            logits_to_keep=columns,
-        ).logits
-        loss = example_losses(logits, packed, columns).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss, total = _losses(model, packed, trunk_weight)
+        model.zero_grad(set_to_none=True)
+        total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        for part, schedule in zip(optimizers, schedules, strict=True):
+            part.step()
+            schedule.step()
         tokens += packed.input_ids.numel()
+        losses.append(loss.item())
         if step % log_every == 0:
-            speed = tokens / (time.monotonic() - started)
-            logger.info("step %d/%d loss %.4f, %.0f tokens/s", step, steps, loss.item(), speed)
+            mean, speed = sum(losses) / len(losses), tokens / (time.monotonic() - started)
+            logger.info("step %d/%d loss %.4f, %.0f tokens/s", step, steps, mean, speed)
+            losses.clear()
             if save_to is not None:
                 model.save_pretrained(save_to)
     model.eval()
+    if save_to is not None:
+        model.save_pretrained(save_to)
+
+
+def _losses(
+    model: LlamaForCausalLM, packed: Packed, trunk_weight: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The examples' loss, and what is minimised."""
+    columns = None if trunk_weight else supervised_columns(packed)
+    logits = model(
+        input_ids=packed.input_ids,
+        position_ids=packed.position_ids,
+        attention_mask=attention_mask(packed),
+        logits_to_keep=0 if columns is None else columns,
+    ).logits
+    loss = example_losses(logits, packed, columns).mean()
+    if not trunk_weight:
+        return loss, loss
+    trunk = (packed.branch == -1) & (packed.tree != -1)
+    follows = trunk[:, 1:] & trunk[:, :-1] & (packed.tree[:, 1:] == packed.tree[:, :-1])
+    text = torch.nn.functional.cross_entropy(logits[:, :-1][follows], packed.input_ids[:, 1:][follows])
+    return loss, loss + trunk_weight * text
+
+
+def _adamw(parameters: Iterable[torch.nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+
+
+def _muon(model: LlamaForCausalLM, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, AdamW for embeddings and norms."""
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    muon = torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    return [muon, _adamw(rest, rate)]

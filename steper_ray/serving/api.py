@@ -6,6 +6,7 @@ is made from them. It knows the reasoner's types, and neither HTTP nor Ray.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -229,7 +230,8 @@ def parse_request(model: type[ReasonRequest], body: bytes) -> ReasonRequest:
     if first["type"] == "extra_forbidden":
         known = ", ".join(model.model_fields)
         raise Problem(422, "invalid_request", f"unknown field; the fields are: {known}")
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should ").rstrip(".")
+    message = first["msg"].removeprefix("Value error, ").rstrip(".")
+    message = re.sub(r"^(Input|String) should ", "must ", message).replace("Field required", "is missing")
     if first["type"] == "string_too_long":
         raise Problem(413, "question_too_long", f"{field}: {message}")
     raise Problem(422, "invalid_request", f"{field}: {message}")

@@ -9,6 +9,7 @@ environment of the Ray nodes; without it only clients of the server's own machin
 import json
 import os
 import shlex
+import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -64,7 +65,7 @@ def build(args: ServeArgs) -> serve.Application:
 
 
 def run(config: Config) -> None:
-    """Serves the config's engine on serve.host and serve.port until Ctrl-C. Raises SteperError.
+    """Serves the config's engine on serve.host and serve.port until Ctrl-C or SIGTERM. Raises SteperError.
 
     Starts a Ray of its own, or joins the one that RAY_ADDRESS names.
     """
@@ -74,6 +75,8 @@ def run(config: Config) -> None:
     if address == "local":
         _check_port(settings.host, settings.port)
     ray.init(address=address, include_dashboard=False if address == "local" else None, log_to_driver=False)
+    # As a container is stopped: the same orderly end as Ctrl-C, in place of Ray's stack trace.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         serve.start(http_options={"host": settings.host, "port": settings.port})
         try:

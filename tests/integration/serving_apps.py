@@ -1,8 +1,9 @@
 """Applications on a real Ray Serve, for the tests of the endpoint and of its page."""
 
+import asyncio
 import contextlib
-import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import scripted
 from ray import serve
 
 from steper_ray.config import Config, load_config
+from steper_ray.generation.base import Chunk
 from steper_ray.schema import Passage
 from steper_ray.serving.deployments import bind
 from steper_ray.serving.engine import ReasonEngine
@@ -18,31 +20,35 @@ from steper_ray.serving.plan import make_plan
 
 PASSAGES = [Passage("1", "Alba", "Alba was shot by Bo."), Passage("2", "Bo", "Bo was born in Cem.")]
 FIRST = "The director of Alba is Bo."
-TOKEN = "a-token-for-tests"
+REST = "Bo was born in"
 
 # Replicas are other processes, which do not see the folder of the tests.
 ray.cloudpickle.register_pickle_by_value(scripted)
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+class Endless:
+    """A generator that ends its first sentence, and writes on at every later one until it is aborted."""
+
+    tokenizer = None
+
+    async def stream(self, prompt, sampling, stop=()):
+        yield Chunk(REST if FIRST in prompt else f"{FIRST} And")
+        if FIRST in prompt:
+            await asyncio.Event().wait()
+        yield Chunk("", finish_reason="stop")
+
+    async def close(self):
+        pass
 
 
 class HangingEngine(ReasonEngine):
-    """Answers the first step of every question, and writes on at its second until it is aborted."""
+    """Answers the first step of every question, and hangs at its second."""
 
     def __init__(self, plan):
-        generator = scripted.ScriptedGenerator(_Endless(), hang_at=None)
-        generator._hang_at = _SecondOfEach()
         retriever = scripted.KeywordRetriever(PASSAGES)
         config = plan.config
-        super().__init__(retriever, generator, config.reasoning, config.sampling, config.serve, "hanging")
-
-
-class _Endless(list):
-    def __getitem__(self, number):
-        return f"{FIRST} And" if number % 2 == 0 else "Bo was born in"
-
-
-class _SecondOfEach:
-    def __eq__(self, number):
-        return number % 2 == 1
+        super().__init__(retriever, Endless(), config.reasoning, config.sampling, config.serve, "hanging")
 
 
 def free_port() -> int:
@@ -72,26 +78,11 @@ def serving() -> Iterator[str]:
         serve.shutdown()
 
 
-def deploy(config: Config, name: str = "steper", **kwargs):
+def deploy(app: serve.Application, name: str = "steper"):
     """The application at the root, or under its name; returns the handle of its engine."""
-    serve.run(
-        bind(make_plan(config), **kwargs), name=name, route_prefix="/" if name == "steper" else f"/{name}"
-    )
+    serve.run(app, name=name, route_prefix="/" if name == "steper" else f"/{name}")
     return serve.get_deployment_handle("Engine", app_name=name)
 
 
-def deploy_hanging(config: Config, name: str = "hanging"):
-    return deploy(config, name, engine=serve.deployment(name="Engine")(HangingEngine))
-
-
-@contextlib.contextmanager
-def environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+def hanging(config: Config) -> serve.Application:
+    return bind(make_plan(config), engine=serve.deployment(name="Engine")(HangingEngine))

@@ -19,6 +19,8 @@ const COMMON = new Set(
 
 let running = null; // the AbortController of the question under way
 let steps = new Map(); // step index -> its elements
+let longest = Infinity; // characters of a question, as the server says
+let following = false; // whether the page scrolls with the steps: until the reader scrolls on his own
 
 function count(n, word) {
   return `${n.toLocaleString("en")} ${word}${n === 1 ? "" : "s"}`;
@@ -55,6 +57,10 @@ async function* readEvents(body) {
 }
 
 async function problemOf(response) {
+  if (response.status === 401) {
+    askForToken();
+    return token.value ? "this token is not the server's" : "this server asks for an access token";
+  }
   try {
     return (await response.json()).error.message;
   } catch {
@@ -70,7 +76,7 @@ async function ask(text) {
   running = control;
   begin(text);
   try {
-    await follow(text, control.signal);
+    await receive(text, control.signal);
   } catch (error) {
     if (running !== control) return; // a newer question has the page
     if (error.name === "AbortError") cancelled();
@@ -83,7 +89,7 @@ async function ask(text) {
   }
 }
 
-async function follow(text, signal) {
+async function receive(text, signal) {
   const response = await fetch("v1/reason", {
     method: "POST",
     headers: { "content-type": "application/json", ...headers() },
@@ -95,7 +101,6 @@ async function follow(text, signal) {
     }),
     signal,
   });
-  if (response.status === 401) askForToken();
   if (!response.ok) throw new Error(await problemOf(response));
   let ended = false;
   for await (const { name, data } of readEvents(response.body)) {
@@ -113,6 +118,7 @@ const on = {
     item.classList.add("active");
     item.querySelector("q").textContent = query;
     $("steps").append(item);
+    follow(item);
     steps.set(index, { item, query });
     say(`Step ${index}: searching for ${query}`);
   },
@@ -125,6 +131,7 @@ const on = {
     else if (!passages.length) note.textContent = "nothing found";
     note.hidden = !note.textContent;
     item.classList.add("writing");
+    follow(item);
   },
   delta({ index, text }) {
     const sentence = steps.get(index).item.querySelector(".sentence");
@@ -157,6 +164,7 @@ const on = {
       `${count(result.usage.completion_tokens, "token")} written`,
     ].join("  ·  ");
     $("answer").hidden = false;
+    follow($("answer"));
     say(`Answer: ${result.answer}. ${$("stop").textContent}`);
   },
   error({ error }) {
@@ -178,9 +186,7 @@ function passageItem(passage, query) {
   const wanted = wordsOf(query);
   item.querySelector(".title").replaceChildren(...marked(passage.title, wanted));
   item.querySelector(".text").replaceChildren(...marked(passage.text, wanted));
-  const score = item.querySelector(".score");
-  score.textContent = passage.score.toFixed(1);
-  score.title = "retrieval score";
+  item.querySelector(".score b").textContent = passage.score.toFixed(1);
   button.addEventListener("click", () => {
     button.setAttribute("aria-expanded", String(button.getAttribute("aria-expanded") !== "true"));
   });
@@ -213,17 +219,20 @@ function begin(text) {
   steps = new Map();
   $("steps").replaceChildren();
   $("answer").hidden = true;
-  $("problem").hidden = true;
+  clearProblem();
   $("examples").hidden = true;
   $("asked").textContent = text;
   $("result").hidden = false;
+  following = true;
   busy(true);
   say("Asking");
 }
 
 function busy(is) {
+  const leaving = document.activeElement === (is ? $("submit") : $("cancel"));
   $("cancel").hidden = !is;
   $("submit").disabled = is;
+  if (leaving) $(is ? "cancel" : "submit").focus(); // or a keyboard would be thrown back to the page's top
   $("result").setAttribute("aria-busy", String(is));
 }
 
@@ -237,7 +246,6 @@ function closeSteps() {
 function cancelled() {
   closeSteps();
   problem("Cancelled.");
-  question.focus();
 }
 
 function fail(message) {
@@ -245,9 +253,30 @@ function fail(message) {
   problem(message.charAt(0).toUpperCase() + message.slice(1));
 }
 
-function problem(message) {
+// Below the steps that led to it, or below the form where it is about what was typed.
+function problem(message, place = $("result").hidden ? form : $("steps")) {
+  place.after($("problem"));
   $("problem").textContent = message;
   $("problem").hidden = false;
+  following = true;
+  follow($("problem"));
+}
+
+function refuse(message) {
+  problem(message, form);
+  question.setAttribute("aria-invalid", "true");
+  question.focus();
+}
+
+function clearProblem() {
+  $("problem").hidden = true;
+  question.removeAttribute("aria-invalid");
+}
+
+function follow(element) {
+  if (!following) return;
+  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  element.scrollIntoView({ block: "nearest", behavior: calm ? "auto" : "smooth" });
 }
 
 function say(message) {
@@ -261,7 +290,6 @@ function askForToken() {
 
 async function load(path) {
   const response = await fetch(path, { headers: headers() });
-  if (response.status === 401) askForToken();
   if (!response.ok) throw new Error(await problemOf(response));
   return response.json();
 }
@@ -270,14 +298,14 @@ async function introduce() {
   try {
     const [about, examples] = await Promise.all([load("v1/about"), load("v1/examples")]);
     $("about").textContent = `${about.model}  ·  ${count(about.passages, "passage")}`;
-    question.maxLength = about.max_question_chars;
+    longest = about.max_question_chars;
     $("unit").value = about.unit;
     $("max-steps").replaceChildren(
       ...Array.from({ length: about.max_steps }, (_, i) => new Option(count(i + 1, "step"), i + 1)),
     );
     $("max-steps").value = about.max_steps;
     showExamples(examples.questions);
-    $("problem").hidden = true;
+    clearProblem();
   } catch (error) {
     fail(error.message);
   }
@@ -292,7 +320,7 @@ function showExamples(questions) {
     button.addEventListener("click", () => {
       question.value = text;
       ask(text);
-      question.focus({ preventScroll: true });
+      $("asked").focus({ preventScroll: true }); // not the question: a phone would open its keyboard
     });
     item.append(button);
     return item;
@@ -303,8 +331,13 @@ function showExamples(questions) {
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   const text = question.value.trim();
-  if (text) ask(text);
+  const length = [...text].length; // as the server counts: a character outside the BMP is one
+  if (!text) refuse("Ask a question first.");
+  else if (length > longest) {
+    refuse(`The question has ${count(length, "character")}; it may have ${count(longest, "character")} at most.`);
+  } else ask(text);
 });
+question.addEventListener("input", () => question.removeAttribute("aria-invalid"));
 question.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
@@ -314,6 +347,9 @@ question.addEventListener("keydown", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") running?.abort();
 });
+for (const kind of ["wheel", "touchmove"]) {
+  document.addEventListener(kind, () => { following = false; }, { passive: true });
+}
 $("cancel").addEventListener("click", () => running?.abort());
 token.addEventListener("change", introduce);
 

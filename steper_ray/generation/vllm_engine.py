@@ -1,0 +1,169 @@
+"""vLLM in process: its asynchronous engine, with token ids in and token ids out.
+
+The model runs in vLLM's own worker processes, started and ended with the generator; a script that makes one needs an
+`if __name__ == "__main__"` guard. Prompts that share their beginning share its key-value cache. Nothing of a request is
+logged, and vLLM sends no usage statistics unless the environment asks for it. vLLM is imported only when an engine is
+made, because it reads its environment then.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from steper_ray.config import EngineConfig, SamplingConfig
+from steper_ray.errors import EngineDeadError, GenerationError, ModelError
+from steper_ray.generation.base import Chunk, Prompt
+from steper_ray.generation.tokens import fit_tokens, load_tokenizer, prompt_ids, tokenizer_name
+from steper_ray.generation.waiting import Deadline
+from steper_ray.models import resolve_model
+from steper_ray.schema import Usage
+
+# What the environment may say otherwise.
+_QUIET = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
+_CPU_CACHE_GIB = "1"
+
+_CLOSED = "the engine was closed"
+_DIED = "the vLLM engine died; its last words are on standard error"
+
+
+class VllmGenerator:
+    """Generates with any model that vLLM runs, on a CPU or on `tensor_parallel_size` GPUs of one machine.
+
+    Raises ModelError if the model cannot be loaded. It may be made before an event loop runs or inside one, and is
+    then used in one loop only.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.tokenizer = load_tokenizer(tokenizer_name(config))
+        self._max_model_len, self._timeout_s = config.max_model_len, config.timeout_s
+        self._llm = _start(config)
+        self._vocabulary: int = self._llm.model_config.get_vocab_size()
+        self._open: set[str] = set()  # requests whose streams are being read
+        self._closed = False
+
+    @property
+    def active(self) -> int:
+        """Requests that are waiting or running in the engine."""
+        return int(self._llm.get_num_unfinished_requests())
+
+    async def stream(
+        self, prompt: Prompt, sampling: SamplingConfig, stop: Sequence[str] = ()
+    ) -> AsyncGenerator[Chunk, None]:
+        """See Generator. A prompt as text is tokenised with the begin-of-sequence token in front."""
+        from vllm.exceptions import VLLMError
+
+        ids = prompt_ids(self.tokenizer, prompt)
+        max_tokens = fit_tokens(len(ids), sampling.max_tokens, self._max_model_len)
+        if min(ids) < 0 or max(ids) >= self._vocabulary:
+            raise GenerationError(
+                f"the prompt has token ids outside of the model's 0..{self._vocabulary - 1}"
+            )
+        if self._closed:
+            raise EngineDeadError(_CLOSED)
+        request_id = uuid.uuid4().hex
+        outputs = self._llm.generate(
+            {"prompt_token_ids": ids}, _params(sampling, max_tokens, stop), request_id
+        )
+        self._open.add(request_id)
+        try:
+            async with aclosing(self._chunks(outputs, len(ids))) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except VLLMError as error:
+            if self._llm.errored:
+                raise EngineDeadError(_CLOSED if self._closed else _DIED) from error
+            raise GenerationError(f"vLLM could not answer the request: {error.__cause__ or error}") from error
+        finally:
+            self._open.discard(request_id)
+
+    async def close(self) -> None:
+        """Ends the engine's processes; streams that are still open raise EngineDeadError. Closing twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._open and not self._llm.errored:
+            await self._llm.abort(list(self._open))
+        self._llm.shutdown()
+
+    async def _chunks(self, outputs: Any, prompt_tokens: int) -> AsyncGenerator[Chunk, None]:
+        deadline = Deadline(self._timeout_s)
+        written = 0
+        async with aclosing(outputs):
+            while True:
+                output = await deadline.wait(anext(outputs))
+                delta = output.outputs[0]
+                ids = tuple(delta.token_ids)
+                written += len(ids)
+                logprobs = tuple(at[token].logprob for token, at in zip(ids, delta.logprobs or (), strict=True))
+                if not output.finished:
+                    yield Chunk(delta.text, ids, logprobs)
+                    continue
+                if delta.finish_reason not in ("stop", "length"):
+                    raise EngineDeadError(_CLOSED) if self._closed else GenerationError(
+                        f"vLLM ended the request with '{delta.finish_reason}'"
+                    )
+                yield Chunk(delta.text, ids, logprobs, delta.finish_reason, Usage(prompt_tokens, written))
+                return
+
+
+def _params(sampling: SamplingConfig, max_tokens: int, stop: Sequence[str]) -> Any:
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=sampling.seed,
+        max_tokens=max_tokens,
+        stop=[string for string in stop if string],
+        logprobs=0,  # of the sampled token alone
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+def _start(config: EngineConfig) -> Any:
+    """A running AsyncLLM."""
+    folder, tokenizer = resolve_model(config.model), tokenizer_name(config)
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.async_llm import AsyncLLM
+    except ImportError as error:
+        raise ModelError(
+            f"engine.kind=vllm: vLLM cannot be imported ({error}): install one of the extras `cpu` and `gpu`, "
+            "or set engine.kind=transformers"
+        ) from error
+    on_cpu = current_platform.is_cpu()
+    if on_cpu:
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", _CPU_CACHE_GIB)
+    dtype = {"auto": "float32" if on_cpu else "bfloat16"}.get(config.dtype, config.dtype)
+    try:
+        return AsyncLLM.from_engine_args(
+            AsyncEngineArgs(
+                model=folder,
+                tokenizer=tokenizer,
+                dtype=dtype,
+                max_model_len=config.max_model_len,
+                max_num_seqs=config.max_batch,
+                tensor_parallel_size=config.tensor_parallel_size,
+                # Inside of a Ray actor vLLM would otherwise place its workers itself, on other actors' GPUs.
+                distributed_executor_backend="mp" if config.tensor_parallel_size > 1 else None,
+                gpu_memory_utilization=config.gpu_memory_utilization,
+                enable_prefix_caching=True,
+                enforce_eager=on_cpu,
+                enable_log_requests=False,
+                disable_log_stats=True,
+            )
+        )
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ModelError(
+            f"vLLM cannot load model '{config.model}': {error}\n"
+            "If the reason is not said here, the engine's own words are above, on standard error. Most often it is "
+            "memory: lower engine.max_model_len or engine.max_batch, or give the cache more room "
+            + ("(VLLM_CPU_KVCACHE_SPACE, in GiB)" if on_cpu else "(engine.gpu_memory_utilization)")
+        ) from error

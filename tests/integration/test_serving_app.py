@@ -1,0 +1,240 @@
+"""The endpoint on a real Ray Serve: the miniature teacher at the root, an engine that hangs beside it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from types import SimpleNamespace
+
+import httpx
+import pytest
+from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
+from serving_apps import REST, deploy, free_port, hanging, serving, small_config
+
+from steper_ray.config import load_config
+from steper_ray.corpora import open_corpus
+from steper_ray.serving.access import SECURITY_HEADERS
+from steper_ray.serving.app import build
+
+TOKEN = "a-token-for-tests"
+
+
+@pytest.fixture(scope="module")
+def service(ray_cluster, tmp_path_factory):
+    """`url` of the app that answers, `hanging` of the one that does not, with its engine's `handle`."""
+    folder = tmp_path_factory.mktemp("run")
+    config = small_config(folder)
+    config.save(folder)
+    with serving() as url:
+        # As `serve run` and the manifests call it: a file and overrides.
+        args = {"config": str(folder / "config.yaml"), "overrides": {"reasoning": {"k": 3}}}
+        deploy(call_user_app_builder_with_args_if_necessary(build, args))
+        stuck = small_config(folder, "serve.max_ongoing_requests=1", "serve.max_queued_requests=1")
+        handle = deploy(hanging(stuck), "hanging")
+        question = next(iter(open_corpus(config.corpus).questions())).text
+        yield SimpleNamespace(url=url, hanging=f"{url}/hanging", handle=handle, question=question)
+
+
+def post(url, content, **headers):
+    headers = {"content-type": "application/json"} | headers
+    return httpx.post(f"{url}/v1/reason", content=content, headers=headers, timeout=60)
+
+
+def ask(url, question, **fields):
+    return post(url, json.dumps({"question": question} | fields))
+
+
+def stream(url, question):
+    return httpx.stream("POST", f"{url}/v1/reason", json={"question": question, "stream": True}, timeout=60)
+
+
+def events(reply):
+    """The events of a stream as they come: (name, data)."""
+    name = ""
+    for line in reply.iter_lines():
+        if line.startswith("event: "):
+            name = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            yield name, json.loads(line.removeprefix("data: "))
+
+
+def code_of(reply):
+    body = json.loads(reply.read())
+    assert set(body) == {"error"}
+    assert body["error"]["message"]
+    return reply.status_code, body["error"]["code"]
+
+
+# ---- the main path, on the real engine
+
+
+def test_a_question_is_answered_with_every_step_that_led_there(service):
+    reply = ask(service.url, service.question)
+    assert reply.status_code == 200
+    answer = reply.json()
+    assert answer["question"] == service.question
+    assert answer["stop_reason"] in ("answered", "step_limit")
+    assert [step["index"] for step in answer["steps"]] == list(range(1, len(answer["steps"]) + 1))
+    first = answer["steps"][0]
+    assert first["query"] == service.question
+    assert len(first["passages"]) == 3  # the override's k
+    assert first["reasoning"]
+    assert first["usage"]["completion_tokens"] > 0
+
+
+def test_a_stream_grows_step_by_step_into_the_same_answer(service):
+    with stream(service.url, service.question) as reply:
+        assert reply.headers["content-type"].startswith("text/event-stream")
+        told = list(events(reply))
+    names = [name for name, _ in told]
+    assert names[:3] == ["step_started", "passages", "delta"]
+    assert names[-2:] == ["step_done", "answer"]
+    answer = told[-1][1]
+    assert [data for name, data in told if name == "step_done"] == answer["steps"]
+    whole = ask(service.url, service.question).json()
+    assert [step["reasoning"] for step in answer["steps"]] == [step["reasoning"] for step in whole["steps"]]
+    assert answer["answer"] == whole["answer"]
+
+
+def test_max_steps_of_the_request_holds(service):
+    steps = ask(service.url, service.question, max_steps=1).json()["steps"]
+    assert len(steps) == 1
+
+
+# ---- refusals, through Serve's own proxy
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ('{"question": ', 400, "malformed_json"),
+        ('{"question": "  "}', 422, "invalid_request"),
+        ('{"question": "Who?", "max_steps": 99}', 422, "invalid_request"),
+        (json.dumps({"question": "x" * 4001}), 413, "question_too_long"),
+        (json.dumps({"question": "x" * 50_000}), 413, "question_too_long"),
+        (json.dumps({"question": "x" * 60_000}), 413, "body_too_large"),
+    ],
+)
+def test_a_bad_request_is_a_typed_error(service, body, status, code):
+    assert code_of(post(service.url, body)) == (status, code)
+
+
+def test_a_body_that_comes_in_pieces_is_cut_off_too(service):
+    pieces = (b"x" * 10_000 for _ in range(20))
+    assert code_of(post(service.url, pieces)) == (413, "body_too_large")
+
+
+@pytest.mark.parametrize("headers", [{"host": "evil.example"}, {"x-forwarded-for": "192.0.2.1"}])
+def test_without_a_token_only_clients_of_this_machine_are_served(service, headers):
+    assert code_of(post(service.url, '{"question": "Who?"}', **headers)) == (403, "loopback_only")
+
+
+def test_every_answer_has_the_security_headers_and_no_leave_for_other_origins(service):
+    for path, origin in (
+        ("/", "null"),
+        ("/v1/about", "http://evil.example"),
+        ("/nowhere", "http://a.example"),
+    ):
+        reply = httpx.get(service.url + path, headers={"origin": origin})
+        assert {name: reply.headers.get(name) for name in SECURITY_HEADERS} == SECURITY_HEADERS
+        assert "access-control-allow-origin" not in reply.headers
+
+
+def test_the_probes_answer(service):
+    assert httpx.get(f"{service.url}/healthz").json() == {"status": "ok"}
+    assert httpx.get(f"{service.url}/readyz").json() == {"status": "ready"}
+
+
+# ---- an engine that is busy
+
+
+def stats(service):
+    return service.handle.stats.remote().result(timeout_s=60)
+
+
+def read_until_it_hangs(told):
+    """The caller keeps `told`: with it the connection would be closed."""
+    for name, data in told:
+        if name == "delta" and data["text"] == REST:
+            return
+    raise AssertionError("the stream ended")
+
+
+def test_a_client_that_leaves_aborts_the_engines_request(service):
+    before = stats(service).aborted
+    with stream(service.hanging, "Who shot Alba?") as reply:
+        told = events(reply)
+        read_until_it_hangs(told)
+    until = time.monotonic() + 60
+    while (now := stats(service)).running and time.monotonic() < until:
+        pass
+    assert (now.running, now.aborted) == (0, before + 1)
+
+
+def test_beyond_a_full_queue_a_question_is_refused_and_those_that_wait_are_answered(service):
+    def one_of_many():
+        with stream(service.hanging, "Who shot Alba?") as reply:
+            if reply.status_code != 200:
+                return (*code_of(reply), reply.headers["retry-after"])
+            return next(events(reply))[0]
+
+    with ThreadPoolExecutor(3) as pool:
+        with stream(service.hanging, "Who shot Alba?") as reply:
+            told = events(reply)
+            read_until_it_hangs(told)
+            waiting = {pool.submit(one_of_many) for _ in range(3)}
+            refused = set()
+            while len(refused) < 2:
+                done, waiting = wait(waiting, timeout=60, return_when=FIRST_COMPLETED)
+                assert done
+                refused |= done
+            assert [one.result() for one in refused] == [(429, "overloaded", "2")] * 2
+            assert httpx.get(f"{service.hanging}/readyz", timeout=10).status_code == 200  # busy is not dead
+        assert [one.result(timeout=60) for one in waiting] == ["step_started"]
+
+
+# ---- the command
+
+
+def test_the_command_serves_behind_its_token_logs_no_question_and_ends_orderly(tmp_path):
+    port = free_port()
+    config = small_config(tmp_path / "run", f"serve.port={port}")
+    config.save(tmp_path)
+    assert load_config(tmp_path / "config.yaml") == config
+    environ = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "steper_ray.cli", "serve", "--config", str(tmp_path / "config.yaml")]
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, env=environ | {"STEPER_API_TOKEN": TOKEN}
+        )
+    try:
+        _wait_for(process, f"http://127.0.0.1:{port}/readyz", log)
+        url = f"http://127.0.0.1:{port}"
+        question = '{"question": "Where does Zyxwvut live?", "max_steps": 1}'
+        for shown in ("", "Bearer", "Bearer wrong", f"Basic {TOKEN}", "Bearer ünïcode".encode()):
+            assert code_of(post(url, question, authorization=shown)) == (401, "unauthorized")
+        assert post(url, question, authorization=f"Bearer {TOKEN}").status_code == 200
+    finally:
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(timeout=120)
+    text = log.read_text()
+    assert code == 0, text
+    assert "stopping" in text
+    assert "Zyxwvut" not in text
+    assert TOKEN not in text
+
+
+def _wait_for(process, url, log):
+    until = time.monotonic() + 240
+    while time.monotonic() < until:
+        assert process.poll() is None, log.read_text()
+        try:
+            if httpx.get(url).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.2)
+    raise AssertionError(log.read_text())

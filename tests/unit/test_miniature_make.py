@@ -1,0 +1,65 @@
+"""The miniature's recipe: what the base may see, and that the models are made and shipped by it."""
+
+import json
+import re
+from random import Random
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from steper_ray.corpora.miniature import make_worlds
+from steper_ray.miniature import make
+from steper_ray.miniature.curriculum import reading_tree
+from steper_ray.models import ASSETS
+from steper_ray.prompt import IRCOT, PromptEncoder
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(ASSETS / "base")
+
+
+def test_the_base_never_reads_a_question_whose_hops_feed_one_another(tokenizer):
+    rng, encoder = Random(0), PromptEncoder(tokenizer, IRCOT)
+    world = next(make_worlds(3, 1, "train"))[0]
+    for _ in range(50):
+        for branch in reading_tree(world, rng, encoder, 6, 8).branches:
+            question, target = tokenizer.decode(branch.prompt), tokenizer.decode(branch.target)
+            assert not re.search(r"the \w+ of the ", question)
+            answers = re.findall(r" is (\w+)\.", target)
+            subjects = re.findall(r" of (\w+) is ", target)
+            assert len(subjects) == 1 or "So the answer" not in target
+            assert len(answers) == len(subjects)
+
+
+def test_a_reading_tree_asks_only_what_its_passages_state(tokenizer):
+    rng, encoder = Random(1), PromptEncoder(tokenizer, IRCOT)
+    world = next(make_worlds(4, 1, "train"))[0]
+    tree = reading_tree(world, rng, encoder, 6, 3)
+    trunk = tokenizer.decode(tree.trunk)
+    for branch in tree.branches:
+        for subject, value in re.findall(r" of (\w+) is (\w+)\.", tokenizer.decode(branch.target)):
+            assert f"Title: {subject}" in trunk
+            assert value in trunk
+
+
+def test_the_same_seeds_make_the_same_batches(tokenizer):
+    phase = make.PHASES[0]
+    first, second = next(make._reading(tokenizer, phase)), next(make._reading(tokenizer, phase))
+    assert first == second
+    assert len(first) == phase.trees
+
+
+def test_a_base_is_trained_finished_and_shipped_in_half_precision(tokenizer, tmp_path):
+    make.make_base(tokenizer, tmp_path / "base", steps=1)
+    assert json.loads((tmp_path / "base" / make.DONE).read_text())["model"] == "base"
+    make.ship(tmp_path / "base", tmp_path / "assets")
+    shipped = AutoModelForCausalLM.from_pretrained(tmp_path / "assets")
+    assert shipped.config.hidden_size == make.WIDTH
+    assert AutoTokenizer.from_pretrained(tmp_path / "assets").get_vocab() == tokenizer.get_vocab()
+
+
+def test_the_shipped_models_fit_into_ten_megabytes_and_share_a_tokenizer():
+    assert sum(file.stat().st_size for file in ASSETS.rglob("*") if file.is_file()) < 10e6
+    base, teacher = (ASSETS / name / "tokenizer.json" for name in ("base", "teacher"))
+    assert base.read_bytes() == teacher.read_bytes()
