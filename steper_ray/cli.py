@@ -117,10 +117,15 @@ def demo(config: ConfigFile = DEFAULT, overrides: Overrides = None, dry_run: Dry
     """The whole path on the miniature world: teacher, students, table and report."""
 
     def stage(resolved: Config) -> None:
-        from steper_ray.demo import run_demo
+        from steper_ray.demo import run_demo, student_folder
 
         run_demo(resolved)
         typer.echo(stages().report(resolved.run_dir))
+        program = Path(sys.argv[0])
+        shown = program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program
+        student = f"engine.model={student_folder(resolved)}"
+        typer.echo(f"\nreport   {resolved.run_dir / 'report.html'}")
+        typer.echo(f"service  {shown} serve {f'--config {config} ' if config else ''}{student}")
 
     _run(stage, config, overrides, dry_run)
 

@@ -76,7 +76,7 @@ class RetrievalConfig(Section):
     kind: Literal["bm25s", "lucene"] = "bm25s"
     """bm25s runs everywhere; lucene is Pyserini and needs a Java 21+ with jdk.incubator.vector."""
     index_dir: Path | None = None
-    """Where the index lies or is built; by default `<run_dir>/index/<corpus fingerprint>`."""
+    """Where the index lies or is built; by default below `<run_dir>/index`, one folder a corpus and setting."""
     k1: float = Field(1.2, ge=0)
     b: float = Field(0.75, ge=0, le=1)
 

@@ -64,6 +64,11 @@ def run_demo(config: Config) -> dict[str, Any]:
     return results
 
 
+def student_folder(config: Config) -> Path:
+    """The StepER student of the first seed: the one to serve."""
+    return config.run_dir / "models" / f"steper-seed{config.demo.seeds[0]}"
+
+
 def student_jobs(config: Config) -> dict[str, Any]:
     """One training job a student and seed, by name."""
     from steper_ray.training.trainer import TrainJob

@@ -31,11 +31,11 @@ def model_folder(config: Config) -> Path:
 def index(config: Config) -> Path:
     """Builds the index of the corpus where it is missing; returns its folder."""
     from steper_ray.corpora import open_corpus
-    from steper_ray.retrieval import ensure_index
+    from steper_ray.retrieval import ensure_index, index_folder
 
     corpus = open_corpus(config.corpus)
     fingerprint = corpus.fingerprint()
-    folder = config.retrieval.index_dir or config.run_dir / "index" / fingerprint[:16]
+    folder = index_folder(config.retrieval, config.run_dir, fingerprint)
     ensure_index(corpus.passages(), config.retrieval, folder, fingerprint)
     return folder
 

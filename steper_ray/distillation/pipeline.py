@@ -33,7 +33,7 @@ from steper_ray.distillation.shards import Shard, ShardStore, cut
 from steper_ray.errors import EngineDeadError, SteperError
 from steper_ray.generation.base import Generator
 from steper_ray.reasoning import Reasoner
-from steper_ray.retrieval.index import ensure_index, open_index
+from steper_ray.retrieval.index import ensure_index, index_folder, open_index
 from steper_ray.schema import QUESTION_SCHEMA, Question, Trajectory, question_from_row, to_row
 
 __all__ = ["BuildReport", "build_data"]
@@ -71,11 +71,10 @@ def build_data(config: Config) -> BuildReport:
     fingerprint = corpus.fingerprint()
     identity = run_identity(config, fingerprint)
     run_dir = config.run_dir.resolve()
-    index_dir = config.retrieval.index_dir
     job = _Job(
         _absolute(config),
         source=config.engine.model,
-        index=index_dir.resolve() if index_dir else run_dir / "index" / fingerprint[:16],
+        index=index_folder(config.retrieval, run_dir, fingerprint),
         corpus=fingerprint,
         shards=run_dir / "data" / "trajectories",
         identity=digest(identity),

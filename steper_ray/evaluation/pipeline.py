@@ -35,7 +35,7 @@ from steper_ray.evaluation.store import (
 from steper_ray.generation import open_generator
 from steper_ray.generation.base import Generator
 from steper_ray.reasoning import Event, PassagesFound, Reasoner
-from steper_ray.retrieval import Retriever, ensure_index, open_index
+from steper_ray.retrieval import Retriever, ensure_index, index_folder, open_index
 from steper_ray.schema import Question
 
 __all__ = ["EvalJob", "evaluate"]
@@ -98,9 +98,9 @@ def _open_test_set(config: Config) -> _TestSet:
 
 def _index_folder(config: Config, source: CorpusConfig, fingerprint: str) -> Path:
     """`retrieval.index_dir` is the index of the top-level corpus; a test set of its own has its own index."""
-    if config.retrieval.index_dir is not None and source == config.corpus:
-        return config.retrieval.index_dir.resolve()
-    return config.run_dir / "index" / fingerprint[:16]
+    own = source != config.corpus
+    retrieval = config.retrieval.model_copy(update={"index_dir": None}) if own else config.retrieval
+    return index_folder(retrieval, config.run_dir, fingerprint)
 
 
 def _tasks(config: Config, jobs: Sequence[EvalJob], test_set: _TestSet) -> list[_Task]:

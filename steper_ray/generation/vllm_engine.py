@@ -8,11 +8,14 @@ made, because it reads its environment then.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
+
+from pydantic import ValidationError
 
 from steper_ray.config import EngineConfig, SamplingConfig
 from steper_ray.errors import EngineDeadError, GenerationError, ModelError
@@ -25,6 +28,8 @@ from steper_ray.schema import Usage
 # What the environment may say otherwise.
 _QUIET = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
 _CPU_CACHE_GIB = "1"
+
+_SHUTDOWN_S = 30.0  # then vLLM kills its processes; its own default is too short for a busy machine
 
 _CLOSED = "the engine was closed"
 _DIED = "the vLLM engine died; its last words are on standard error"
@@ -40,74 +45,88 @@ class VllmGenerator:
     def __init__(self, config: EngineConfig) -> None:
         self.tokenizer = load_tokenizer(tokenizer_name(config))
         self._max_model_len, self._timeout_s = config.max_model_len, config.timeout_s
-        self._llm = _start(config)
+        self._llm: Any = _start(config)  # None once it is closed
         self._vocabulary: int = self._llm.model_config.get_vocab_size()
         self._open: set[str] = set()  # requests whose streams are being read
-        self._closed = False
 
     @property
     def active(self) -> int:
         """Requests that are waiting or running in the engine."""
-        return int(self._llm.get_num_unfinished_requests())
+        return int(self._llm.get_num_unfinished_requests()) if self._llm is not None else 0
 
     async def stream(
         self, prompt: Prompt, sampling: SamplingConfig, stop: Sequence[str] = ()
     ) -> AsyncGenerator[Chunk, None]:
         """See Generator. A prompt as text is tokenised with the begin-of-sequence token in front."""
-        from vllm.exceptions import VLLMError
-
         ids = prompt_ids(self.tokenizer, prompt)
         max_tokens = fit_tokens(len(ids), sampling.max_tokens, self._max_model_len)
         if min(ids) < 0 or max(ids) >= self._vocabulary:
             raise GenerationError(
                 f"the prompt has token ids outside of the model's 0..{self._vocabulary - 1}"
             )
-        if self._closed:
+        if self._llm is None:
             raise EngineDeadError(_CLOSED)
-        request_id = uuid.uuid4().hex
-        outputs = self._llm.generate(
-            {"prompt_token_ids": ids}, _params(sampling, max_tokens, stop), request_id
-        )
-        self._open.add(request_id)
-        try:
-            async with aclosing(self._chunks(outputs, len(ids))) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-        except VLLMError as error:
-            if self._llm.errored:
-                raise EngineDeadError(_CLOSED if self._closed else _DIED) from error
-            raise GenerationError(f"vLLM could not answer the request: {error.__cause__ or error}") from error
-        finally:
-            self._open.discard(request_id)
-
-    async def close(self) -> None:
-        """Ends the engine's processes; streams that are still open raise EngineDeadError. Closing twice is fine."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._open and not self._llm.errored:
-            await self._llm.abort(list(self._open))
-        self._llm.shutdown()
-
-    async def _chunks(self, outputs: Any, prompt_tokens: int) -> AsyncGenerator[Chunk, None]:
+        outputs = self._outputs(ids, _params(sampling, max_tokens, stop))
         deadline = Deadline(self._timeout_s)
         written = 0
         async with aclosing(outputs):
             while True:
                 output = await deadline.wait(anext(outputs))
-                delta = output.outputs[0]
-                ids = tuple(delta.token_ids)
-                written += len(ids)
-                logprobs = tuple(at[token].logprob for token, at in zip(ids, delta.logprobs or (), strict=True))
-                if not output.finished:
-                    yield Chunk(delta.text, ids, logprobs)
-                    continue
-                if delta.finish_reason not in ("stop", "length"):
-                    raise EngineDeadError(_CLOSED) if self._closed else GenerationError(
-                        f"vLLM ended the request with '{delta.finish_reason}'"
-                    )
-                yield Chunk(delta.text, ids, logprobs, delta.finish_reason, Usage(prompt_tokens, written))
-                return
+                chunk = _chunk(output, written)
+                yield chunk
+                if chunk.finish_reason is not None:
+                    return
+                written += len(chunk.token_ids)
+
+    async def close(self) -> None:
+        """Ends the engine's processes; streams that are still open raise EngineDeadError. Closing twice is fine."""
+        # The last reference goes with this call: an engine that lives on to the end of Python complains there.
+        llm, self._llm = self._llm, None
+        if llm is None:
+            return
+        if self._open and not llm.errored:
+            await llm.abort(list(self._open))
+        if llm.output_handler is not None:
+            llm.output_handler.cancel()  # or it reports the end as a failure
+        await asyncio.to_thread(llm.shutdown, timeout=_SHUTDOWN_S)
+
+    async def _outputs(self, ids: list[int], params: Any) -> AsyncGenerator[Any, None]:
+        """vLLM's own stream of one request, with its errors as ours."""
+        from vllm.exceptions import VLLMError
+        from vllm.inputs import tokens_input
+
+        llm, request_id = self._llm, uuid.uuid4().hex
+        self._open.add(request_id)
+        try:
+            async with aclosing(llm.generate(tokens_input(ids), params, request_id)) as outputs:
+                async for output in outputs:
+                    reason = output.outputs[0].finish_reason
+                    if reason not in (None, "stop", "length"):
+                        raise (
+                            EngineDeadError(_CLOSED)
+                            if self._llm is None
+                            else GenerationError(f"vLLM ended the request with '{reason}'")
+                        )
+                    yield output
+        except VLLMError as error:
+            if self._llm is None:
+                raise EngineDeadError(_CLOSED) from error
+            if llm.errored:
+                raise EngineDeadError(_DIED) from error
+            raise GenerationError(f"vLLM could not answer the request: {error.__cause__ or error}") from error
+        finally:
+            self._open.discard(request_id)
+
+
+def _chunk(output: Any, written: int) -> Chunk:
+    """What is new in an output; `written` counts the tokens of the ones before it."""
+    delta = output.outputs[0]
+    ids = tuple(delta.token_ids)
+    logprobs = tuple(at[token].logprob for token, at in zip(ids, delta.logprobs or (), strict=True))
+    if not output.finished:
+        return Chunk(delta.text, ids, logprobs)
+    usage = Usage(len(output.prompt_token_ids), written + len(ids), output.num_cached_tokens or 0)
+    return Chunk(delta.text, ids, logprobs, delta.finish_reason, usage)
 
 
 def _params(sampling: SamplingConfig, max_tokens: int, stop: Sequence[str]) -> Any:
@@ -156,14 +175,23 @@ def _start(config: EngineConfig) -> Any:
                 gpu_memory_utilization=config.gpu_memory_utilization,
                 enable_prefix_caching=True,
                 enforce_eager=on_cpu,
+                use_tqdm_on_load=False,
                 enable_log_requests=False,
                 disable_log_stats=True,
             )
         )
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(f"vLLM cannot load model '{config.model}': {_reason(error)}") from error
+    except RuntimeError as error:
+        room = "VLLM_CPU_KVCACHE_SPACE, in GiB" if on_cpu else "engine.gpu_memory_utilization"
         raise ModelError(
-            f"vLLM cannot load model '{config.model}': {error}\n"
-            "If the reason is not said here, the engine's own words are above, on standard error. Most often it is "
-            "memory: lower engine.max_model_len or engine.max_batch, or give the cache more room "
-            + ("(VLLM_CPU_KVCACHE_SPACE, in GiB)" if on_cpu else "(engine.gpu_memory_utilization)")
+            f"vLLM cannot load model '{config.model}': {error} Its own words are above, on standard error. If it is "
+            f"memory: lower engine.max_model_len or engine.max_batch, or give the cache more room ({room})"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The message, without the arguments that pydantic repeats in it."""
+    if isinstance(error, ValidationError):
+        return "; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors())
+    return str(error)

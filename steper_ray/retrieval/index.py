@@ -52,6 +52,14 @@ def build_index(corpus_passages: Iterable[Passage], config: RetrievalConfig, fol
     return _build_aside(corpus_passages, config, folder, replace=True)
 
 
+def index_folder(config: RetrievalConfig, run_dir: Path, fingerprint: str) -> Path:
+    """Where the index of a corpus lies: `index_dir` if it is set, else a folder of its own for each setting."""
+    if config.index_dir is not None:
+        return config.index_dir.resolve()
+    name = f"{config.kind}-k{config.k1:g}-b{config.b:g}-{fingerprint[:16]}"
+    return run_dir.resolve() / "index" / name
+
+
 def open_index(folder: Path, config: RetrievalConfig, expected_fingerprint: str | None = None) -> Retriever:
     """The retriever of a finished index.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from steper_ray.config import Config, EngineConfig
 from steper_ray.corpora import Corpus, open_corpus
 from steper_ray.models import resolve_model
-from steper_ray.retrieval import ensure_index, read_manifest
+from steper_ray.retrieval import ensure_index, index_folder, read_manifest
 from steper_ray.serving.api import About, Limits
 
 EXAMPLES = 6
@@ -62,9 +62,9 @@ def public_name(model: str) -> str:
 def _index(config: Config, corpus: Corpus) -> tuple[Path, str]:
     """The same index, in the same place, as the other stages use for this corpus."""
     fingerprint = corpus.fingerprint()
-    folder = config.retrieval.index_dir or config.run_dir / "index" / fingerprint[:16]
-    ensure_index(corpus.passages(), config.retrieval, folder.resolve(), fingerprint)
-    return folder.resolve(), fingerprint
+    folder = index_folder(config.retrieval, config.run_dir, fingerprint)
+    ensure_index(corpus.passages(), config.retrieval, folder, fingerprint)
+    return folder, fingerprint
 
 
 def _absolute(config: Config) -> Config:

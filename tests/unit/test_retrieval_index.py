@@ -10,7 +10,14 @@ import pytest
 
 from steper_ray.config import RetrievalConfig
 from steper_ray.errors import DataError, RetrievalError
-from steper_ray.retrieval import build_index, ensure_index, fingerprint, open_index, read_manifest
+from steper_ray.retrieval import (
+    build_index,
+    ensure_index,
+    fingerprint,
+    index_folder,
+    open_index,
+    read_manifest,
+)
 from steper_ray.schema import Passage
 
 PASSAGES = [Passage("a", "Arvel", "Arvel is a port."), Passage("b", "Bela", "Bela was born in Arvel.")]
@@ -195,3 +202,12 @@ def test_an_empty_corpus_and_an_id_that_comes_twice_are_data_errors(folder: Path
     with pytest.raises(DataError, match="'a' comes twice"):
         build_index([*PASSAGES, PASSAGES[0]], CONFIG, folder)
     assert list(folder.parent.iterdir()) == []
+
+
+def test_each_setting_has_an_index_folder_of_its_own_in_one_run(tmp_path: Path) -> None:
+    settings = [RetrievalConfig(), RetrievalConfig(kind="lucene"), RetrievalConfig(k1=0.9)]
+    folders = {index_folder(config, tmp_path, "f" * 64) for config in settings}
+    assert len(folders) == 3
+    assert all(folder.parent == tmp_path / "index" for folder in folders)
+    named = RetrievalConfig(index_dir=tmp_path / "mine")
+    assert index_folder(named, tmp_path, "f" * 64) == tmp_path / "mine"

