@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from steper_ray.training.packing import (
@@ -31,9 +31,19 @@ ROW = 768
 
 
 def train_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE: any text can be encoded and is decoded to itself."""
+    """Byte-level BPE: any text can be encoded and is decoded to itself.
+
+    A capitalised word is cut from the space before it. So a name has the same tokens at the start of a passage and
+    within a sentence; a small model does not have to learn that two spellings are one name.
+    """
     core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words = Regex(r"[A-Z][a-z]*| ?[a-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s")
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(words, behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
@@ -42,6 +52,8 @@ def train_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     core.train_from_iterator(texts, trainer)
+    # An endpoint that is sent text puts the begin of sequence in front, as PromptEncoder does.
+    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         bos_token="<s>",

@@ -1,6 +1,7 @@
 """The three engines, real ones: transformers and vLLM in this process, and vLLM's server behind the client."""
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ import pytest
 from steper_ray.config import EngineConfig, SamplingConfig
 from steper_ray.corpora.miniature import make_corpus
 from steper_ray.errors import EngineDeadError, GenerationError, ModelError, PromptTooLongError
-from steper_ray.generation import generate, open_generator
+from steper_ray.generation import generate, open_generator, openai_http, vllm_engine
 from steper_ray.generation.tokens import load_tokenizer
 from steper_ray.models import resolve_model
 from steper_ray.prompt import IRCOT, PromptEncoder
@@ -29,7 +30,6 @@ GREEDY = SamplingConfig(max_tokens=24)
 LONG = SamplingConfig(max_tokens=900)
 KINDS = ["transformers", "vllm", "openai"]
 START_S = 240
-METRIC = 'vllm:request_success_total{engine="0",finished_reason="abort"'
 
 
 def make_prompts():
@@ -132,6 +132,23 @@ async def engines(server, free_port):
         yield opened
 
 
+@pytest.fixture
+def endless(monkeypatch):
+    """A LONG request to vLLM goes on to its `max_tokens`, whatever the model would say."""
+    params, client = vllm_engine._params, openai_http.OpenAIGenerator._create
+
+    def in_process(sampling, *args):
+        made = params(sampling, *args)
+        made.ignore_eos = sampling is LONG
+        return made
+
+    def remote(generator, request, extra):
+        return client(generator, request, extra | {"ignore_eos": request["max_tokens"] == LONG.max_tokens})
+
+    monkeypatch.setattr(vllm_engine, "_params", in_process)
+    monkeypatch.setattr(openai_http.OpenAIGenerator, "_create", remote)
+
+
 @pytest.fixture(scope="module")
 async def wanted(engines, prompts):
     return [await generate(engines["transformers"], prompt, GREEDY) for prompt in prompts]
@@ -158,10 +175,10 @@ async def test_a_stop_string_ends_the_text_before_itself(engines, prompts, wante
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_seed_gives_the_same_text_again(engines, prompts, kind):
+async def test_a_seed_gives_the_same_text_again(engines, kind):
     warm = SamplingConfig(temperature=2.0, top_p=0.95, max_tokens=16, seed=3)
     other = warm.model_copy(update={"seed": 4})
-    first, again, different = [await generate(engines[kind], prompts[1], s) for s in (warm, warm, other)]
+    first, again, different = [await generate(engines[kind], [5, 6, 7], s) for s in (warm, warm, other)]
     assert first.token_ids == again.token_ids != different.token_ids
 
 
@@ -177,12 +194,12 @@ async def test_a_prompt_that_is_too_long_is_refused(engines, kind):
         await generate(engines[kind], [5] * LENGTH, GREEDY)
 
 
-async def test_text_prompts_reach_the_endpoint_and_its_own_limit_is_told(engines, free_port):
+async def test_text_prompts_are_the_endpoints_to_tokenise_and_its_own_limit_is_told(engines, free_port):
     config = EngineConfig(kind="openai", model="tiny", url=f"http://127.0.0.1:{free_port}/v1")
-    generator = open_generator(config)
+    generator, local = open_generator(config), engines["transformers"]
     prompt = "Title: Bo\nBo was born in Alba.\n\nQ: Where?\nA:"
     completion = await generate(generator, prompt, GREEDY)
-    assert completion.text == (await generate(engines["transformers"], prompt, GREEDY)).text
+    assert completion.text == (await generate(local, local.tokenizer.encode(prompt), GREEDY)).text
     with pytest.raises(PromptTooLongError, match="context"):
         await generate(generator, "Bo was born. " * LENGTH, GREEDY)
     await generator.close()
@@ -196,6 +213,7 @@ async def test_token_ids_outside_of_the_vocabulary_fail_the_request_alone(engine
     assert (await generate(engines[kind], prompts[0], GREEDY)).text == wanted[0].text
 
 
+@pytest.mark.usefixtures("endless")
 async def test_closing_a_stream_aborts_the_request_and_leaves_the_others(engines, prompts, wanted):
     engine = engines["vllm"]
 
@@ -209,26 +227,29 @@ async def test_closing_a_stream_aborts_the_request_and_leaves_the_others(engines
     assert engine.active == 0
 
 
+@pytest.mark.usefixtures("endless")
 async def test_closing_a_stream_aborts_the_request_at_the_endpoint(engines, free_port):
-    def aborted():
+    def ran_to_the_end():
         lines = (fetch(f"http://127.0.0.1:{free_port}/metrics") or "").splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.startswith(METRIC))
+        found = [line for line in lines if line.startswith("vllm:request_success_total{")]
+        return sum(float(line.split()[-1]) for line in found if 'finished_reason="length"' in line)
 
-    before = await asyncio.to_thread(aborted)
+    before = await asyncio.to_thread(ran_to_the_end)
     async with aclosing(engines["openai"].stream([5, 6, 7], LONG)) as chunks:
         await anext(chunks)
-    await wait_until(lambda: aborted() == before + 1, 30, lambda: "the request was not aborted")
+    # The engine advances all its requests together: were the first one still running, it would end before this one.
+    second = await generate(engines["openai"], [5, 6, 7], LONG)
+    assert len(second.token_ids) == LONG.max_tokens
+    await wait_until(lambda: ran_to_the_end() > before, 30, lambda: "the metrics show no request")
+    assert await asyncio.to_thread(ran_to_the_end) == before + 1
 
 
-async def test_a_timeout_aborts_the_request(engines):
-    engine = engines["vllm"]
-    engine._timeout_s, before = 0.05, engine._timeout_s
-    try:
-        with pytest.raises(GenerationError, match=r"0\.05 s"):
-            await generate(engine, [5, 6, 7], LONG)
-    finally:
-        engine._timeout_s = before
-    assert engine.active == 0
+@pytest.mark.usefixtures("endless")
+async def test_a_timeout_aborts_the_request(engines, monkeypatch):
+    monkeypatch.setattr(engines["vllm"], "_timeout_s", 0.05)
+    with pytest.raises(GenerationError, match=r"0\.05 s"):
+        await generate(engines["vllm"], [5, 6, 7], LONG)
+    assert engines["vllm"].active == 0
 
 
 async def test_a_context_longer_than_the_model_cannot_be_loaded_by_vllm():
@@ -236,6 +257,7 @@ async def test_a_context_longer_than_the_model_cannot_be_loaded_by_vllm():
         open_generator(EngineConfig(kind="vllm", model=MODEL, max_model_len=10**6))
 
 
+@pytest.mark.usefixtures("endless")
 async def test_a_closed_engine_is_dead_for_open_streams_and_new_ones(engines):
     engine = engines["vllm"]
     async with aclosing(engine.stream([5, 6, 7], LONG)) as chunks:
@@ -245,3 +267,24 @@ async def test_a_closed_engine_is_dead_for_open_streams_and_new_ones(engines):
             [chunk async for chunk in chunks]
     with pytest.raises(EngineDeadError, match="closed"):
         await generate(engine, [5, 6, 7], GREEDY)
+
+
+@pytest.mark.usefixtures("endless")
+async def test_an_engine_made_before_its_loop_answers_and_its_death_is_told():
+    def without_a_loop():
+        generator = open_generator(EngineConfig(kind="vllm", model=MODEL, max_model_len=LENGTH))
+        asyncio.run(use(generator))
+
+    async def use(generator):
+        assert (await generate(generator, [5, 6, 7], GREEDY)).token_ids
+        [core] = [child for child in multiprocessing.active_children() if child.name == "EngineCore"]
+        async with aclosing(generator.stream([5, 6, 7], LONG)) as chunks:
+            await anext(chunks)
+            core.kill()
+            with pytest.raises(EngineDeadError, match="died"):
+                [chunk async for chunk in chunks]
+        with pytest.raises(EngineDeadError, match="died"):
+            await generate(generator, [5, 6, 7], GREEDY)
+        await generator.close()
+
+    await asyncio.to_thread(without_a_loop)
