@@ -1,0 +1,66 @@
+"""The demo from worlds to report, with few questions and steps: every part of it runs, and a rerun repeats none."""
+
+import json
+
+import pytest
+
+from steper_ray.config import load_config
+from steper_ray.demo import STUDENTS, run_demo
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+SMALL = [
+    "corpus.miniature.worlds=3",
+    "corpus.miniature.questions_per_world=4",
+    "build.teacher=annotation",
+    "train.epochs=1",
+    "train.batch_examples=20",
+    "demo.seeds=[0,1]",
+    "evaluate.corpus.miniature.worlds=1",
+    "evaluate.corpus.miniature.questions_per_world=3",
+    "sampling.max_tokens=24",
+]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("demo")
+    config = load_config("jobs/configs/miniature.yaml", [*SMALL, f"run_dir={run_dir}"])
+    return config, run_demo(config)
+
+
+def test_the_results_have_every_model_in_both_units_between_0_and_1(demo):
+    config, _ = demo
+    models = json.loads((config.run_dir / "results.json").read_text())["models"]
+    assert set(models) == {"base", *STUDENTS, "teacher"}
+    for units in models.values():
+        assert set(units) == {"sentence", "chain"}
+        for scores in units.values():
+            assert {"em", "f1", "acc", "recall", "mean_steps"} <= set(scores)
+            assert all(0 <= scores[key] <= 1 for key in ("em", "f1", "acc", "recall"))
+            assert 1 <= scores["mean_steps"] <= 5
+
+
+def test_vanilla_kd_is_trained_at_equal_epochs_and_at_equal_steps(demo):
+    config, _ = demo
+    steps = {
+        student: sum(1 for _ in (config.run_dir / "training" / f"{student}-seed0" / "metrics.jsonl").open())
+        for student in STUDENTS
+    }
+    assert steps["vanilla_kd_equal_steps"] == steps["steper"] > steps["vanilla_kd"]
+
+
+def test_the_report_stands_alone(demo):
+    config, _ = demo
+    page = (config.run_dir / "report.html").read_text()
+    assert "steper" in page.lower()
+    assert 'src="http' not in page
+    assert '<link rel="stylesheet"' not in page
+
+
+def test_a_rerun_trains_and_scores_nothing_again(demo):
+    config, first = demo
+    weights = {path: path.stat().st_mtime_ns for path in config.run_dir.rglob("model.safetensors")}
+    assert len(weights) == len(STUDENTS) * len(config.demo.seeds)
+    again = run_demo(config)
+    assert again["models"] == first["models"]
+    assert {path: path.stat().st_mtime_ns for path in config.run_dir.rglob("model.safetensors")} == weights
