@@ -36,8 +36,9 @@ def load_tokenizer(name: str) -> Any:
     """A Hugging Face tokenizer with an end of sequence. Raises ModelError."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"tokenizer '{name}' cannot be loaded: {error}") from error
+    except Exception as error:  # a broken file raises anything: the Rust core even plain Exceptions
+        what = f"{type(error).__name__}: {error}"
+        raise ModelError(f"tokenizer '{name}' cannot be loaded ({what})") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(f"tokenizer '{name}' has no end-of-sequence token: set `eos_token` in its config")
     return tokenizer

@@ -1,6 +1,7 @@
 """The embedded engine: batches change nothing, rows end apart, errors stay with their request."""
 
 import asyncio
+import shutil
 from contextlib import aclosing
 
 import pytest
@@ -10,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from steper_ray.config import EngineConfig, SamplingConfig
 from steper_ray.errors import ModelError, PromptTooLongError
 from steper_ray.generation import generate, open_generator
-from steper_ray.models import resolve_model
+from steper_ray.models import ASSETS, resolve_model
 
 GREEDY = SamplingConfig(max_tokens=12)
 PROMPTS = [list(range(10, 10 + size)) for size in (3, 30, 7, 90, 1, 55)]
@@ -93,3 +94,12 @@ def test_a_model_folder_without_tokenizer_is_named(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="has no tokenizer"):
         open_generator(EngineConfig(model=str(tmp_path)))
+
+
+@pytest.mark.parametrize("broken", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_model_folder_with_a_broken_file_is_a_model_error_that_names_it(broken, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(ASSETS / "base", folder)
+    (folder / broken).write_text("{}")
+    with pytest.raises(ModelError, match=str(folder)):
+        open_generator(EngineConfig(model=str(folder)))
