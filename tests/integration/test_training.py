@@ -84,7 +84,7 @@ def reference(batches, method):
     """
     folder = resolve_model(STUDENT)
     model, tokenizer = (
-        AutoModelForCausalLM.from_pretrained(folder).train(),
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train(),
         AutoTokenizer.from_pretrained(folder),
     )
     encoder = PromptEncoder(tokenizer, IRCOT)
