@@ -124,7 +124,7 @@ def test_a_client_without_the_token_is_turned_away(cluster):
 
 def test_the_three_jobs_leave_data_a_student_and_its_scores(run_dir):
     manifest = json.loads((run_dir / "data" / "manifest.json").read_text())
-    assert manifest["questions"] == 8
+    assert manifest["counts"]["questions"] == 8
     assert (run_dir / "models" / "steper" / "model.safetensors").is_file()
     assert "EM" in (run_dir / "evaluate.log").read_text()
 
@@ -180,5 +180,5 @@ def test_serve_run_answers_with_the_student_of_the_run(cluster, run_dir, tmp_pat
         assert reply["steps"]
         assert reply["stop_reason"] in ("answered", "step_limit", "empty")
     finally:
-        os.killpg(service.pid, signal.SIGINT)
-        service.wait(60)
+        os.killpg(service.pid, signal.SIGKILL)  # the cluster it runs on ends with this module
+        service.wait()
