@@ -119,6 +119,9 @@ class SamplingConfig(Section):
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: Positive = 128
     """Most tokens of one step."""
+    min_tokens: int = Field(1, ge=0)
+    """Tokens before the end of sequence is allowed: a step says something, even where its retrieval found nothing
+    new and the prompt is that of an example which ends there. An endpoint that does not know it may ignore it."""
     seed: int = 0
 
 

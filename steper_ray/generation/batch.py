@@ -45,6 +45,11 @@ class Running:
         self._stop = StopStrings(stop)
 
     @property
+    def may_end(self) -> bool:
+        """Whether the next token may be an end of sequence."""
+        return self._written >= self.sampling.min_tokens
+
+    @property
     def uniform(self) -> float | None:
         """The draw of the next token; None if it is greedy."""
         return self._uniforms[self._written] if self._uniforms else None
@@ -123,7 +128,10 @@ class Batch(Generic[R]):
         mask.masked_fill_(unseen, torch.finfo(mask.dtype).min)
         tokens = torch.tensor([[row.next_token] for row in rows], device=device)
         logits = self._forward(tokens, attention_mask=mask[:, None, None], position_ids=ends[:, None])
-        ids, logprobs = choose(logits[:, -1], [row.sampling for row in rows], [row.uniform for row in rows])
+        last = logits[:, -1]
+        ids, logprobs = choose(
+            last, [row.sampling for row in rows], [row.uniform for row in rows], self._barred(last)
+        )
         chunks = [
             (row, row.accept(token, logprob, token in self._end_ids))
             for row, token, logprob in zip(rows, ids, logprobs, strict=True)
@@ -144,6 +152,15 @@ class Batch(Generic[R]):
         """Drops all rows and the cache."""
         self.rows.clear()
         self._cache = self._new_cache()
+
+    def _barred(self, logits: torch.Tensor) -> torch.Tensor | None:
+        """The ends of sequence, in the rows that may not end yet; None where all may."""
+        early = [at for at, row in enumerate(self.rows) if not row.may_end]
+        if not early:
+            return None
+        barred = torch.zeros_like(logits, dtype=torch.bool)
+        barred[torch.tensor(early)[:, None], torch.tensor(sorted(self._end_ids))] = True
+        return barred
 
     def _forward(self, ids: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         out = self._model(

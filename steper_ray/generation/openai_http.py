@@ -29,6 +29,7 @@ _NO_KEY = "none"  # the client insists on a key; local endpoints ignore it
 _RETRIES = 3  # of requests that were refused for the moment, with the client's own back-off
 _CLOSED = "the engine was closed"
 _TOKEN_IDS = "return_token_ids"  # vLLM's extension of the protocol
+_MIN_TOKENS = "min_tokens"  # vLLM's too
 # How endpoints say that a prompt does not fit: OpenAI's error code, vLLM's and others' words.
 _TOO_LONG = ("context_length_exceeded", "context length", "maximum model length", "max_model_len", "too long")
 
@@ -46,7 +47,7 @@ class OpenAIGenerator:
         assert config.url is not None  # the config's own check
         self.tokenizer = load_tokenizer(tokenizer_name(config)) if config.tokenizer else None
         self._config, self._url = config, config.url
-        self._extra: dict[str, Any] = {_TOKEN_IDS: True}
+        self._knows_more = True  # than the standard's fields, until it says otherwise
         self._client = AsyncOpenAI(
             base_url=config.url,
             api_key=os.environ.get(config.api_key_env) or _NO_KEY,
@@ -101,6 +102,7 @@ class OpenAIGenerator:
             "seed": sampling.seed,
             "stop": [string for string in stop if string] or None,
             "logprobs": 0,
+            "extra_body": {_TOKEN_IDS: True, _MIN_TOKENS: min(sampling.min_tokens, max_tokens)},
         }
 
     async def _completions(self, request: dict[str, Any]) -> AsyncGenerator[Completion, None]:
@@ -120,17 +122,19 @@ class OpenAIGenerator:
                 raise GenerationError(f"{self._url} broke off the completion: {_words(error)}") from error
 
     async def _open(self, request: dict[str, Any]) -> AsyncStream[Completion]:
-        try:
-            return await self._create(request, self._extra)
-        except APIStatusError as error:
-            if not self._extra or error.status_code not in (400, 422) or _TOKEN_IDS not in str(error.body):
-                raise
-        self._extra = {}  # an endpoint that is strict about what it does not know
-        return await self._create(request, self._extra)
+        if self._knows_more:
+            try:
+                return await self._create(request)
+            except APIStatusError as error:
+                named = any(name in str(error.body) for name in (_TOKEN_IDS, _MIN_TOKENS))
+                if error.status_code not in (400, 422) or not named:
+                    raise
+            self._knows_more = False  # it is strict about what it does not know
+        return await self._create({**request, "extra_body": {}})
 
-    async def _create(self, request: dict[str, Any], extra: dict[str, Any]) -> AsyncStream[Completion]:
+    async def _create(self, request: dict[str, Any]) -> AsyncStream[Completion]:
         stream: AsyncStream[Completion] = await self._client.completions.create(
-            **request, stream=True, stream_options={"include_usage": True}, extra_body=extra
+            **request, stream=True, stream_options={"include_usage": True}
         )
         return stream
 

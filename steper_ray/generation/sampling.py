@@ -18,18 +18,23 @@ def draws(sampling: SamplingConfig, count: int) -> tuple[float, ...]:
 
 
 def choose(
-    logits: torch.Tensor, samplings: Sequence[SamplingConfig], uniforms: Sequence[float | None]
+    logits: torch.Tensor,
+    samplings: Sequence[SamplingConfig],
+    uniforms: Sequence[float | None],
+    barred: torch.Tensor | None = None,
 ) -> tuple[list[int], list[float]]:
-    """Token ids and their log-probabilities under the model (before temperature and top-p).
+    """Token ids and their log-probabilities under the model (before temperature, top-p and `barred`).
 
-    `logits` is [rows, vocabulary]; a row is drawn where its uniform number is given, else it is greedy.
+    `logits` is [rows, vocabulary]; a row is drawn where its uniform number is given, else it is greedy. `barred`, of
+    the same shape, is true where a token may not be chosen.
     """
     logits = logits.float()
-    chosen = logits.argmax(-1)
+    allowed = logits if barred is None else logits.masked_fill(barred, -torch.inf)
+    chosen = allowed.argmax(-1)
     drawn = [row for row, uniform in enumerate(uniforms) if uniform is not None]
     if drawn:
         at = torch.tensor(drawn, device=logits.device)
-        chosen[at] = _draw(logits[at], [samplings[row] for row in drawn], [uniforms[row] for row in drawn])
+        chosen[at] = _draw(allowed[at], [samplings[row] for row in drawn], [uniforms[row] for row in drawn])
     logprobs = logits.gather(-1, chosen[:, None])[:, 0] - logits.logsumexp(-1)
     return chosen.tolist(), logprobs.tolist()
 

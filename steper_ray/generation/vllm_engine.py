@@ -137,6 +137,7 @@ def _params(sampling: SamplingConfig, max_tokens: int, stop: Sequence[str]) -> A
         top_p=sampling.top_p,
         seed=sampling.seed,
         max_tokens=max_tokens,
+        min_tokens=min(sampling.min_tokens, max_tokens),
         stop=[string for string in stop if string],
         logprobs=0,  # of the sampled token alone
         output_kind=RequestOutputKind.DELTA,

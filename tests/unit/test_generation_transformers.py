@@ -103,3 +103,22 @@ def test_a_model_folder_with_a_broken_file_is_a_model_error_that_names_it(broken
     (folder / broken).write_text("{}")
     with pytest.raises(ModelError, match=str(folder)):
         open_generator(EngineConfig(model=str(folder)))
+
+
+async def test_a_step_says_something_before_it_may_end(tmp_path):
+    """With the end of sequence as the likeliest token everywhere, min_tokens alone decides how much is written."""
+    folder = tmp_path / "model"
+    shutil.copytree(ASSETS / "base", folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.config.tie_word_embeddings = False
+    head = torch.nn.Linear(model.config.hidden_size, model.config.vocab_size, bias=True)
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    with torch.no_grad():
+        head.bias[1], head.bias[7] = 2.0, 1.0  # </s>, then token 7
+    generator = open_generator(EngineConfig(model=str(folder), max_model_len=128))
+    generator.model.lm_head = head
+    for least, wanted in ((0, (1,)), (1, (7, 1)), (3, (7, 7, 7, 1))):
+        done = await generate(generator, PROMPTS[0], SamplingConfig(max_tokens=8, min_tokens=least))
+        assert done.token_ids == wanted
+    await generator.close()
