@@ -142,8 +142,9 @@ def endless(monkeypatch):
         made.ignore_eos = sampling is LONG
         return made
 
-    def remote(generator, request, extra):
-        return client(generator, request, extra | {"ignore_eos": request["max_tokens"] == LONG.max_tokens})
+    def remote(generator, request):
+        more = {"ignore_eos": request["max_tokens"] == LONG.max_tokens}
+        return client(generator, {**request, "extra_body": request["extra_body"] | more})
 
     monkeypatch.setattr(vllm_engine, "_params", in_process)
     monkeypatch.setattr(openai_http.OpenAIGenerator, "_create", remote)

@@ -65,12 +65,16 @@ class Cluster:
         return f"http://127.0.0.1:{self.dashboard}"
 
     def wait_until_ready(self) -> None:
+        """Until a job can be submitted: the job server answers some seconds before its agent takes jobs."""
         headers = {"Authorization": f"Bearer {self.env['RAY_AUTH_TOKEN']}"}
         deadline = time.monotonic() + 180
         while time.monotonic() < deadline:
             assert self.head.poll() is None, self.log.read_text()
             with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{self.address}/api/jobs/", headers=headers).status_code == 200:
+                reply = httpx.post(
+                    f"{self.address}/api/jobs/", headers=headers, json={"entrypoint": "true"}, timeout=60
+                )
+                if reply.status_code == 200:
                     return
             time.sleep(0.5)
         raise AssertionError(f"no job server in 180 s: {self.log.read_text()}")

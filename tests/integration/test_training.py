@@ -30,7 +30,7 @@ SETTINGS = {
     "weight_decay": 0.01,
     "max_steps": 2,
     "batch_examples": 14,
-    "row_tokens": 700,
+    "row_tokens": 1024,
     "rows_per_micro_batch": 2,
 }
 #: What is trained, by name. All of them in one worker group.
@@ -137,7 +137,7 @@ def test_two_workers_with_zero_3_end_where_plain_pytorch_does(trained, name):
     wanted, told = reference(batches_of(jobs[0].examples, config), config.method)
     for line, (loss, norm) in zip(metrics(results[name]), told, strict=True):
         assert line["loss"] == pytest.approx(loss, rel=1e-5)
-        assert line["grad_norm"] == pytest.approx(norm, rel=1e-5)
+        assert line["grad_norm"] == pytest.approx(norm, rel=1e-4)
     assert_same_student(weights(results[name]), wanted)
 
 
@@ -148,7 +148,7 @@ def test_packing_checkpointing_and_zero_stage_change_memory_and_speed_but_not_th
     for ours, theirs in zip(metrics(tree), metrics(other), strict=True):
         assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-5)
         assert theirs["counts"] == ours["counts"]
-        assert theirs["grad_norm"] == pytest.approx(ours["grad_norm"], rel=1e-5)
+        assert theirs["grad_norm"] == pytest.approx(ours["grad_norm"], rel=1e-4)
     assert_same_student(weights(other), weights(tree))
 
 
