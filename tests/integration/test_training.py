@@ -136,7 +136,7 @@ def test_two_workers_with_zero_3_end_where_plain_pytorch_does(trained, name):
     config = next(j.config for j in jobs if j.name == name)
     wanted, told = reference(batches_of(jobs[0].examples, config), config.method)
     for line, (loss, norm) in zip(metrics(results[name]), told, strict=True):
-        assert line["loss"] == pytest.approx(loss, rel=1e-5)
+        assert line["loss"] == pytest.approx(loss, rel=1e-4)
         assert line["grad_norm"] == pytest.approx(norm, rel=1e-4)
     assert_same_student(weights(results[name]), wanted)
 
@@ -146,7 +146,7 @@ def test_packing_checkpointing_and_zero_stage_change_memory_and_speed_but_not_th
     _, _, results = trained
     tree, other = results["tree"], results[name]
     for ours, theirs in zip(metrics(tree), metrics(other), strict=True):
-        assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-5)
+        assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-4)
         assert theirs["counts"] == ours["counts"]
         assert theirs["grad_norm"] == pytest.approx(ours["grad_norm"], rel=1e-4)
     assert_same_student(weights(other), weights(tree))
