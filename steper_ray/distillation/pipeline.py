@@ -164,6 +164,7 @@ class _RolloutActor:
         self._slots = asyncio.Semaphore(job.config.build.in_flight)
         self._opening = asyncio.Lock()
         self._teacher: _Teacher | None = None
+        self._unopened: SteperError | None = None
         self._generator: Generator | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -186,9 +187,16 @@ class _RolloutActor:
         if self._store.manifest(shard.id) is not None:
             return  # committed before its actor died
         # Opened here and not in __init__: an error is then typed, not the text of an actor that never was.
+        # What cannot be opened is not tried again for the next shard: that would count as engines that died.
         async with self._opening:
+            if self._unopened is not None:
+                raise self._unopened
             if self._teacher is None:
-                self._teacher = self._open()
+                try:
+                    self._teacher = self._open()
+                except SteperError as error:
+                    self._unopened = error
+                    raise
         teacher = self._teacher
         trajectories = await asyncio.gather(*(self._one(teacher, question) for question in shard.questions))
         await asyncio.to_thread(self._store.commit, shard, trajectories)

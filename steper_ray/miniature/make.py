@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from steper_ray.corpora.miniature import make_worlds
 from steper_ray.miniature.curriculum import reading_tree, vocabulary_text
-from steper_ray.miniature.pretrain import ROW, new_model, train, train_tokenizer
+from steper_ray.miniature.pretrain import new_model, train, train_tokenizer
 from steper_ray.prompt import IRCOT, PromptEncoder
 from steper_ray.training.data import load_data
 from steper_ray.training.packing import Tree
@@ -36,17 +36,20 @@ class Phase:
     trees: int
     branches: int
     passages: tuple[int, int]
+    row_tokens: int
     seed: int
 
 
 # Looking a fact up is learned late and all at once, some 800 steps into the first phase: soonest over few passages,
 # and with the passages' own text in the loss. Later phases only have more to read.
 PHASES = (
-    Phase(1500, 2e-3, 0.3, 6, 8, (1, 5), 100_000),
-    Phase(700, 1e-3, 0.0, 6, 6, (2, 16), 150_000),
-    Phase(800, 1e-3, 0.0, 6, 4, (4, 20), 160_000),
+    Phase(1500, 2e-3, 0.3, 6, 8, (1, 5), 768, 100_000),
+    Phase(700, 1e-3, 0.0, 6, 6, (2, 16), 768, 150_000),
+    Phase(800, 1e-3, 0.0, 6, 4, (4, 20), 768, 160_000),
+    Phase(2000, 1e-3, 0.0, 6, 6, (2, 20), 1024, 170_000),
 )
-TEACHER_RATE, TEACHER_STEPS, TEACHER_WORLDS = 1.2e-3, 1000, 600
+TEACHER_RATE, TEACHER_STEPS, TEACHER_WORLDS = 1.2e-3, 1200, 600
+TEACHER_ROW = 1024  # the longest trajectories have some 980 tokens
 _WORLDS = 40  # worlds a batch of trees is drawn from, before new ones with new names are made
 _STEPS_PER_WORLDS = 30
 
@@ -72,6 +75,7 @@ def make_base(tokenizer: PreTrainedTokenizerBase, folder: Path, steps: int | Non
             _reading(tokenizer, phase),
             steps or phase.steps,
             phase.rate,
+            row_tokens=phase.row_tokens,
             trunk_weight=phase.trunk_weight,
             save_to=folder,
         )
@@ -93,7 +97,7 @@ def make_teacher(base: Path, folder: Path, run_dir: Path, steps: int = TEACHER_S
                 "miniature": {"seed": TEACHER_SEED, "worlds": TEACHER_WORLDS, "questions_per_world": 8}
             },
             "build": {"teacher": "annotation"},
-            "train": {"batch_examples": 40, "row_tokens": ROW},
+            "train": {"batch_examples": 40, "row_tokens": TEACHER_ROW},
         }
     )
     stages.build(config)
@@ -103,7 +107,7 @@ def make_teacher(base: Path, folder: Path, run_dir: Path, steps: int = TEACHER_S
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     data = load_data(stages.examples_folder(config), tokenizer, config.train, max_positions=2048)
     batches = ([tree for item in data.batch(step).items for tree in item.trees] for step in range(steps))
-    train(model, batches, steps, TEACHER_RATE, save_to=folder)
+    train(model, batches, steps, TEACHER_RATE, row_tokens=TEACHER_ROW, save_to=folder)
     _finish(folder, {"model": "teacher", "steps": steps, "rate": TEACHER_RATE, "worlds": TEACHER_SEED})
 
 
@@ -129,6 +133,6 @@ def _reading(tokenizer: PreTrainedTokenizerBase, phase: Phase) -> Iterator[list[
                 tree = reading_tree(
                     rng.choice(worlds), rng, encoder, phase.branches, rng.randint(*phase.passages)
                 )
-                if len(tree) <= ROW:
+                if len(tree) <= phase.row_tokens:
                     trees.append(tree)
             yield trees

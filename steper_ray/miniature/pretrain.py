@@ -26,7 +26,6 @@ from steper_ray.training.packing import (
 logger = logging.getLogger(__name__)
 
 VOCABULARY = 1024
-ROW = 768
 
 
 def train_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
@@ -89,6 +88,7 @@ def train(
     steps: int,
     rate: float,
     *,
+    row_tokens: int,
     trunk_weight: float = 0.0,
     save_to: Path | None = None,
     log_every: int = 50,
@@ -107,7 +107,7 @@ def train(
     model.train()
     started, tokens, losses = time.monotonic(), 0, list[float]()
     for step, trees in zip(range(1, steps + 1), batches, strict=False):
-        packed = pack(trees, ROW, pad_id=2)
+        packed = pack(trees, row_tokens, pad_id=2)
         loss, total = _losses(model, packed, trunk_weight)
         model.zero_grad(set_to_none=True)
         total.backward()

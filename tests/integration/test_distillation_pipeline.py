@@ -166,9 +166,14 @@ def test_an_engine_that_always_dies_ends_the_build_with_what_was_committed(confi
     assert build_data(configure(ANNOTATION)).kept == 20
 
 
-def test_errors_that_a_person_must_mend_keep_their_type(configure):
+def test_errors_that_a_person_must_mend_keep_their_type(configure, tmp_path):
     with pytest.raises(ModelError, match="no such folder"):
         build_data(configure("engine.model=/nowhere"))
+    (tmp_path / "model").mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (tmp_path / "model" / name).write_text("{}")
+    with pytest.raises(ModelError, match=str(tmp_path)):
+        build_data(configure(f"engine.model={tmp_path / 'model'}", "build.shard_size=2"))
 
 
 def test_duplicate_question_ids_and_passage_ids_are_data_errors(configure):

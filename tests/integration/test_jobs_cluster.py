@@ -1,0 +1,190 @@
+"""The jobs as a user of a cluster runs them: a head node with token auth, `ray job submit`, then `serve run`."""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = Path(sys.executable).parent
+SMALL = [
+    "corpus.miniature.worlds=2",
+    "corpus.miniature.questions_per_world=4",
+    "build.teacher=annotation",
+    "train.max_steps=2",
+    "evaluate.corpus.miniature.worlds=1",
+    "evaluate.corpus.miniature.questions_per_world=2",
+    "evaluate.units=[sentence]",
+    "evaluate.engines=1",
+    "sampling.max_tokens=24",
+]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Cluster:
+    """A head node of its own, with a dashboard, a job server and a token."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.gcs, self.dashboard = free_port(), free_port()
+        self.env = os.environ | {
+            "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        }
+        self.env.pop("RAY_ADDRESS", None)
+        self.log = folder / "head.log"
+        command = (
+            f"ray start --head --block --port={self.gcs} --dashboard-port={self.dashboard} --num-cpus=4 --num-gpus=0 "
+            f"--dashboard-host=127.0.0.1 --node-ip-address=127.0.0.1 --temp-dir={folder}/ray --disable-usage-stats "
+            # Its default is one port for every Ray of a machine: the second's agent then takes no jobs.
+            f"--dashboard-agent-listen-port={free_port()}"
+        )
+        with self.log.open("w") as log:
+            self.head = subprocess.Popen(
+                command.split(), env=self.env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.dashboard}"
+
+    def wait_until_ready(self) -> None:
+        """Until a job can be submitted: the job server answers some seconds before its agent takes jobs."""
+        headers = {"Authorization": f"Bearer {self.env['RAY_AUTH_TOKEN']}"}
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline:
+            assert self.head.poll() is None, self.log.read_text()
+            with contextlib.suppress(httpx.TransportError):
+                reply = httpx.post(
+                    f"{self.address}/api/jobs/", headers=headers, json={"entrypoint": "true"}, timeout=60
+                )
+                if reply.status_code == 200:
+                    return
+            time.sleep(0.5)
+        raise AssertionError(f"no job server in 180 s: {self.log.read_text()}")
+
+    def submit(self, *entrypoint: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        command = ["ray", "job", "submit", "--address", self.address, "--working-dir", str(ROOT), "--"]
+        return subprocess.run(
+            [*command, *entrypoint], env=env or self.env, capture_output=True, text=True, timeout=400
+        )
+
+    def stop(self) -> None:
+        # --block ends its Ray processes on SIGTERM; `ray stop` would also end every other Ray of this machine.
+        self.head.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.head.wait(30)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.head.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    folder = Path(tempfile.mkdtemp(prefix="head-", dir="/tmp"))
+    head = Cluster(folder)
+    try:
+        head.wait_until_ready()
+        yield head
+    finally:
+        head.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def run_dir(cluster, tmp_path_factory):
+    """A run whose three jobs were submitted one after another, with what each of them printed."""
+    folder = tmp_path_factory.mktemp("run")
+    for job in ("build_data", "train", "evaluate"):
+        done = cluster.submit(
+            "python", f"jobs/{job}.py", "--config", "jobs/configs/miniature.yaml", f"run_dir={folder}", *SMALL
+        )
+        assert done.returncode == 0, f"{job}: {done.stdout[-4000:]}\n{done.stderr[-2000:]}"
+        (folder / f"{job}.log").write_text(done.stdout)
+    return folder
+
+
+def test_a_client_without_the_token_is_turned_away(cluster):
+    env = {k: v for k, v in cluster.env.items() if k != "RAY_AUTH_TOKEN"} | {"RAY_AUTH_TOKEN": "0" * 64}
+    done = cluster.submit("python", "-c", "print('ran')", env=env)
+    assert done.returncode != 0
+    assert "ran" not in done.stdout
+
+
+def test_the_three_jobs_leave_data_a_student_and_its_scores(run_dir):
+    manifest = json.loads((run_dir / "data" / "manifest.json").read_text())
+    assert manifest["counts"]["questions"] == 8
+    assert (run_dir / "models" / "steper" / "model.safetensors").is_file()
+    assert "EM" in (run_dir / "evaluate.log").read_text()
+
+
+def test_a_config_that_is_wrong_ends_the_job_with_the_field_and_the_fix(cluster):
+    done = cluster.submit("python", "jobs/train.py", "train.epoch=3")
+    assert done.returncode != 0
+    assert "train.epoch: unknown field; did you mean 'epochs'?" in done.stdout + done.stderr
+
+
+def test_serve_run_answers_with_the_student_of_the_run(cluster, run_dir, tmp_path):
+    port = free_port()
+    config = {
+        "http_options": {"host": "127.0.0.1", "port": port},
+        "applications": [
+            {
+                "name": "steper",
+                "import_path": "steper_ray.serving.app:build",
+                "route_prefix": "/",
+                "args": {
+                    "config": str(ROOT / "jobs/configs/miniature.yaml"),
+                    "run_dir": str(run_dir),
+                    "model": str(run_dir / "models" / "steper"),
+                },
+            }
+        ],
+    }
+    file = tmp_path / "serve.yaml"
+    file.write_text(json.dumps(config))  # JSON is YAML
+    command = ["serve", "run", "--address", f"127.0.0.1:{cluster.gcs}", str(file)]
+    service = subprocess.Popen(
+        command,
+        env=cluster.env,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 240
+        while True:
+            assert service.poll() is None, service.stdout.read()
+            assert time.monotonic() < deadline, "not ready in 240 s"
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{url}/readyz").status_code == 200:
+                    break
+            time.sleep(0.5)
+        reply = httpx.post(
+            f"{url}/v1/reason", json={"question": "Who is the mayor of Velmora?"}, timeout=120
+        ).json()
+        assert reply["steps"]
+        assert reply["stop_reason"] in ("answered", "step_limit", "empty")
+    finally:
+        os.killpg(service.pid, signal.SIGKILL)  # the cluster it runs on ends with this module
+        service.wait()
