@@ -1,0 +1,75 @@
+"""The embedded engine's running batch against `transformers` generating padded batches: the same text, how much sooner.
+
+Prompts are those of a first step over miniature worlds, with 4 to 20 passages as later steps have them, all sent at
+once; both sides are greedy with at most 16 sequences together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+
+import torch
+from paired import ratios, tell
+
+from steper_ray.config import EngineConfig, SamplingConfig
+from steper_ray.corpora.miniature import make_worlds
+from steper_ray.generation.base import generate
+from steper_ray.generation.transformers_engine import TransformersGenerator
+from steper_ray.prompt import IRCOT, PromptEncoder
+
+PROMPTS, AT_ONCE, ROUNDS = 64, 16, 3
+SAMPLING = SamplingConfig(max_tokens=96)
+
+
+def prompts(encoder: PromptEncoder) -> list[list[int]]:
+    rng, found = Random(0), []
+    worlds = [world for world, _ in make_worlds(77, 8, "train")]
+    for _ in range(PROMPTS):
+        world = rng.choice(worlds)
+        entity, relation = rng.choice(list(world.facts))
+        passages = rng.sample(world.passages, 4 * rng.randint(1, 5))
+        question = f"What is the {relation} of {entity}?"
+        found.append([*encoder.trunk(passages), *encoder.question(question)])
+    return found
+
+
+def main() -> None:
+    engine = TransformersGenerator(EngineConfig(model="miniature:teacher", max_batch=AT_ONCE))
+    asked = prompts(PromptEncoder(engine.tokenizer, IRCOT))
+    model, texts = engine.model, dict[str, list[str]]()
+
+    def running() -> None:
+        async def all_of_them() -> list[str]:
+            return [c.text for c in await asyncio.gather(*(generate(engine, p, SAMPLING) for p in asked))]
+
+        texts["running"] = asyncio.run(all_of_them())
+
+    def padded() -> None:
+        texts["padded"] = []
+        for at in range(0, PROMPTS, AT_ONCE):
+            some = asked[at : at + AT_ONCE]
+            width = max(map(len, some))
+            ids = torch.tensor([[2] * (width - len(p)) + p for p in some])
+            with torch.inference_mode():
+                made = model.generate(
+                    input_ids=ids,
+                    attention_mask=(
+                        torch.arange(width) >= torch.tensor([[width - len(p)] for p in some])
+                    ).long(),
+                    max_new_tokens=SAMPLING.max_tokens,
+                    min_new_tokens=SAMPLING.min_tokens,
+                    do_sample=False,
+                    pad_token_id=2,
+                )
+            texts["padded"] += engine.tokenizer.batch_decode(made[:, width:], skip_special_tokens=True)
+
+    found = ratios(running, padded, ROUNDS)
+    same = sum(a == b for a, b in zip(texts["running"], texts["padded"], strict=True))
+    print(f"{PROMPTS} prompts, {same} of them with the same text both ways")
+    tell("time of padded batches over time of the running batch", found)
+    asyncio.run(engine.close())
+
+
+if __name__ == "__main__":
+    main()
