@@ -44,7 +44,7 @@ class Way:
     def __init__(self, folder: Path, packing: str) -> None:
         model = resolve_model("miniature:base")
         self._config = TrainConfig.model_validate(
-            {"packing": packing, "batch_examples": 40, "row_tokens": 1024}
+            {"packing": packing, "batch_examples": 40, "row_tokens": 1152}
         )
         self._data = load_data(folder, AutoTokenizer.from_pretrained(model), self._config, 2048)
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).train()
