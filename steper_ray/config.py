@@ -1,29 +1,19 @@
-"""Configuration: one pydantic model a stage, all of them sections of one YAML file.
+"""Configuration: one pydantic model a stage, all of them sections of one YAML file (see config_file.py).
 
-`load_config` reads a YAML file, applies dotted overrides (`train.epochs=3`) and checks every field; an unknown
-or out-of-range field ends in a ConfigError that names the file, the field's path and the fix. The resolved
-config is written beside every result. It knows no other room of the project.
+The resolved config is written beside every result. It knows no other room of the project.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from steper_ray.errors import SteperError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
 Weights = tuple[float, float, float]
-
-
-class ConfigError(SteperError):
-    """A config file or an override that cannot be used; the message names the field and the fix."""
 
 
 class Section(BaseModel):
@@ -295,58 +285,3 @@ class Config(Section):
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(self.dump(), encoding="utf-8")
-
-
-def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Config:
-    """A checked config from a YAML file (or the defaults) with dotted overrides `a.b=value` on top.
-
-    Values of overrides are YAML. Raises ConfigError.
-    """
-    where = str(path) if path is not None else "defaults"
-    data: dict[str, Any] = {}
-    if path is not None:
-        try:
-            loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise ConfigError(f"{path}: no such config file") from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: not valid YAML: {error}") from error
-        if loaded is not None and not isinstance(loaded, dict):
-            raise ConfigError(f"{path}: a config is a mapping of sections, this is a {type(loaded).__name__}")
-        data = loaded or {}
-    for override in overrides:
-        _override(data, override)
-    try:
-        return Config.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError("\n".join(f"{where}: {_explain(e)}" for e in error.errors())) from None
-
-
-def _override(data: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals:
-        raise ConfigError(f"override '{override}': write section.field=value")
-    *sections, leaf = key.strip().split(".")
-    node = data
-    for section in sections:
-        child = node.setdefault(section, {})
-        if not isinstance(child, dict):
-            raise ConfigError(f"override '{override}': '{section}' is a value, not a section")
-        node = child
-    try:
-        node[leaf] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override '{override}': the value is not valid YAML: {error}") from error
-
-
-def _explain(error: Any) -> str:
-    path = ".".join(str(part) for part in error["loc"]) or "config"
-    if error["type"] != "extra_forbidden":
-        return f"{path}: {error['msg'].removeprefix('Value error, ')} (given: {error['input']!r})"[:500]
-    model: Any = Config
-    for part in error["loc"][:-1]:
-        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
-        model = type(field.default) if field is not None and isinstance(field.default, Section) else model
-    near = difflib.get_close_matches(str(error["loc"][-1]), model.model_fields, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"fields here: {', '.join(model.model_fields)}"
-    return f"{path}: unknown field; {hint}"

@@ -11,7 +11,8 @@ import ray.cloudpickle
 import scripted
 from ray import serve
 
-from steper_ray.config import Config, load_config
+from steper_ray.config import Config
+from steper_ray.config_file import load_config
 from steper_ray.generation.base import Chunk
 from steper_ray.schema import Passage
 from steper_ray.serving.deployments import bind

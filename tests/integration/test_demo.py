@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from steper_ray.config import load_config
+from steper_ray.config_file import load_config
 from steper_ray.demo import STUDENTS, run_demo
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
