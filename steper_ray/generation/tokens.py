@@ -52,6 +52,14 @@ def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     return ids if tokenizer.bos_token_id is None else [tokenizer.bos_token_id, *ids]
 
 
+def model_prompt(tokenizer: Tokenizer, prompt: Prompt, vocabulary: int) -> list[int]:
+    """The prompt as ids that a model with `vocabulary` embeddings knows. Raises GenerationError."""
+    ids = prompt_ids(tokenizer, prompt)
+    if ids and (min(ids) < 0 or max(ids) >= vocabulary):
+        raise GenerationError(f"the prompt has token ids outside of the model's 0..{vocabulary - 1}")
+    return ids
+
+
 def fit_tokens(prompt_tokens: int, max_tokens: int, max_model_len: int) -> int:
     """`max_tokens`, clipped to what `max_model_len` leaves after the prompt.
 

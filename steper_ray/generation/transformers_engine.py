@@ -28,7 +28,7 @@ from steper_ray.generation.tokens import (
     decoder_of,
     fit_tokens,
     load_tokenizer,
-    prompt_ids,
+    model_prompt,
     tokenizer_name,
 )
 from steper_ray.generation.waiting import Deadline
@@ -63,12 +63,8 @@ class TransformersGenerator:
         self, prompt: Prompt, sampling: SamplingConfig, stop: Sequence[str] = ()
     ) -> AsyncGenerator[Chunk, None]:
         """See Generator. A prompt as text is tokenised with the begin-of-sequence token in front."""
-        ids = prompt_ids(self.tokenizer, prompt)
+        ids = model_prompt(self.tokenizer, prompt, self._vocabulary)
         max_tokens = fit_tokens(len(ids), sampling.max_tokens, self._max_model_len)
-        if min(ids) < 0 or max(ids) >= self._vocabulary:
-            raise GenerationError(
-                f"the prompt has token ids outside of the model's 0..{self._vocabulary - 1}"
-            )
         request = _Request(ids, max_tokens, sampling, stop, self._decode)
         deadline = Deadline(self._timeout_s)
         self._worker.submit(request)

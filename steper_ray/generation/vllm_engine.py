@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from steper_ray.config import EngineConfig, SamplingConfig
 from steper_ray.errors import EngineDeadError, GenerationError, ModelError
 from steper_ray.generation.base import Chunk, Prompt
-from steper_ray.generation.tokens import fit_tokens, load_tokenizer, prompt_ids, tokenizer_name
+from steper_ray.generation.tokens import fit_tokens, load_tokenizer, model_prompt, tokenizer_name
 from steper_ray.generation.waiting import Deadline
 from steper_ray.models import resolve_model
 from steper_ray.schema import Usage
@@ -58,12 +58,8 @@ class VllmGenerator:
         self, prompt: Prompt, sampling: SamplingConfig, stop: Sequence[str] = ()
     ) -> AsyncGenerator[Chunk, None]:
         """See Generator. A prompt as text is tokenised with the begin-of-sequence token in front."""
-        ids = prompt_ids(self.tokenizer, prompt)
+        ids = model_prompt(self.tokenizer, prompt, self._vocabulary)
         max_tokens = fit_tokens(len(ids), sampling.max_tokens, self._max_model_len)
-        if min(ids) < 0 or max(ids) >= self._vocabulary:
-            raise GenerationError(
-                f"the prompt has token ids outside of the model's 0..{self._vocabulary - 1}"
-            )
         if self._llm is None:
             raise EngineDeadError(_CLOSED)
         outputs = self._outputs(ids, _params(sampling, max_tokens, stop))

@@ -17,9 +17,6 @@ from importlib import resources
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
-from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel
-from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import Response, StreamingResponse
@@ -30,10 +27,8 @@ from steper_ray.reasoning import Event, Finished
 from steper_ray.schema import Trajectory
 from steper_ray.serving.access import Access, BodyLimit, problem_response
 from steper_ray.serving.api import (
-    EVENTS,
     RETRY,
     About,
-    ErrorBody,
     Examples,
     Health,
     Limits,
@@ -47,6 +42,7 @@ from steper_ray.serving.api import (
     sse,
 )
 from steper_ray.serving.engine import Ask
+from steper_ray.serving.openapi import ERRORS, body, documented, streamed, true_openapi
 
 logger = logging.getLogger(__name__)
 
@@ -57,18 +53,6 @@ _PAGE = {
     "app.js": "text/javascript; charset=utf-8",
     "style.css": "text/css; charset=utf-8",
     "icon.svg": "image/svg+xml",
-}
-_ERRORS = {
-    400: "The body is not valid JSON.",
-    401: "A token is set on the server and was not shown.",
-    403: "No token is set on the server, and the client is not on its machine.",
-    413: "The body or the question is too long.",
-    415: "The body is not application/json.",
-    422: "A field is missing, unknown or out of its range.",
-    429: "The queue is full; see Retry-After.",
-    500: "A fault of the server.",
-    503: "The engine or the index cannot answer now; see Retry-After.",
-    504: "No step was done before the deadline.",
 }
 
 
@@ -120,7 +104,7 @@ def make_app(engine: Engine, settings: WebSettings) -> FastAPI:
     _add_page(app)
     _add_health(app, engine)
     _add_reason(app, engine, settings)
-    _true_openapi(app, settings)
+    true_openapi(app, token=settings.token is not None)
     return app
 
 
@@ -148,7 +132,7 @@ def _add_health(app: FastAPI, engine: Engine) -> None:
     async def healthz() -> Health:
         return Health(status="ok")
 
-    @app.get("/readyz", summary="Readiness: the engine answers", responses=_documented(503))
+    @app.get("/readyz", summary="Readiness: the engine answers", responses=documented(503))
     async def readyz() -> Health:
         if not await engine.ready():
             raise _unavailable()
@@ -159,11 +143,11 @@ def _add_reason(app: FastAPI, engine: Engine, settings: WebSettings) -> None:
     model = request_model(settings.limits)
     name, limit = settings.about.model, settings.request_timeout_s + GRACE_SECONDS
 
-    @app.get("/v1/about", summary="What answers here", responses=_documented(401, 403))
+    @app.get("/v1/about", summary="What answers here", responses=documented(401, 403))
     async def about() -> About:
         return settings.about
 
-    @app.get("/v1/examples", summary="Questions to try", responses=_documented(401, 403))
+    @app.get("/v1/examples", summary="Questions to try", responses=documented(401, 403))
     async def examples() -> Examples:
         return Examples(questions=list(settings.examples))
 
@@ -171,8 +155,8 @@ def _add_reason(app: FastAPI, engine: Engine, settings: WebSettings) -> None:
         "/v1/reason",
         summary="Answer a question step by step",
         response_model=ReasonResponse,
-        responses=_documented(*_ERRORS) | {200: _streamed()},
-        openapi_extra={"requestBody": _body(model)},
+        responses=documented(*ERRORS) | {200: streamed()},
+        openapi_extra={"requestBody": body(model)},
     )
     async def reason(request: Request) -> Response:
         body = await _read(request, model)
@@ -288,49 +272,3 @@ def _fault(error: Exception) -> Problem:
     # The kind alone: the message could hold a question or an answer.
     logger.error("a request failed with %s", type(error).__name__)
     return Problem(500, "internal_error", "a fault of the server; it has been logged")
-
-
-def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": ErrorBody, "description": _ERRORS[status]} for status in statuses}
-
-
-def _streamed() -> dict[str, Any]:
-    events = {name: {"$ref": f"#/components/schemas/{model.__name__}"} for name, model in EVENTS.items()}
-    text = "Server-sent events; each one's data is JSON of the model that x-events names for it."
-    schema = {"type": "string", "description": text, "x-events": events}
-    return {
-        "description": "The answer, whole or as it grows",
-        "content": {"text/event-stream": {"schema": schema}},
-    }
-
-
-def _body(model: type[ReasonRequest]) -> dict[str, Any]:
-    return {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}
-
-
-def _true_openapi(app: FastAPI, settings: WebSettings) -> None:
-    """Adds what FastAPI cannot know: the events' models, and whether a token is asked for."""
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
-            schema["components"]["schemas"] |= _event_schemas()
-            if settings.token is not None:
-                _ask_for_token(schema)
-            app.openapi_schema = schema
-        return app.openapi_schema
-
-    app.openapi = openapi  # type: ignore[method-assign]
-
-
-def _event_schemas() -> dict[str, Any]:
-    pairs: list[tuple[type[BaseModel], JsonSchemaMode]] = [(m, "serialization") for m in EVENTS.values()]
-    return models_json_schema(pairs, ref_template="#/components/schemas/{model}")[1]["$defs"]
-
-
-def _ask_for_token(schema: dict[str, Any]) -> None:
-    schema["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-    for path, operations in schema["paths"].items():
-        if path.startswith("/v1/"):
-            for operation in operations.values():
-                operation["security"] = [{"token": []}]
