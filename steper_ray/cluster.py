@@ -22,6 +22,9 @@ def connect() -> None:
     if "RAY_ADDRESS" in os.environ:
         ray.init()
         return
+    # The stages show progress of their own.
+    for name in ("progress", "execution.streaming_executor"):
+        logging.getLogger(f"ray.data._internal.{name}").setLevel(logging.ERROR)
     cpus = max(2, os.cpu_count() or 2)
     ray.init(
         address="local",
