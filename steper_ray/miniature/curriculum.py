@@ -18,8 +18,14 @@ def answer_sentence(answer: str) -> str:
     return f"So the answer is: {answer}."
 
 
-def reading_tree(world: World, rng: Random, encoder: PromptEncoder, branches: int, passages: int) -> Tree:
-    """`passages` passages of one world in random order, and `branches` reading questions over them."""
+def reading_tree(
+    world: World, rng: Random, encoder: PromptEncoder, branches: int, passages: int, *, conclude: bool
+) -> Tree:
+    """`passages` passages of one world in random order, and `branches` reading questions over them.
+
+    With `conclude` a list too ends in a sentence with its answers, so that the base learns to see that nothing of
+    the question is left to state.
+    """
     own = [p for p in world.passages if p.title in world.kinds]
     order = rng.sample(own, -(-passages // 2))
     order += rng.sample([p for p in world.passages if p not in order], passages // 2)
@@ -40,6 +46,8 @@ def reading_tree(world: World, rng: Random, encoder: PromptEncoder, branches: in
         else:
             question = "What are " + " and ".join(f"the {r} of {e}" for e, r in picked) + "?"
             sentences.reverse()
+            if conclude:
+                sentences.append(answer_sentence(" and ".join(world.facts[fact] for fact in picked)))
         items.append(
             Branch(len(trunk), tuple(encoder.question(question)), tuple(encoder.target(sentences)), 2)
         )
