@@ -7,6 +7,7 @@ it never sees the multi-step task. The teacher learns that task: gold chains ove
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 from steper_ray.corpora.miniature import RELATIONS, World, ask, state
@@ -19,39 +20,46 @@ def answer_sentence(answer: str) -> str:
 
 
 def reading_tree(
-    world: World, rng: Random, encoder: PromptEncoder, branches: int, passages: int, *, conclude: bool
+    world: World, rng: Random, encoder: PromptEncoder, branches: int, passages: int, *, varied: bool
 ) -> Tree:
     """`passages` passages of one world in random order, and `branches` reading questions over them.
 
-    With `conclude` a list too ends in a sentence with its answers, so that the base learns to see that nothing of
-    the question is left to state.
+    With `varied` half of the lists ask for several facts of one entity, and every list ends in its answers: the base
+    learns to keep count of a question's relations, and to see when none is left to state.
     """
     own = [p for p in world.passages if p.title in world.kinds]
     order = rng.sample(own, -(-passages // 2))
     order += rng.sample([p for p in world.passages if p not in order], passages // 2)
     rng.shuffle(order)
-    facts = list(world.facts)
     shown = {p.id for p in order}
-    readable = [fact for fact in facts if world.passage_id(fact[0]) in shown]
+    readable = [fact for fact in world.facts if world.passage_id(fact[0]) in shown]
     trunk = encoder.trunk(order)
     items = []
     for _ in range(branches):
         size = 1 if rng.random() < 0.5 else rng.randint(2, 4)
-        picked = rng.sample(readable, min(size, len(readable)))
-        sentences = [state(relation, entity, world.facts[entity, relation]) for entity, relation in picked]
-        if len(picked) == 1:
-            entity, relation = picked[0]
-            question = ask([relation], entity)
-            sentences.append(answer_sentence(world.facts[entity, relation]))
-        else:
-            question = "What are " + " and ".join(f"the {r} of {e}" for e, r in picked) + "?"
-            sentences.reverse()
-            if conclude:
-                sentences.append(answer_sentence(" and ".join(world.facts[fact] for fact in picked)))
-        items.append(
-            Branch(len(trunk), tuple(encoder.question(question)), tuple(encoder.target(sentences)), 2)
-        )
+        of_one = varied and size > 1 and rng.random() < 0.5
+        pool = readable
+        if of_one:
+            subject = rng.choice(readable)[0]
+            pool = [fact for fact in readable if fact[0] == subject]
+        picked = rng.sample(pool, min(size, len(pool)))
+        sentences = [
+            state(relation, entity, world.facts[entity, relation]) for entity, relation in reversed(picked)
+        ]
+        if len(picked) == 1 or varied:
+            sentences.append(answer_sentence(" and ".join(world.facts[fact] for fact in picked)))
+        prompt = encoder.question(_question(picked, of_one=of_one))
+        items.append(Branch(len(trunk), tuple(prompt), tuple(encoder.target(sentences)), 2))
     return Tree(tuple(trunk), tuple(items))
+
+
+def _question(facts: Sequence[tuple[str, str]], *, of_one: bool) -> str:
+    if len(facts) == 1:
+        ((entity, relation),) = facts
+        return ask([relation], entity)
+    if of_one:
+        return "What are " + " and ".join(f"the {relation}" for _, relation in facts) + f" of {facts[0][0]}?"
+    return "What are " + " and ".join(f"the {relation} of {entity}" for entity, relation in facts) + "?"
 
 
 def vocabulary_text(world: World, rng: Random) -> str:

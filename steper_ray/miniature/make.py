@@ -38,17 +38,17 @@ class Phase:
     passages: tuple[int, int]
     row_tokens: int
     seed: int
-    conclude: bool = False
+    varied: bool = False
 
 
 # Looking a fact up is learned late and all at once, some 800 steps into the first phase: soonest over few passages,
-# and with the passages' own text in the loss. Later phases have more to read; the last one's lists end in an answer.
+# and with the passages' own text in the loss. Later phases have more to read; the last one has lists of more kinds.
 PHASES = (
     Phase(1500, 2e-3, 0.3, 6, 8, (1, 5), 768, 100_000),
     Phase(700, 1e-3, 0.0, 6, 6, (2, 16), 768, 150_000),
     Phase(800, 1e-3, 0.0, 6, 4, (4, 20), 768, 160_000),
     Phase(2000, 1e-3, 0.0, 6, 6, (2, 20), 1024, 170_000),
-    Phase(600, 1e-3, 0.0, 6, 6, (2, 20), 1024, 180_000, conclude=True),
+    Phase(700, 1e-3, 0.0, 6, 6, (2, 20), 1024, 180_000, varied=True),
 )
 TEACHER_RATE, TEACHER_STEPS, TEACHER_WORLDS = 1.2e-3, 1200, 600
 TEACHER_ROW = 1024  # the longest trajectories have some 980 tokens
@@ -138,7 +138,7 @@ def _reading(tokenizer: PreTrainedTokenizerBase, phase: Phase) -> Iterator[list[
                     encoder,
                     phase.branches,
                     rng.randint(*phase.passages),
-                    conclude=phase.conclude,
+                    varied=phase.varied,
                 )
                 if len(tree) <= phase.row_tokens:
                     trees.append(tree)

@@ -19,25 +19,25 @@ def tokenizer():
     return AutoTokenizer.from_pretrained(ASSETS / "base")
 
 
-@pytest.mark.parametrize("conclude", [False, True])
-def test_the_base_never_reads_a_question_whose_hops_feed_one_another(tokenizer, conclude):
+@pytest.mark.parametrize("varied", [False, True])
+def test_the_base_never_reads_a_question_whose_hops_feed_one_another(tokenizer, varied):
     rng, encoder = Random(0), PromptEncoder(tokenizer, IRCOT)
     world = next(make_worlds(3, 1, "train"))[0]
     for _ in range(50):
-        for branch in reading_tree(world, rng, encoder, 6, 8, conclude=conclude).branches:
+        for branch in reading_tree(world, rng, encoder, 6, 8, varied=varied).branches:
             question, target = tokenizer.decode(branch.prompt), tokenizer.decode(branch.target)
             assert not re.search(r"the \w+ of the ", question)
             answers = re.findall(r" is (\w+)\.", target)
             subjects = re.findall(r" of (\w+) is ", target)
             assert len(answers) == len(subjects)
-            concluded = " and ".join(reversed(answers)) if conclude or len(answers) == 1 else None
+            concluded = " and ".join(reversed(answers)) if varied or len(answers) == 1 else None
             assert target.partition("So the answer is: ")[2].partition(".")[0] == (concluded or "")
 
 
 def test_a_reading_tree_asks_only_what_its_passages_state(tokenizer):
     rng, encoder = Random(1), PromptEncoder(tokenizer, IRCOT)
     world = next(make_worlds(4, 1, "train"))[0]
-    tree = reading_tree(world, rng, encoder, 6, 3, conclude=False)
+    tree = reading_tree(world, rng, encoder, 6, 3, varied=True)
     trunk = tokenizer.decode(tree.trunk)
     for branch in tree.branches:
         for subject, value in re.findall(r" of (\w+) is (\w+)\.", tokenizer.decode(branch.target)):
