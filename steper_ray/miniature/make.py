@@ -50,7 +50,7 @@ PHASES = (
     Phase(2000, 1e-3, 0.0, 6, 6, (2, 20), 1024, 170_000),
     Phase(700, 1e-3, 0.0, 6, 6, (2, 20), 1024, 180_000, varied=True),
 )
-TEACHER_RATE, TEACHER_STEPS, TEACHER_WORLDS = 1.2e-3, 1200, 600
+TEACHER_RATE, TEACHER_STEPS, TEACHER_WORLDS = 1.2e-3, 700, 600
 TEACHER_ROW = 1024  # the longest trajectories have some 980 tokens
 _WORLDS = 40  # worlds a batch of trees is drawn from, before new ones with new names are made
 _STEPS_PER_WORLDS = 30
