@@ -71,8 +71,8 @@ def evaluate(config: Config, models: Sequence[str] = ()) -> dict[str, dict[str, 
 
 
 def report(run_dir: Path) -> str:
-    """Writes report.html from run_dir/results.json; returns the table for a terminal."""
-    from steper_ray.evaluation.report import format_table, write_report
+    """Writes report.html from run_dir/results.json; returns the table and the path of sigma for a terminal."""
+    from steper_ray.evaluation.report import format_sigma, format_table, write_report
 
     path = run_dir / "results.json"
     try:
@@ -82,4 +82,4 @@ def report(run_dir: Path) -> str:
     except ValueError as error:
         raise DataError(f"{path}: not valid JSON: {error}") from error
     write_report(results, run_dir)
-    return format_table(results)
+    return f"{format_table(results)}\n{format_sigma(results)}"

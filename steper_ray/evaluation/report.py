@@ -10,6 +10,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -21,6 +22,7 @@ from rich.table import Table
 
 from steper_ray.evaluation import figures
 from steper_ray.evaluation.figures import label
+from steper_ray.evaluation.results import thin
 
 #: Columns of the table: key, heading, and what a value is multiplied by.
 COLUMNS = (
@@ -32,6 +34,8 @@ COLUMNS = (
 )
 _UNKNOWN = "\N{EN DASH}"
 _NOT_RANKED = frozenset(("mean_steps",))
+_WIDTH = 110  # of a table for the terminal
+_SIGMA_POINTS = 7
 _LISTED = 12  # of a longer list the page tells the length alone
 _REFERENCE = "teacher"  # shown, but no competitor for the best value of a column
 
@@ -86,7 +90,7 @@ def render(results: Mapping[str, Any]) -> str:
     )
 
 
-def format_table(results: Mapping[str, Any], width: int = 110) -> str:
+def format_table(results: Mapping[str, Any]) -> str:
     """The table as plain text, one line a model and unit."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("model")
@@ -100,12 +104,26 @@ def format_table(results: Mapping[str, Any], width: int = 110) -> str:
                 texts = [f"{cell.text} {cell.spread}".rstrip() for cell in cells[unit]]
                 table.add_row(label(model), unit, *texts)
         table.add_section()
-    out = io.StringIO()
-    Console(file=out, width=width, color_system=None).print(table)
     note = "EM, F1, Acc and retrieval recall in %" + (
         "; ± standard deviation over seeds" if _several(rows) else ""
     )
-    return out.getvalue().strip("\n") + f"\n{note}\n"
+    return f"{_plain(table)}{note}\n"
+
+
+def format_sigma(results: Mapping[str, Any]) -> str:
+    """The path of sigma as plain text: each ability at some of the steps, the mean of the seeds; "" without one."""
+    curves = results["sigma"]
+    if not curves:
+        return ""
+    points = thin(range(min(len(curve["steps"]) for curve in curves)), _SIGMA_POINTS)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("sigma at step")
+    for at in points:
+        table.add_column(str(curves[0]["steps"][at]), justify="right")
+    for ability in curves[0]["raw"]:
+        means = [fmean(curve["raw"][ability][at] for curve in curves) for at in points]
+        table.add_row(ability, *(f"{mean:.3f}" for mean in means))
+    return _plain(table)
 
 
 def units(results: Mapping[str, Any]) -> list[str]:
@@ -129,6 +147,12 @@ def table_rows(results: Mapping[str, Any]) -> dict[str, dict[str, list[Cell]]]:
         }
         for model, scores in models.items()
     }
+
+
+def _plain(table: Table) -> str:
+    out = io.StringIO()
+    Console(file=out, width=_WIDTH, color_system=None).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n") + "\n"
 
 
 def _several(rows: Mapping[str, Mapping[str, Sequence[Cell]]]) -> bool:

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from steper_ray.errors import DataError
-from steper_ray.evaluation.report import format_table, render, write_report
+from steper_ray.evaluation.report import format_sigma, format_table, render, write_report
 from steper_ray.evaluation.results import TrainingLog, assemble_results, read_metrics, sample, thin
 from steper_ray.evaluation.scores import score_trajectories
 from steper_ray.schema import Hit, Passage, Question, Step, StopReason, Trajectory
@@ -114,6 +114,17 @@ def test_the_table_has_each_model_in_each_unit_with_its_spread(results):
     assert {("Base", "sentence"), ("StepER", "chain"), ("Teacher", "chain")} <= rows.keys()
     assert "62.5 ±17.7" in rows["StepER", "sentence"]
     assert "±" not in rows["Base", "sentence"]
+
+
+def test_the_path_of_sigma_is_shown_from_its_first_step_to_its_last(results):
+    lines = format_sigma(results).splitlines()
+    steps, values = lines[0].split(), {line.split()[0]: line.split()[1:] for line in lines[1:]}
+    assert steps[:3] == ["sigma", "at", "step"]
+    assert (steps[3], steps[-1]) == ("1", "30")
+    assert set(values["initialization"]) == {"1.000"}
+    assert set(values["aggregation"]) == {"0.500"}
+    assert len(values["expansion"]) == len(steps) - 3
+    assert format_sigma(assemble_results({"m": {"chain": scores(1)}}, {"m": ["m"]})) == ""
 
 
 def test_the_table_of_one_model_and_unit_speaks_of_no_seeds():
