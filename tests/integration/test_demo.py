@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from steper_ray import stages
 from steper_ray.config_file import load_config
 from steper_ray.demo import STUDENTS, run_demo
 
@@ -55,6 +56,13 @@ def test_the_report_stands_alone(demo):
     assert "steper" in page.lower()
     assert 'src="http' not in page
     assert '<link rel="stylesheet"' not in page
+
+
+def test_the_terminal_shows_the_table_and_the_path_of_sigma(demo):
+    config, _ = demo
+    shown = stages.report(config.run_dir)
+    assert "StepER" in shown
+    assert "sigma at step" in shown
 
 
 def test_a_rerun_trains_and_scores_nothing_again(demo):
