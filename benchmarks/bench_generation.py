@@ -1,7 +1,7 @@
 """The embedded engine's running batch against `transformers` generating padded batches: the same text, how much sooner.
 
-Prompts are those of a first step over miniature worlds, with 4 to 20 passages as later steps have them, all sent at
-once; both sides are greedy with at most 16 sequences together.
+Prompts ask for one fact of a miniature world over 4 to 20 passages, as the steps of a trajectory have them, all sent
+at once; both sides are greedy with at most 16 sequences together. It prints how many texts are the same.
 """
 
 from __future__ import annotations

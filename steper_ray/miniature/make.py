@@ -1,6 +1,6 @@
 """Makes the shipped miniature: its tokenizer, the base that reads, and the teacher that reasons over steps.
 
-The recipe is fixed here and starts from seeds alone; about an hour on two cores. The base never sees a question
+The recipe is fixed here and starts from seeds alone; an hour or more on two cores. The base never sees a question
 whose hops feed one another. The teacher is that base, taught the gold chains of worlds that no demo or test uses.
 """
 

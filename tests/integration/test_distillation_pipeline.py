@@ -9,7 +9,9 @@ import pytest
 from steper_ray.config_file import load_config
 from steper_ray.corpora.miniature import make_corpus
 from steper_ray.distillation import pipeline
+from steper_ray.distillation.engine_log import EngineLog
 from steper_ray.distillation.pipeline import MAX_RESTARTS, build_data
+from steper_ray.distillation.shards import cut
 from steper_ray.errors import DataError, EngineDeadError, ModelError
 from steper_ray.schema import (
     Passage,
@@ -174,6 +176,21 @@ def test_errors_that_a_person_must_mend_keep_their_type(configure, tmp_path):
         (tmp_path / "model" / name).write_text("{}")
     with pytest.raises(ModelError, match=str(tmp_path)):
         build_data(configure(f"engine.model={tmp_path / 'model'}", "build.shard_size=2"))
+
+
+async def test_an_actor_that_cannot_open_its_engine_says_the_same_of_every_shard(configure, tmp_path):
+    log = EngineLog(tmp_path / "engines", limit=2)
+    config = configure(ANNOTATION)
+    job = pipeline._Job(
+        config, "teacher", tmp_path / "no-index", "corpus", tmp_path / "shards", "identity", log
+    )
+    actor = pipeline._RolloutActor(job)
+    rows = []
+    for shard in cut(QUESTIONS, 4, "identity"):
+        rows += (await actor(pipeline._row(shard))).to_pylist()
+    assert len(rows) > log.limit
+    assert {row["kind"] for row in rows} == {"RetrievalError"}
+    assert len(list(log.folder.glob("start-*"))) == 1
 
 
 def test_duplicate_question_ids_and_passage_ids_are_data_errors(configure):
