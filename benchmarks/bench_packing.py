@@ -1,8 +1,8 @@
-"""Step-tree packing against one padded row an example: the same losses and gradients, how much sooner.
+"""Step-tree packing against one padded row an example, and attention over blocks against a dense mask.
 
-Runs the forward and backward pass of optimiser steps of the miniature's StepER student, as its trainer cuts them,
-without the optimiser. Examples: gold chains over really retrieved passages of miniature worlds. On a CPU and at this
-width attention takes most of the time, so rows are kept short; a wide model's time follows the tokens.
+The same losses and gradients: how much sooner. Runs the forward and backward pass of optimiser steps of the
+miniature's StepER student, as its trainer cuts them, without the optimiser. Examples: gold chains over really
+retrieved passages of miniature worlds.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from steper_ray import stages
 from steper_ray.cluster import connect
 from steper_ray.config import Config, TrainConfig
 from steper_ray.models import resolve_model
+from steper_ray.training.attention import IMPLEMENTATIONS, attention_inputs
 from steper_ray.training.data import load_data, split
-from steper_ray.training.packing import attention_mask, example_losses, pack_rows, supervised_columns
+from steper_ray.training.packing import example_losses, pack_rows, supervised_columns
 
-BATCHES, ROUNDS = 3, 5
+BATCHES, ROUNDS, ROW = 3, 5, 2048
 
 
 def examples(folder: Path) -> Path:
@@ -39,15 +40,17 @@ def examples(folder: Path) -> Path:
 
 
 class Way:
-    """One packing of the same batches."""
+    """One way of running the same batches."""
 
-    def __init__(self, folder: Path, packing: str) -> None:
+    def __init__(self, folder: Path, packing: str, attention: str = "blocks") -> None:
         model = resolve_model("miniature:base")
         self._config = TrainConfig.model_validate(
-            {"packing": packing, "batch_examples": 40, "row_tokens": 1152}
+            {"packing": packing, "attention": attention, "batch_examples": 40, "row_tokens": ROW}
         )
         self._data = load_data(folder, AutoTokenizer.from_pretrained(model), self._config, 2048)
-        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).train()
+        self.model = AutoModelForCausalLM.from_pretrained(
+            model, dtype=torch.float32, attn_implementation=IMPLEMENTATIONS[self._config.attention]
+        ).train()
 
     def run(self) -> None:
         """Leaves the gradient of the summed example losses of all batches in the model."""
@@ -64,25 +67,32 @@ class Way:
                 logits = self.model(
                     input_ids=packed.input_ids,
                     position_ids=packed.position_ids,
-                    attention_mask=attention_mask(packed),
                     logits_to_keep=columns,
+                    **attention_inputs(packed, self._config.attention),
                 ).logits
                 example_losses(logits, packed, columns).sum().backward()
                 self.tokens += packed.input_ids.numel()
 
 
+def assert_same_gradients(one: Way, other: Way) -> None:
+    for (name, ours), theirs in zip(one.model.named_parameters(), other.model.parameters(), strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        error = (ours.grad - theirs.grad).norm() / theirs.grad.norm()
+        assert error < 1e-4, f"{name}: the gradients of the two ways differ by {error:.1e}"
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         made = examples(Path(folder))
-        tree, padded = Way(made, "tree"), Way(made, "padded")
-    found = ratios(tree.run, padded.run, ROUNDS)
-    for (name, one), other in zip(tree.model.named_parameters(), padded.model.parameters(), strict=True):
-        assert one.grad is not None
-        assert other.grad is not None
-        error = (one.grad - other.grad).norm() / other.grad.norm()
-        assert error < 1e-4, f"{name}: the gradients of the two ways differ by {error:.1e}"
+        tree, padded, dense = Way(made, "tree"), Way(made, "padded"), Way(made, "tree", "dense")
+    packing = ratios(tree.run, padded.run, ROUNDS)
+    assert_same_gradients(tree, padded)
+    attention = ratios(tree.run, dense.run, ROUNDS)
+    assert_same_gradients(tree, dense)
     print(f"tokens of {BATCHES} steps, padding included: tree {tree.tokens:,}, padded {padded.tokens:,}")
-    tell("time of padded rows over time of trees, same gradients", found)
+    tell("time of padded rows over time of trees, same gradients", packing)
+    tell(f"time of a dense mask over time of blocks, rows of {ROW} tokens, same gradients", attention)
 
 
 if __name__ == "__main__":

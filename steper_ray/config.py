@@ -191,6 +191,9 @@ class TrainConfig(Section):
     """Rows of one forward pass on one worker: the lever for memory."""
     packing: Literal["tree", "padded"] = "tree"
     """Share a trajectory's passages between its steps (exact), or one padded row an example."""
+    attention: Literal["blocks", "dense"] = "blocks"
+    """Leave out what no token of a packed row sees, or mask it: same gradients; `dense` is for models whose layers do
+    not pass on what blocks need."""
     gradient_checkpointing: bool = False
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
     seed: int = 0

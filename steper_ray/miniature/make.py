@@ -28,7 +28,10 @@ DONE = "recipe.json"  # written into a model's folder when it is finished
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Some optimiser steps of the base, each on `trees` trees of `branches` questions over `passages` passages."""
+    """Some optimiser steps of the base, each on `trees` trees of `branches` questions over `passages` passages.
+
+    A tree of more than `tree_tokens` is made again.
+    """
 
     steps: int
     rate: float
@@ -36,7 +39,7 @@ class Phase:
     trees: int
     branches: int
     passages: tuple[int, int]
-    row_tokens: int
+    tree_tokens: int
     seed: int
     varied: bool = False
 
@@ -77,7 +80,6 @@ def make_base(tokenizer: PreTrainedTokenizerBase, folder: Path, steps: int | Non
             _reading(tokenizer, phase),
             steps or phase.steps,
             phase.rate,
-            row_tokens=phase.row_tokens,
             trunk_weight=phase.trunk_weight,
             save_to=folder,
         )
@@ -109,7 +111,7 @@ def make_teacher(base: Path, folder: Path, run_dir: Path, steps: int = TEACHER_S
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     data = load_data(stages.examples_folder(config), tokenizer, config.train, max_positions=2048)
     batches = ([tree for item in data.batch(step).items for tree in item.trees] for step in range(steps))
-    train(model, batches, steps, TEACHER_RATE, row_tokens=TEACHER_ROW, save_to=folder)
+    train(model, batches, steps, TEACHER_RATE, save_to=folder)
     _finish(folder, {"model": "teacher", "steps": steps, "rate": TEACHER_RATE, "worlds": TEACHER_SEED})
 
 
@@ -140,6 +142,6 @@ def _reading(tokenizer: PreTrainedTokenizerBase, phase: Phase) -> Iterator[list[
                     rng.randint(*phase.passages),
                     varied=phase.varied,
                 )
-                if len(tree) <= phase.row_tokens:
+                if len(tree) <= phase.tree_tokens:
                     trees.append(tree)
             yield trees

@@ -14,12 +14,12 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from steper_ray.training.attention import IMPLEMENTATIONS, attention_inputs
 from steper_ray.training.packing import (
     Packed,
     Tree,
-    attention_mask,
     example_losses,
-    pack,
+    pack_rows,
     supervised_columns,
 )
 
@@ -88,7 +88,6 @@ def train(
     steps: int,
     rate: float,
     *,
-    row_tokens: int,
     trunk_weight: float = 0.0,
     save_to: Path | None = None,
     log_every: int = 50,
@@ -104,10 +103,11 @@ def train(
         )
         for part in optimizers
     ]
+    model.set_attn_implementation(IMPLEMENTATIONS["blocks"])
     model.train()
     started, tokens, losses = time.monotonic(), 0, list[float]()
     for step, trees in zip(range(1, steps + 1), batches, strict=False):
-        packed = pack(trees, row_tokens, pad_id=2)
+        packed = pack_rows(trees, [range(len(trees))], pad_id=2)  # one row: nothing is padded
         loss, total = _losses(model, packed, trunk_weight)
         model.zero_grad(set_to_none=True)
         total.backward()
@@ -136,8 +136,8 @@ def _losses(
     logits = model(
         input_ids=packed.input_ids,
         position_ids=packed.position_ids,
-        attention_mask=attention_mask(packed),
         logits_to_keep=0 if columns is None else columns,
+        **attention_inputs(packed, "blocks"),
     ).logits
     loss = example_losses(logits, packed, columns).mean()
     if not trunk_weight:

@@ -18,7 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
 from steper_ray.config import TrainConfig
-from steper_ray.training.packing import Packed, attention_mask, example_losses, supervised_columns
+from steper_ray.training.attention import IMPLEMENTATIONS, attention_inputs
+from steper_ray.training.packing import Packed, example_losses, supervised_columns
 
 _TAG = "state"
 #: Up to this many parameters the model stays whole on every worker between steps: gathering and releasing it
@@ -96,7 +97,7 @@ class Engine:
             model=student, optimizer=_optimizer(student, config), config=settings
         )
         self._engine.train()
-        self._stage = config.zero_stage
+        self._stage, self._attention = config.zero_stage, config.attention
 
     def losses(self, packed: Packed) -> torch.Tensor:
         """The loss of each example of one micro-batch, shape (examples,), float32, with gradient."""
@@ -105,9 +106,9 @@ class Engine:
         output = self._engine(
             input_ids=packed.input_ids,
             position_ids=packed.position_ids,
-            attention_mask=attention_mask(packed),
             logits_to_keep=columns,
             use_cache=False,
+            **attention_inputs(packed, self._attention),
         )
         return example_losses(output.logits, packed, columns)
 
@@ -163,7 +164,7 @@ def _load(model: str, config: TrainConfig, settings: dict[str, Any] | None) -> A
     partition = HfDeepSpeedConfig(settings) if settings is not None and config.zero_stage == 3 else None
     try:
         student = AutoModelForCausalLM.from_pretrained(
-            model, dtype=training_dtype(config), attn_implementation="sdpa"
+            model, dtype=training_dtype(config), attn_implementation=IMPLEMENTATIONS[config.attention]
         )
     finally:
         if partition is not None:  # it is global to the process, and the next job may be another model

@@ -9,7 +9,8 @@ this is plain packing. Pure torch: no tokenizer, no model, no Ray.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import torch
 
@@ -41,12 +42,25 @@ class Tree:
         return len(self.trunk) + sum(len(b.prompt) + len(b.target) for b in self.branches)
 
 
+class Span(NamedTuple):
+    """Where a tree lies in its row: `size` tokens from `start`, the first `trunk` of them its trunk.
+
+    `plain` if no token of it is hidden from a later one: one branch, on the whole trunk.
+    """
+
+    start: int
+    trunk: int
+    size: int
+    plain: bool
+
+
 @dataclass(slots=True)
 class Packed:
     """Rows ready for a causal language model. Shapes: (rows, length) unless said otherwise.
 
-    `tree`, `branch` and `cut` define attention (see `attention_mask`); `example` is the index of the example
+    `tree`, `branch` and `cut` define attention (see `attention.py`); `example` is the index of the example
     a supervised token belongs to, over the whole batch, or -1; `task` and `weight` have shape (examples,).
+    `spans` are the trees of each row.
     """
 
     input_ids: torch.Tensor
@@ -58,9 +72,11 @@ class Packed:
     example: torch.Tensor
     task: torch.Tensor
     weight: torch.Tensor
+    spans: tuple[tuple[Span, ...], ...]
 
     def to(self, device: torch.device | str) -> Packed:
-        return Packed(*(getattr(self, name).to(device) for name in self.__slots__))
+        tensors = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "spans"}
+        return replace(self, **tensors)
 
 
 def fill_rows(sizes: Sequence[int], length: int) -> list[list[int]]:
@@ -103,11 +119,14 @@ def pack_rows(trees: Sequence[Tree], rows: Sequence[Sequence[int]], pad_id: int)
     labels, example = torch.full(shape, IGNORE), torch.full(shape, -1)
     position, cut = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
     tree_id, branch_id = torch.full(shape, -1), torch.full(shape, -1)
+    spans: list[tuple[Span, ...]] = []
     for r, row in enumerate(rows):
-        at = 0
+        at, placed = 0, list[Span]()
         for t in row:
             tree = trees[t]
             size = len(tree.trunk)
+            plain = len(tree.branches) == 1 and tree.branches[0].cut == size
+            placed.append(Span(at, size, len(tree), plain))
             span = slice(at, at + size)
             ids[r, span] = torch.tensor(tree.trunk)
             position[r, span] = torch.arange(size)
@@ -126,6 +145,7 @@ def pack_rows(trees: Sequence[Tree], rows: Sequence[Sequence[int]], pad_id: int)
                 labels[r, learn] = torch.tensor(branch.target)
                 example[r, learn] = first_example[t] + b
                 at += size
+        spans.append(tuple(placed))
     branches = [branch for tree in trees for branch in tree.branches]
     return Packed(
         input_ids=ids,
@@ -137,24 +157,8 @@ def pack_rows(trees: Sequence[Tree], rows: Sequence[Sequence[int]], pad_id: int)
         example=example,
         task=torch.tensor([b.task for b in branches]),
         weight=torch.tensor([b.weight for b in branches], dtype=torch.float32),
+        spans=tuple(spans),
     )
-
-
-def attention_mask(packed: Packed) -> torch.Tensor:
-    """Boolean mask (rows, 1, length, length), true where a query (axis 2) may see a key (axis 3).
-
-    Padding sees itself alone, so that no softmax is over nothing.
-    """
-    length = packed.input_ids.shape[1]
-    order = torch.arange(length, device=packed.input_ids.device)
-    causal = order[:, None] >= order[None, :]
-    same_tree = packed.tree[:, :, None] == packed.tree[:, None, :]
-    same_branch = packed.branch[:, :, None] == packed.branch[:, None, :]
-    in_cut = (packed.branch[:, None, :] == -1) & (packed.position_ids[:, None, :] < packed.cut[:, :, None])
-    real = (packed.tree != -1)[:, :, None]
-    mask = causal & same_tree & (same_branch | in_cut) & real
-    mask |= torch.eye(length, dtype=torch.bool, device=mask.device)
-    return mask[:, None]
 
 
 def supervised_columns(packed: Packed) -> torch.Tensor:

@@ -36,7 +36,7 @@ SETTINGS = {
 #: What is trained, by name. All of them in one worker group.
 VARIANTS = {
     "tree": {},
-    "padded": {"packing": "padded", "rows_per_micro_batch": 3},
+    "padded": {"packing": "padded", "attention": "dense", "rows_per_micro_batch": 3},
     "checkpointed": {"gradient_checkpointing": True, "zero_stage": 2},
     "vanilla_kd": {"method": "vanilla_kd"},
 }

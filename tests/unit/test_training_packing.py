@@ -4,13 +4,14 @@ from random import Random
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from steper_ray.errors import TrainingError
+from steper_ray.training.attention import IMPLEMENTATIONS, attention_inputs, attention_mask
 from steper_ray.training.packing import (
     IGNORE,
     Branch,
     Tree,
-    attention_mask,
     example_losses,
     fill_rows,
     pack,
@@ -20,20 +21,23 @@ from steper_ray.training.packing import (
 
 VOCAB = 50
 
+both = pytest.mark.parametrize("attention", ["blocks", "dense"])
 
-def tiny_llama(seed=0):
+
+def tiny_model(seed=0, kv_heads=2, family="llama"):
     torch.manual_seed(seed)
-    config = LlamaConfig(
+    config = AutoConfig.for_model(
+        family,
         vocab_size=VOCAB,
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,
-        num_key_value_heads=2,
+        num_key_value_heads=kv_heads,
         max_position_embeddings=256,
         initializer_range=0.2,
     )
-    return LlamaForCausalLM(config).train()
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).train()
 
 
 def random_tree(rng):
@@ -57,14 +61,19 @@ def separate_losses(model, trees):
     return torch.stack(losses)
 
 
-def packed_losses(model, packed, columns=None):
-    logits = model(
+def forward(model, packed, attention, **kwargs):
+    model.set_attn_implementation(IMPLEMENTATIONS[attention])
+    return model(
         input_ids=packed.input_ids,
         position_ids=packed.position_ids,
-        attention_mask=attention_mask(packed),
-        **({} if columns is None else {"logits_to_keep": columns}),
+        **attention_inputs(packed, attention),
+        **kwargs,
     ).logits
-    return example_losses(logits, packed, columns)
+
+
+def packed_losses(model, packed, attention, columns=None):
+    kwargs = {} if columns is None else {"logits_to_keep": columns}
+    return example_losses(forward(model, packed, attention, **kwargs), packed, columns)
 
 
 def gradients(model, losses):
@@ -74,29 +83,49 @@ def gradients(model, losses):
     return [p.grad.clone() for p in model.parameters()]
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_losses_and_gradients_of_trees_equal_those_of_separate_examples(seed):
-    rng = Random(seed)
-    trees = [random_tree(rng) for _ in range(5)]
-    model = tiny_llama(seed)
-    packed = pack(trees, length=90, pad_id=0)
+def assert_exact(model, trees, length, attention):
+    """The packed trees' losses and gradients are those of the separate examples."""
+    packed = pack(trees, length=length, pad_id=0)
     assert packed.input_ids.shape[0] > 1
-    alone, together = separate_losses(model, trees), packed_losses(model, packed)
+    model.set_attn_implementation("sdpa")
+    alone = separate_losses(model, trees)
+    theirs = gradients(model, alone)
+    together = packed_losses(model, packed, attention)
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-6)
-    for ours, theirs in zip(gradients(model, together), gradients(model, alone), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    for ours, other in zip(gradients(model, together), theirs, strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-5)
 
 
-def test_logits_of_a_branch_equal_those_of_the_separate_example():
+@both
+@pytest.mark.parametrize("seed", range(4))
+def test_losses_and_gradients_of_trees_equal_those_of_separate_examples(seed, attention):
+    rng = Random(seed)
+    assert_exact(tiny_model(seed), [random_tree(rng) for _ in range(5)], 90, attention)
+
+
+@both
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral"])
+def test_they_do_for_every_family_with_grouped_key_heads_and_recomputed_layers(family, attention):
+    rng, model = Random(11), tiny_model(kv_heads=1, family=family)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    assert_exact(model, [random_tree(rng) for _ in range(5)], 90, attention)
+
+
+@both
+def test_they_do_where_every_tree_is_one_plain_sequence(attention):
+    rng = Random(5)
+    trunks = [tuple(rng.randrange(3, VOCAB) for _ in range(size)) for size in (3, 9, 14)]
+    trees = [Tree(trunk, (Branch(len(trunk), (4,), (5, 6), 2),)) for trunk in trunks]
+    assert_exact(tiny_model(), trees, 20, attention)
+
+
+@both
+def test_logits_of_a_branch_equal_those_of_the_separate_example(attention):
     tree = random_tree(Random(7))
-    model = tiny_llama()
-    packed = pack([tree], length=200, pad_id=0)
+    model = tiny_model()
     with torch.no_grad():
-        logits = model(
-            input_ids=packed.input_ids,
-            position_ids=packed.position_ids,
-            attention_mask=attention_mask(packed),
-        ).logits
+        logits = forward(model, pack([tree], length=200, pad_id=0), attention)
+        model.set_attn_implementation("sdpa")
         at = len(tree.trunk)
         for branch in tree.branches:
             size = len(branch.prompt) + len(branch.target)
@@ -106,12 +135,24 @@ def test_logits_of_a_branch_equal_those_of_the_separate_example():
             at += size
 
 
-def test_computing_the_supervised_columns_alone_gives_the_same_losses():
+@both
+def test_computing_the_supervised_columns_alone_gives_the_same_losses(attention):
     rng = Random(3)
     packed = pack([random_tree(rng) for _ in range(4)], length=80, pad_id=0)
-    model, columns = tiny_llama(), supervised_columns(packed)
+    model, columns = tiny_model(), supervised_columns(packed)
     assert len(columns) < packed.input_ids.shape[1]
-    torch.testing.assert_close(packed_losses(model, packed, columns), packed_losses(model, packed))
+    torch.testing.assert_close(
+        packed_losses(model, packed, attention, columns), packed_losses(model, packed, attention)
+    )
+
+
+def test_a_model_that_passes_no_blocks_on_is_named_with_the_fix():
+    model = tiny_model()
+    model.set_attn_implementation(IMPLEMENTATIONS["blocks"])
+    with pytest.raises(
+        TrainingError, match=r"LlamaAttention was given no attention_blocks.*train\.attention=dense"
+    ):
+        model(input_ids=torch.tensor([[3, 4]]))
 
 
 def test_a_branch_sees_its_cut_and_itself_and_nothing_else():
