@@ -1,39 +1,31 @@
-"""What goes over the wire: requests, answers, events and errors as pydantic models, and their SSE frames.
+"""Between the reasoner and the wire: requests checked, trajectories and events turned into the models that are sent.
 
-A field that is not named here is refused, and everything that is sent has one of these shapes; the OpenAPI page
-is made from them. It knows the reasoner's types, and neither HTTP nor Ray.
+It knows the reasoner's types, and neither HTTP nor Ray.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
+from pydantic import Field, ValidationError, create_model
 
 from steper_ray.reasoning import Event, Finished, PassagesFound, ReasoningDelta, StepDone, StepStarted
 from steper_ray.schema import Hit, Step, StopReason, Trajectory, Usage
-
-Unit = Literal["sentence", "chain"]
-ErrorCode = Literal[
-    "malformed_json",
-    "unauthorized",
-    "loopback_only",
-    "not_found",
-    "method_not_allowed",
-    "body_too_large",
-    "question_too_long",
-    "unsupported_media_type",
-    "invalid_request",
-    "overloaded",
-    "internal_error",
-    "engine_unavailable",
-    "retriever_failed",
-    "generator_failed",
-    "deadline",
-]
-
+from steper_ray.serving.wire import (
+    DeltaEvent,
+    ErrorBody,
+    ErrorCode,
+    ErrorDetail,
+    PassageOut,
+    PassagesEvent,
+    ReasonRequest,
+    ReasonResponse,
+    StepOut,
+    StepStartedEvent,
+    UsageOut,
+    Wire,
+)
 
 RETRY = {"retry-after": "2"}
 
@@ -63,140 +55,6 @@ class Limits:
     def max_body_bytes(self) -> int:
         """Room for a question that is all escapes ('\\ud83d\\ude00' is one character), and for the other fields."""
         return 12 * self.max_question_chars + 4096
-
-
-class Wire(BaseModel):
-    """Base of all models here: unknown fields are refused, and so are values that would have to be converted."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
-
-
-class ReasonRequest(Wire):
-    """One question."""
-
-    question: str = Field(min_length=1)
-    stream: bool = False
-    """Send server-sent events as the reasoning goes on; the last one, `answer`, is the whole response."""
-    unit: Unit | None = None
-    """What one step generates, a sentence or the chain to its end; by default as the server is set."""
-    max_steps: int | None = Field(None, ge=1)
-    """Most steps for this question; by default, and at most, the server's."""
-
-    @field_validator("question")
-    @classmethod
-    def _not_blank(cls, value: str) -> str:
-        if not value.strip():
-            raise ValueError("must not be empty")
-        return value
-
-
-class PassageOut(Wire):
-    """A passage that a step found, with the retriever's score (higher is better)."""
-
-    id: str
-    title: str
-    text: str
-    score: float
-
-
-class UsageOut(Wire):
-    """Tokens read, written, and read from the engine's prefix cache."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int
-
-
-class StepOut(Wire):
-    """One round of retrieval and reasoning; `passages` are those that are new at this step."""
-
-    index: int
-    query: str
-    reasoning: str
-    passages: list[PassageOut]
-    usage: UsageOut
-    retrieval_seconds: float
-    generation_seconds: float
-
-
-class ReasonResponse(Wire):
-    """The answer, how it was come by, and why the reasoning stopped."""
-
-    id: str
-    question: str
-    answer: str
-    stop_reason: StopReason
-    steps: list[StepOut]
-    model: str
-    usage: UsageOut
-    """The sum over all steps."""
-
-
-class StepStartedEvent(Wire):
-    """Data of the event `step_started`."""
-
-    index: int
-    query: str
-
-
-class PassagesEvent(Wire):
-    """Data of the event `passages`; `duplicates` were found again and are not shown twice."""
-
-    index: int
-    passages: list[PassageOut]
-    duplicates: int
-    seconds: float
-
-
-class DeltaEvent(Wire):
-    """Data of the event `delta`: more text of this step. `step_done` holds the text that counts."""
-
-    index: int
-    text: str
-
-
-class ErrorDetail(Wire):
-    code: ErrorCode
-    message: str
-
-
-class ErrorBody(Wire):
-    """The body of every 4xx and 5xx, and the data of the event `error`."""
-
-    error: ErrorDetail
-
-
-class Examples(Wire):
-    """Questions of the corpus that is served."""
-
-    questions: list[str]
-
-
-class About(Wire):
-    """What answers here, and within which limits."""
-
-    model: str
-    framework: str
-    unit: Unit
-    max_steps: int
-    max_question_chars: int
-    passages: int
-    """Size of the corpus."""
-
-
-class Health(Wire):
-    status: Literal["ok", "ready"]
-
-
-#: The events of a stream, in the order of a step, and the model of their data. A stream ends in `answer` or `error`.
-EVENTS: dict[str, type[Wire]] = {
-    "step_started": StepStartedEvent,
-    "passages": PassagesEvent,
-    "delta": DeltaEvent,
-    "step_done": StepOut,
-    "answer": ReasonResponse,
-    "error": ErrorBody,
-}
 
 
 def request_model(limits: Limits) -> type[ReasonRequest]:

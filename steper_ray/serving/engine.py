@@ -21,7 +21,7 @@ from steper_ray.generation.base import Chunk, Generator, Prompt
 from steper_ray.reasoning import Event, Finished, Reasoner
 from steper_ray.retrieval import Retriever
 from steper_ray.schema import Question, Trajectory
-from steper_ray.serving.api import Unit
+from steper_ray.serving.wire import Unit
 
 #: The last error of the generator in the request at hand; a trajectory keeps but its text.
 _last_error: ContextVar[list[GenerationError]] = ContextVar("last_error")

@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from steper_ray.serving.api import EVENTS, ErrorBody, ReasonRequest
+from steper_ray.serving.wire import EVENTS, ErrorBody, ReasonRequest
 
 ERRORS = {
     400: "The body is not valid JSON.",

@@ -14,7 +14,8 @@ from steper_ray.config import Config, EngineConfig
 from steper_ray.corpora import Corpus, open_corpus
 from steper_ray.models import resolve_model
 from steper_ray.retrieval import ensure_index, index_folder, read_manifest
-from steper_ray.serving.api import About, Limits
+from steper_ray.serving.api import Limits
+from steper_ray.serving.wire import About
 
 EXAMPLES = 6
 

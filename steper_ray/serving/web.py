@@ -28,13 +28,8 @@ from steper_ray.schema import Trajectory
 from steper_ray.serving.access import Access, BodyLimit, problem_response
 from steper_ray.serving.api import (
     RETRY,
-    About,
-    Examples,
-    Health,
     Limits,
     Problem,
-    ReasonRequest,
-    ReasonResponse,
     event_out,
     parse_request,
     request_model,
@@ -43,6 +38,7 @@ from steper_ray.serving.api import (
 )
 from steper_ray.serving.engine import Ask
 from steper_ray.serving.openapi import ERRORS, body, documented, streamed, true_openapi
+from steper_ray.serving.wire import About, Examples, Health, ReasonRequest, ReasonResponse
 
 logger = logging.getLogger(__name__)
 

@@ -18,11 +18,12 @@ from serving_apps import FIRST, PASSAGES, REST, deploy, free_port, hanging, serv
 
 from steper_ray.config import ReasoningConfig, SamplingConfig, ServeConfig
 from steper_ray.corpora import open_corpus
-from steper_ray.serving.api import About, Limits
+from steper_ray.serving.api import Limits
 from steper_ray.serving.deployments import bind
 from steper_ray.serving.engine import ReasonEngine
 from steper_ray.serving.plan import make_plan
 from steper_ray.serving.web import WebSettings, make_app
+from steper_ray.serving.wire import About
 
 pytestmark = pytest.mark.chromium
 

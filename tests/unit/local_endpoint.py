@@ -1,0 +1,69 @@
+"""The endpoint in this process: a real engine and application over scripted parts."""
+
+import json
+from contextlib import aclosing
+
+from fastapi.testclient import TestClient
+from scripted import KeywordRetriever, ScriptedGenerator
+
+from steper_ray.config import ReasoningConfig, SamplingConfig, ServeConfig
+from steper_ray.schema import Passage
+from steper_ray.serving.api import Limits
+from steper_ray.serving.engine import ReasonEngine
+from steper_ray.serving.web import WebSettings, make_app
+from steper_ray.serving.wire import About
+
+PASSAGES = [Passage("1", "Alba", "Alba was shot by Bo."), Passage("2", "Bo", "Bo was born in Cem.")]
+CHAIN = ["The director of Alba is Bo.", "Bo was born in Cem.", "So the answer is: Cem."]
+QUESTION = "Where was the director of Alba born?"
+LIMITS = Limits(max_steps=5, max_question_chars=200)
+ABOUT = About(
+    model="test", framework="ircot", unit="sentence", max_steps=5, max_question_chars=200, passages=2
+)
+SECRET = "s3cret-Pässword"
+
+
+def replies():
+    return [" ".join(CHAIN[i:]) for i in range(3)]
+
+
+class LocalEngine(ReasonEngine):
+    """A real engine over scripted parts, in this process. `broken` is raised by every call."""
+
+    def __init__(self, answers, retriever=None, broken=None, hang_at=None, **serve):
+        self.generator = ScriptedGenerator(answers, hang_at=hang_at)
+        retriever = retriever or KeywordRetriever(PASSAGES)
+        super().__init__(
+            retriever, self.generator, ReasoningConfig(), SamplingConfig(), ServeConfig(**serve), "test"
+        )
+        self.broken, self.asked = broken, []
+
+    async def events(self, ask):
+        self.asked.append(ask)
+        if self.broken is not None:
+            raise self.broken
+        async with aclosing(super().events(ask)) as events:
+            async for event in events:
+                yield event
+
+    async def ready(self):
+        return self.broken is None
+
+
+def client(engine, token=None, address="127.0.0.1", timeout_s=60.0):
+    app = make_app(engine, WebSettings(LIMITS, ABOUT, (QUESTION,), timeout_s, token))
+    return TestClient(app, base_url="http://127.0.0.1", client=(address, 5000), raise_server_exceptions=False)
+
+
+def error_of(reply):
+    body = reply.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"code", "message"}
+    assert reply.headers["content-security-policy"]
+    return reply.status_code, body["error"]["code"], body["error"]["message"]
+
+
+def events_of(reply):
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    frames = [frame.split("\n") for frame in reply.text.strip().split("\n\n")]
+    return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in frames]
