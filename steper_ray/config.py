@@ -137,6 +137,20 @@ class ReasoningConfig(Section):
     """Show the project's own demonstrations (for models that were not trained on the format)."""
 
 
+class VerifyConfig(Section):
+    """The least score that each step of a trajectory must reach to be learned from; what is not set is not checked.
+
+    The paper's filter sees the final answer alone. Changing a threshold asks no teacher again.
+    """
+
+    grounding: float | None = Field(None, ge=0, le=1)
+    """Share of a step's names, numbers and answer that stand in the passages seen so far."""
+    support: float | None = Field(None, ge=0, le=1)
+    """Share of them that one single passage holds; for teachers that state one fact a step."""
+    confidence: float | None = Field(None, ge=0, le=1)
+    """The teacher's probability of a token, geometric mean over the step."""
+
+
 class BuildConfig(Section):
     """Trajectories and step-wise examples."""
 
@@ -144,6 +158,8 @@ class BuildConfig(Section):
     """A model that reasons, or the chains written from gold decompositions and evidences (no model)."""
     match: Literal["exact", "contains"] = "exact"
     """When an answer counts as right for the filter (the paper does not say)."""
+    verify: VerifyConfig = VerifyConfig()
+    """Checks of every step, after the answer's."""
     shard_size: Positive = 64
     """Questions a shard: the unit that is committed, and redone after a kill."""
     engines: Positive = 1

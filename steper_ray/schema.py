@@ -127,6 +127,16 @@ class Trajectory:
 
 
 @dataclass(frozen=True, slots=True)
+class StepScore:
+    """How well one verifier thinks of one step (from 1), 0 to 1; None where the step claims nothing to be checked."""
+
+    question_id: str
+    step: int
+    verifier: str
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class StepExample:
     """(question, passages up to step s) -> the cumulative chain up to step s (StepER, Fig. 1 and 2).
 
@@ -202,6 +212,9 @@ EXAMPLE_SCHEMA = _versioned(
         ("chain", pa.list_(pa.string())),
         ("framework", pa.string()),
     ]
+)
+SCORE_SCHEMA = _versioned(
+    [("question_id", pa.string()), ("step", pa.int64()), ("verifier", pa.string()), ("score", pa.float64())]
 )
 
 

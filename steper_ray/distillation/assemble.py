@@ -17,12 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from steper_ray.config import Config
+from steper_ray.distillation.dropped import Dropped
 from steper_ray.distillation.examples import make_examples
+from steper_ray.distillation.files import write_text, write_whole
 from steper_ray.distillation.filtering import drop_reason
 from steper_ray.distillation.identity import code_digest
-from steper_ray.distillation.report import BuildReport, Tally
+from steper_ray.distillation.report import BuildReport, Tally, VerifierCount
 from steper_ray.distillation.shards import Shard, ShardStore
-from steper_ray.schema import EXAMPLE_SCHEMA, SCHEMA_VERSION, StepExample, to_row
+from steper_ray.distillation.verify import UNVERIFIED, explain, first_failure, score_steps, thresholds
+from steper_ray.schema import EXAMPLE_SCHEMA, SCHEMA_VERSION, SCORE_SCHEMA, StepExample, StepScore, to_row
 
 EXAMPLES_A_PART = 4096  # bounds the memory of one part; a part is one file
 
@@ -74,26 +77,34 @@ def assemble(
     run: int,
     skipped: int,
 ) -> BuildReport:
-    """Filters and writes run_dir/data/: examples/, dropped.jsonl and manifest.json.
+    """Filters, verifies and writes run_dir/data/: examples/, dropped.jsonl and .md, scores.parquet, manifest.json.
 
     Every shard must be committed. `run` of them were made just now; `skipped` records of the corpus were
     left out.
     """
     folder = config.run_dir / "data"
     folder.mkdir(parents=True, exist_ok=True)
+    least = thresholds(config.build.verify)
     tally = Tally(config.reasoning.max_steps)
-    writer = ExampleWriter(folder / "examples")
-    dropped: list[dict[str, str | None]] = []
+    tally.verifiers |= {name: VerifierCount(value) for name, value in least.items()}
+    writer, dropped, scores = ExampleWriter(folder / "examples"), Dropped(), list[StepScore]()
     for shard in shards:
         for trajectory in store.read(shard.id):
-            reason = drop_reason(trajectory, config.build.match)
+            scored = score_steps(trajectory, list(least))
+            scores.extend(scored)
+            reason, error = drop_reason(trajectory, config.build.match), trajectory.error
+            if reason is None:
+                tally.add_scores(scored)
+                failed = first_failure(scored, least)
+                if failed is not None:
+                    reason, error = UNVERIFIED + failed.verifier, explain(failed, least, trajectory)
             examples = make_examples(trajectory) if reason is None else ()
             tally.add(trajectory, reason, examples)
             writer.add(examples)
             if reason is not None:
-                dropped.append({"id": trajectory.question.id, "reason": reason, "error": trajectory.error})
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in dropped)
-    _write_text(folder / "dropped.jsonl", "".join(lines))
+                dropped.add(trajectory, reason, error, scored)
+    dropped.write(folder)
+    _write_scores(folder / "scores.parquet", scores if least else None)
     examples_digest = writer.close()
     report = BuildReport(
         questions=tally.questions,
@@ -107,9 +118,10 @@ def assemble(
         shards=len(shards),
         shards_run=run,
         folder=folder,
+        verifiers=tally.verifiers,
     )
     manifest = _manifest(config, identity, shards, report, examples_digest)
-    _write_text(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    write_text(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     return report
 
 
@@ -129,6 +141,16 @@ def _manifest(
             "examples": report.examples,
             "stop_reasons": report.stop_reasons,
         },
+        "verifiers": {
+            name: {
+                "least": count.least,
+                "trajectories": count.trajectories,
+                "below": count.below,
+                "steps": count.steps,
+                "mean": count.mean,
+            }
+            for name, count in report.verifiers.items()
+        },
         f"recall@{report.k}": {"questions": report.recall_questions, "after_step": report.recall},
         "mean_steps": report.mean_steps,
         "config": json.loads(config.model_dump_json()),
@@ -136,7 +158,10 @@ def _manifest(
     }
 
 
-def _write_text(path: Path, text: str) -> None:
-    fresh = path.with_name(f"{path.name}.writing")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)
+def _write_scores(path: Path, scores: Sequence[StepScore] | None) -> None:
+    """One row a step and verifier; without verifiers there is no file."""
+    if scores is None:
+        path.unlink(missing_ok=True)
+        return
+    table = pa.Table.from_pylist([to_row(score) for score in scores], schema=SCORE_SCHEMA)
+    write_whole(path, lambda fresh: pq.write_table(table, fresh))

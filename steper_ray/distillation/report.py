@@ -6,10 +6,35 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from steper_ray.schema import Ability, StepExample, Trajectory
+from steper_ray.schema import Ability, StepExample, StepScore, Trajectory
+
+
+@dataclass(slots=True)
+class VerifierCount:
+    """One verifier over the trajectories with a right answer, whatever the others say of them."""
+
+    least: float
+    trajectories: int = 0
+    below: int = 0
+    """Trajectories with a step below `least`."""
+    steps: int = 0
+    """Steps that have a score."""
+    total: float = 0.0
+
+    @property
+    def mean(self) -> float | None:
+        return self.total / self.steps if self.steps else None
+
+    def add(self, scores: list[float]) -> None:
+        """The scores of one trajectory's steps."""
+        self.trajectories += 1
+        self.below += any(score < self.least for score in scores)
+        self.steps += len(scores)
+        self.total += sum(scores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +43,8 @@ class BuildReport:
 
     `recall[s-1]` is the mean share of a question's gold passages among those of its steps 1..s, over the
     `recall_questions` that have gold ids and at least one step; a trajectory that ended before step s counts
-    with all it found. `mean_steps` is over the trajectories with at least one step.
+    with all it found. `mean_steps` is over the trajectories with at least one step. `verifiers` are those that
+    were set, by name.
     """
 
     questions: int
@@ -34,6 +60,7 @@ class BuildReport:
     shards: int
     shards_run: int
     folder: Path
+    verifiers: dict[str, VerifierCount] = field(default_factory=dict)
 
     def summary(self) -> str:
         """A few lines for a person."""
@@ -50,6 +77,9 @@ class BuildReport:
             f"shards      {self.shards}, {self.shards_run} of them made in this run",
             f"written to  {self.folder}",
         ]
+        for name, count in self.verifiers.items():
+            mean = "no score" if count.mean is None else f"mean {count.mean:.3f} over {count.steps} steps"
+            lines.insert(-2, f"{name:11} {count.below} of {count.trajectories} below {count.least:g}, {mean}")
         if self.skipped:
             lines.insert(1, f"skipped     {self.skipped} records of the corpus")
         return "\n".join(lines)
@@ -65,6 +95,7 @@ class Tally:
     dropped: Counter[str] = field(default_factory=Counter)
     examples: Counter[str] = field(default_factory=Counter)
     stop_reasons: Counter[str] = field(default_factory=Counter)
+    verifiers: dict[str, VerifierCount] = field(default_factory=dict)
     _steps: int = 0
     _with_steps: int = 0
     _recall: list[float] = field(default_factory=list)
@@ -84,6 +115,11 @@ class Tally:
             self._with_steps += 1
             if trajectory.question.gold_ids:
                 self._add_recall(trajectory)
+
+    def add_scores(self, scores: Sequence[StepScore]) -> None:
+        """The verifiers' scores of one trajectory with a right answer."""
+        for name, count in self.verifiers.items():
+            count.add([s.score for s in scores if s.verifier == name and s.score is not None])
 
     def _add_recall(self, trajectory: Trajectory) -> None:
         gold = set(trajectory.question.gold_ids)

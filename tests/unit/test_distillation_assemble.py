@@ -31,8 +31,8 @@ TRAJECTORIES = [
 def build(tmp_path):
     """Commits the trajectories in shards of two, and assembles them."""
 
-    def run(trajectories=TRAJECTORIES):
-        config = Config(run_dir=tmp_path)
+    def run(trajectories=TRAJECTORIES, **verify):
+        config = Config(run_dir=tmp_path, build={"verify": verify})
         store = ShardStore(tmp_path / "data" / "trajectories", "run")
         store.clean()
         shards = cut([t.question for t in trajectories], 2, "run")
@@ -94,6 +94,7 @@ def test_the_same_trajectories_give_the_same_bytes_whatever_their_times(build, m
         "trajectories",
         "examples",
         "dropped.jsonl",
+        "dropped.md",
         "manifest.json",
     }
 
@@ -154,3 +155,48 @@ def test_a_question_without_steps_has_no_recall():
     tally = Tally(max_steps=2)
     tally.add(dataclasses.replace(TRAJECTORIES[4], question=question(9)), "generator_failed", ())
     assert (tally.recall, tally.mean_steps) == ((), 0.0)
+
+
+SUPPORTED = trajectory(6, pieces=["T1 is in text 1.", "So the answer is: text 2."], found=[(1,), (2,)])
+INVENTED = trajectory(7, pieces=["T1 is in Zog.", "So the answer is: text 2."], found=[(1,), (2,)])
+
+
+def right(t):
+    return dataclasses.replace(t, answer="Cem")
+
+
+def test_a_right_answer_with_a_step_below_a_threshold_is_dropped_and_told(build):
+    report = build([right(SUPPORTED), right(INVENTED), TRAJECTORIES[1]], grounding=0.9)
+    assert report.kept == 1
+    assert report.dropped == {"unverified_grounding": 1, "wrong_answer": 1}
+    count = report.verifiers["grounding"]
+    assert (count.trajectories, count.below, count.steps, count.mean) == (2, 1, 4, pytest.approx(3.5 / 4))
+    assert "grounding   1 of 2 below 0.9, mean 0.875 over 4 steps" in report.summary()
+    told = [json.loads(line) for line in (report.folder / "dropped.jsonl").read_text().splitlines()]
+    assert told[0] == {
+        "id": "q7",
+        "reason": "unverified_grounding",
+        "error": "step 1: grounding 0.500 < 0.9: T1 is in Zog.",
+    }
+    assert "- step 1 [grounding 0.500]: T1 is in Zog." in (report.folder / "dropped.md").read_text()
+    manifest = json.loads((report.folder / "manifest.json").read_text())
+    assert manifest["verifiers"]["grounding"]["below"] == 1
+
+
+def test_every_step_has_its_scores_whether_kept_or_not(build):
+    folder = build([right(SUPPORTED), right(INVENTED), TRAJECTORIES[1]], grounding=0.9, support=0.2).folder
+    rows = pq.read_table(folder / "scores.parquet").to_pylist()
+    assert len(rows) == 2 * 2 * 3
+    assert rows[4] == {"question_id": "q7", "step": 1, "verifier": "grounding", "score": 0.5}
+
+
+def test_another_threshold_keeps_other_trajectories_of_the_same_shards(build):
+    assert build([right(INVENTED)], grounding=0.9).kept == 0
+    assert build([right(INVENTED)], grounding=0.4).kept == 1
+
+
+def test_without_verifiers_no_scores_are_left_behind(build):
+    folder = build([right(SUPPORTED)], grounding=0.9).folder
+    assert (folder / "scores.parquet").exists()
+    build([right(SUPPORTED)])
+    assert not (folder / "scores.parquet").exists()

@@ -1,0 +1,48 @@
+"""What was not kept, for people to read: every trajectory in one line, and a few of each reason in full."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from steper_ray.distillation.files import write_text
+from steper_ray.schema import StepScore, Trajectory
+
+SAMPLES = 5  # trajectories of each reason that are written out in full
+
+
+class Dropped:
+    """Collects dropped trajectories; `write` makes dropped.jsonl (all) and dropped.md (the first of each reason)."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._samples: dict[str, list[str]] = {}
+
+    def add(
+        self, trajectory: Trajectory, reason: str, error: str | None, scores: Sequence[StepScore] = ()
+    ) -> None:
+        row = {"id": trajectory.question.id, "reason": reason, "error": error}
+        self._lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+        samples = self._samples.setdefault(reason, [])
+        if len(samples) < SAMPLES:
+            samples.append(_page(trajectory, error, scores))
+
+    def write(self, folder: Path) -> None:
+        write_text(folder / "dropped.jsonl", "".join(self._lines))
+        parts = [f"# {reason}\n\n" + "".join(pages) for reason, pages in sorted(self._samples.items())]
+        write_text(folder / "dropped.md", "\n".join(parts))
+
+
+def _page(trajectory: Trajectory, error: str | None, scores: Sequence[StepScore]) -> str:
+    question = trajectory.question
+    lines = [f"## {question.id}: {question.text}", f"right: {', '.join(question.answers)}"]
+    lines += [f"given: {trajectory.answer} ({trajectory.stop_reason.value})"]
+    lines += [error] if error else []
+    for step in trajectory.steps:
+        told = ", ".join(
+            f"{s.verifier} {s.score:.3f}" for s in scores if s.step == step.index and s.score is not None
+        )
+        lines.append(f"- step {step.index}{f' [{told}]' if told else ''}: {step.reasoning}")
+        lines += [f"  - {hit.passage.title}: {hit.passage.text}" for hit in step.hits]
+    return "\n".join(lines) + "\n\n"

@@ -1,0 +1,135 @@
+"""What a step claims, how far the passages hold it, and that wrong steps under a right answer are caught."""
+
+import dataclasses
+import math
+from random import Random
+
+import pytest
+from distilled import trajectory
+from training_examples import gold_examples
+
+from steper_ray.config import VerifyConfig
+from steper_ray.distillation.claims import claims_of, grounding, support
+from steper_ray.distillation.verify import first_failure, score_steps, thresholds
+from steper_ray.schema import Hit, Passage, Question, Step, StepScore, StopReason, Trajectory
+
+PASSAGES = [
+    Passage("1", "Alba", "Alba is a 1,999-page book. It was written by Bo O'Neil."),
+    Passage("2", "Bo O'Neil", "Bo O\u2019Neil was born in the University of the West."),
+]
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "names", "numbers", "answer"),
+    [
+        ("The director of Alba is Bo.", ("alba", "bo"), (), None),
+        ("In 1,204 Bo's wife left.", ("bo",), ("1204",), None),
+        ("Bo's Book of Days is on the iPod.", ("bo", "book of days"), (), None),
+        ("Beyonc\u00e9 met Jean-Luc.", ("beyonce", "jean luc"), (), None),
+        ("Both Bo and Cem did.", ("bo", "cem"), (), None),
+        ("He studied at the University of the West.", ("university of west",), (), None),
+        ("So the answer is: the West.", (), (), "west"),
+        ("Thus both share it. So the answer is: yes.", (), (), None),
+        ("Intermediate answer: Bo\nFollow up: Where was Cem born?", ("bo",), (), None),
+        ("Intermediate answer: Bo\nSo the final answer is: Bo", ("bo",), (), "bo"),
+        ("So it is, as they said.", (), (), None),
+    ],
+)
+def test_a_step_claims_names_numbers_and_the_answer(reasoning, names, numbers, answer):
+    claims = claims_of(reasoning)
+    assert (claims.names, claims.numbers, claims.answer) == (names, numbers, answer)
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "score"),
+    [
+        ("Alba was written by Bo O'Neil.", 1.0),
+        ("Alba has 1999 pages.", 1.0),
+        ("Alba was written by Zog.", 0.5),
+        ("Alb was written by Zog.", 0.0),  # whole words
+        ("The film Cem tells of Alba.", 1.0),  # the question names Cem
+        ("So the answer is: Cem.", 0.0),  # an answer must be read, not asked
+        ("So it is.", None),
+    ],
+)
+def test_grounding_is_the_share_of_claims_that_stand_in_what_was_seen(reasoning, score):
+    assert grounding(reasoning, "Who wrote Cem?", PASSAGES) == score
+
+
+def test_support_asks_for_all_claims_in_one_passage():
+    assert support("Alba was written by Bo O'Neil.", PASSAGES) == 1.0
+    assert support("Alba is in the University of the West.", PASSAGES) == 0.5
+    assert support("So it is.", PASSAGES) is None
+    assert support("Alba is a book.", []) == 0.0
+
+
+def test_only_passages_of_this_step_and_before_count():
+    steps = ["Alba was written by Bo.", "Bo was born in Cem.", "So the answer is: Cem."]
+    t = trajectory(pieces=steps, found=[(0,), (1,), ()])
+    late = Passage("z", "Cem", "Bo, Alba")
+    hits = [t.steps[0].hits, t.steps[1].hits, (dataclasses.replace(t.steps[0].hits[0], passage=late),)]
+    t = dataclasses.replace(
+        t, steps=tuple(dataclasses.replace(s, hits=h) for s, h in zip(t.steps, hits, strict=True))
+    )
+    assert [s.score for s in score_steps(t, ["grounding"])] == [0.0, 0.0, 1.0]
+
+
+def test_confidence_is_the_mean_probability_of_a_token():
+    t = trajectory()
+    t = dataclasses.replace(
+        t, steps=(dataclasses.replace(t.steps[0], mean_logprob=math.log(0.5)), t.steps[1])
+    )
+    assert [s.score for s in score_steps(t, ["confidence"])] == [pytest.approx(0.5), None]
+
+
+def test_the_first_step_below_is_told_and_a_step_without_score_passes():
+    scores = [StepScore("q", 1, "support", None), StepScore("q", 2, "support", 0.5)]
+    assert first_failure(scores, {"support": 0.5}) is None
+    assert first_failure(scores, {"support": 0.6}) == scores[1]
+
+
+def test_only_verifiers_that_are_set_are_run():
+    assert thresholds(VerifyConfig()) == {}
+    assert thresholds(VerifyConfig(support=0.5, grounding=0.0)) == {"grounding": 0.0, "support": 0.5}
+
+
+def gold_trajectories():
+    for example in gold_examples(worlds=3, questions=8):
+        if example.step == example.n_steps:
+            steps = tuple(
+                Step(n, "", tuple(Hit(p, 1.0) for p in passages), piece)
+                for n, (passages, piece) in enumerate(zip(example.passages, example.chain, strict=True), 1)
+            )
+            question = Question(example.question_id, example.question, ("right",))
+            yield Trajectory(question, "ircot", steps, "right", StopReason.ANSWERED)
+
+
+def planted(t, kind, rng):
+    """The trajectory with one step before the last made wrong; the answer stays right."""
+    at = rng.randrange(len(t.steps) - 1)
+    step = t.steps[at]
+    seen = [hit.passage.title for s in t.steps[: at + 1] for hit in s.hits]
+    value = step.reasoning.removesuffix(".").split()[-1]
+    wrong = "Qwexo"
+    if kind == "swapped":
+        wrong = rng.choice([title for title in seen if title not in step.reasoning])
+    steps = list(t.steps)
+    steps[at] = dataclasses.replace(step, reasoning=step.reasoning.replace(value, wrong))
+    return dataclasses.replace(t, steps=tuple(steps))
+
+
+@pytest.mark.parametrize(
+    ("verifier", "kind", "recall"),
+    [("grounding", "invented", 1.0), ("support", "invented", 1.0), ("support", "swapped", 0.8)],
+)
+def test_planted_wrong_steps_under_a_right_answer_are_caught_and_right_ones_are_not(verifier, kind, recall):
+    rng, least = Random(0), {verifier: 1.0}
+    right = list(gold_trajectories())
+    assert len(right) > 20
+    wrong = [planted(t, kind, rng) for t in right]
+
+    def failed(trajectories):
+        return [t for t in trajectories if first_failure(score_steps(t, [verifier]), least)]
+
+    assert len(failed(wrong)) >= recall * len(wrong)
+    assert failed(right) == []
