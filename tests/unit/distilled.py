@@ -1,5 +1,8 @@
 """Trajectories with known content, for the tests of the distillation room."""
 
+from steper_ray.config import Config
+from steper_ray.distillation.assemble import assemble
+from steper_ray.distillation.shards import ShardStore, cut
 from steper_ray.schema import Hit, Passage, Question, Step, StopReason, SubQuestion, Trajectory
 
 PASSAGES = [Passage(f"p{n}", f"T{n}", f"text {n}") for n in range(6)]
@@ -27,3 +30,14 @@ def trajectory(
         for i, (piece, new) in enumerate(zip(pieces, found, strict=True), 1)
     )
     return Trajectory(question(number, **rest), "ircot", steps, answer, StopReason(reason), source="test")
+
+
+def assembled(run_dir, trajectories, **verify):
+    """Commits the trajectories in shards of two, and assembles them."""
+    config = Config(run_dir=run_dir, build={"verify": verify})
+    store = ShardStore(run_dir / "data" / "trajectories", "run")
+    store.clean()
+    shards = cut([t.question for t in trajectories], 2, "run")
+    for number, shard in enumerate(shards):
+        store.commit(shard, trajectories[2 * number : 2 * number + 2])
+    return assemble(config, {"teacher": "engine"}, shards, store, run=len(shards), skipped=0)

@@ -6,15 +6,12 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-from distilled import question, trajectory
+from distilled import assembled, question, trajectory
 
-from steper_ray.config import Config
 from steper_ray.distillation import assemble as room
-from steper_ray.distillation.assemble import assemble
 from steper_ray.distillation.engine_log import EngineLog
 from steper_ray.distillation.progress import Progress
 from steper_ray.distillation.report import Tally
-from steper_ray.distillation.shards import ShardStore, cut
 from steper_ray.errors import EngineDeadError
 from steper_ray.schema import EXAMPLE_SCHEMA, example_from_row
 
@@ -29,18 +26,7 @@ TRAJECTORIES = [
 
 @pytest.fixture
 def build(tmp_path):
-    """Commits the trajectories in shards of two, and assembles them."""
-
-    def run(trajectories=TRAJECTORIES, **verify):
-        config = Config(run_dir=tmp_path, build={"verify": verify})
-        store = ShardStore(tmp_path / "data" / "trajectories", "run")
-        store.clean()
-        shards = cut([t.question for t in trajectories], 2, "run")
-        for number, shard in enumerate(shards):
-            store.commit(shard, trajectories[2 * number : 2 * number + 2])
-        return assemble(config, {"teacher": "engine"}, shards, store, run=len(shards), skipped=0)
-
-    return run
+    return lambda trajectories=TRAJECTORIES, **verify: assembled(tmp_path, trajectories, **verify)
 
 
 def parts(folder):
