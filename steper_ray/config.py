@@ -113,6 +113,7 @@ class SamplingConfig(Section):
     """Tokens before the end of sequence is allowed: a step says something, even where its retrieval found nothing
     new and the prompt is that of an example which ends there. An endpoint that does not know it may ignore it."""
     seed: int = 0
+    """Every step of every question and sample draws numbers of its own from it, the same ones in every run."""
 
 
 class ReasoningConfig(Section):
@@ -158,6 +159,11 @@ class BuildConfig(Section):
     """A model that reasons, or the chains written from gold decompositions and evidences (no model)."""
     match: Literal["exact", "contains"] = "exact"
     """When an answer counts as right for the filter (the paper does not say)."""
+    samples: Positive = 1
+    """Trajectories of each question; more than one needs a `sampling.temperature` above 0."""
+    keep: Literal["first", "all", "majority"] = "first"
+    """Of a question's right trajectories: the first, all that differ, or the first if most samples agree on a right
+    answer (a right answer that most samples do not give was luck)."""
     verify: VerifyConfig = VerifyConfig()
     """Checks of every step, after the answer's."""
     shard_size: Positive = 64
@@ -296,6 +302,17 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     serve: ServeConfig = ServeConfig()
     demo: DemoConfig = DemoConfig()
+
+    @model_validator(mode="after")
+    def _samples(self) -> Config:
+        if self.build.samples > 1 and self.build.teacher == "annotation":
+            raise ValueError("build.samples > 1: annotations give one chain a question; set build.samples=1")
+        if self.build.samples > 1 and self.sampling.temperature == 0:
+            raise ValueError(
+                "build.samples > 1 with sampling.temperature 0 gives the same trajectory each time: "
+                "set sampling.temperature, such as 0.7"
+            )
+        return self
 
     def dump(self) -> str:
         """The resolved config as YAML; `load_config` reads it back to an equal config."""

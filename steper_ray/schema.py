@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Ability(StrEnum):
@@ -105,7 +105,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """A question reasoned to its end. Errors are data: `stop_reason` and `error` say what went wrong."""
+    """A question reasoned to its end. Errors are data: `stop_reason` and `error` say what went wrong.
+
+    `sample` numbers the trajectories of one question, from 0.
+    """
 
     question: Question
     framework: str
@@ -114,6 +117,12 @@ class Trajectory:
     stop_reason: StopReason
     error: str | None = None
     source: str = ""
+    sample: int = 0
+
+    @property
+    def id(self) -> str:
+        """The question's id; further samples have their number behind it."""
+        return f"{self.question.id}~{self.sample}" if self.sample else self.question.id
 
     @property
     def passages(self) -> tuple[Passage, ...]:
@@ -128,7 +137,10 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True)
 class StepScore:
-    """How well one verifier thinks of one step (from 1), 0 to 1; None where the step claims nothing to be checked."""
+    """How well one verifier thinks of one step (from 1), 0 to 1; None where the step claims nothing to be checked.
+
+    `question_id` is the trajectory's id.
+    """
 
     question_id: str
     step: int
@@ -141,6 +153,7 @@ class StepExample:
     """(question, passages up to step s) -> the cumulative chain up to step s (StepER, Fig. 1 and 2).
 
     `passages` holds the passages of each step 1..s, `chain` the reasoning of each step 1..s: the target.
+    `question_id` is the trajectory's id: examples that share it share one chain.
     """
 
     id: str
@@ -198,6 +211,7 @@ TRAJECTORY_SCHEMA = _versioned(
         ("stop_reason", pa.string()),
         ("error", pa.string()),
         ("source", pa.string()),
+        ("sample", pa.int64()),
     ]
 )
 EXAMPLE_SCHEMA = _versioned(

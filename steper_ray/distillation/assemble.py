@@ -10,22 +10,31 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from steper_ray.config import Config
+from steper_ray.config import BuildConfig, Config
 from steper_ray.distillation.dropped import Dropped
 from steper_ray.distillation.examples import make_examples
 from steper_ray.distillation.files import write_text, write_whole
-from steper_ray.distillation.filtering import drop_reason
+from steper_ray.distillation.filtering import choose, drop_reason
 from steper_ray.distillation.identity import code_digest
 from steper_ray.distillation.report import BuildReport, Tally, VerifierCount
 from steper_ray.distillation.shards import Shard, ShardStore
 from steper_ray.distillation.verify import UNVERIFIED, explain, first_failure, score_steps, thresholds
-from steper_ray.schema import EXAMPLE_SCHEMA, SCHEMA_VERSION, SCORE_SCHEMA, StepExample, StepScore, to_row
+from steper_ray.schema import (
+    EXAMPLE_SCHEMA,
+    SCHEMA_VERSION,
+    SCORE_SCHEMA,
+    StepExample,
+    StepScore,
+    Trajectory,
+    to_row,
+)
 
 EXAMPLES_A_PART = 4096  # bounds the memory of one part; a part is one file
 
@@ -88,30 +97,31 @@ def assemble(
     tally = Tally(config.reasoning.max_steps)
     tally.verifiers |= {name: VerifierCount(value) for name, value in least.items()}
     writer, dropped, scores = ExampleWriter(folder / "examples"), Dropped(), list[StepScore]()
+    build = config.build
     for shard in shards:
-        for trajectory in store.read(shard.id):
-            scored = score_steps(trajectory, list(least))
-            scores.extend(scored)
-            reason, error = drop_reason(trajectory, config.build.match), trajectory.error
-            if reason is None:
-                tally.add_scores(scored)
-                failed = first_failure(scored, least)
-                if failed is not None:
-                    reason, error = UNVERIFIED + failed.verifier, explain(failed, least, trajectory)
-            examples = make_examples(trajectory) if reason is None else ()
-            tally.add(trajectory, reason, examples)
-            writer.add(examples)
-            if reason is not None:
-                dropped.add(trajectory, reason, error, scored)
+        for _, group in groupby(store.read(shard.id), key=lambda trajectory: trajectory.question.id):
+            samples = tuple(group)
+            judged = [_judge(trajectory, build, least, tally) for trajectory in samples]
+            reasons = choose(samples, [reason for reason, _, _ in judged], build.keep, build.match)
+            for trajectory, reason, (_, error, scored) in zip(samples, reasons, judged, strict=True):
+                examples = make_examples(trajectory) if reason is None else ()
+                scores.extend(scored)
+                tally.add(trajectory, reason, examples)
+                writer.add(examples)
+                if reason is not None:
+                    dropped.add(trajectory, reason, error, scored)
+            tally.add_question(kept=None in reasons)
     dropped.write(folder)
     _write_scores(folder / "scores.parquet", scores if least else None)
     examples_digest = writer.close()
     report = BuildReport(
         questions=tally.questions,
+        questions_kept=tally.questions_kept,
+        trajectories=tally.trajectories,
         kept=tally.kept,
         **tally.counts(),
         recall=tally.recall,
-        recall_questions=tally.recall_questions,
+        recall_trajectories=tally.recall_trajectories,
         mean_steps=tally.mean_steps,
         k=config.reasoning.k,
         skipped=skipped,
@@ -125,6 +135,20 @@ def assemble(
     return report
 
 
+def _judge(
+    trajectory: Trajectory, build: BuildConfig, least: dict[str, float], tally: Tally
+) -> tuple[str | None, str | None, list[StepScore]]:
+    """One trajectory by itself: why not to learn from it (None for nothing), what to tell of that, its scores."""
+    scored = score_steps(trajectory, list(least))
+    reason, error = drop_reason(trajectory, build.match), trajectory.error
+    if reason is None:
+        tally.add_scores(scored)
+        failed = first_failure(scored, least)
+        if failed is not None:
+            reason, error = UNVERIFIED + failed.verifier, explain(failed, least, trajectory)
+    return reason, error, scored
+
+
 def _manifest(
     config: Config, identity: dict[str, Any], shards: Sequence[Shard], report: BuildReport, examples: str
 ) -> dict[str, Any]:
@@ -135,6 +159,8 @@ def _manifest(
         "examples_sha256": examples,
         "counts": {
             "questions": report.questions,
+            "questions_kept": report.questions_kept,
+            "trajectories": report.trajectories,
             "skipped_records": report.skipped,
             "kept": report.kept,
             "dropped": report.dropped,
@@ -151,7 +177,7 @@ def _manifest(
             }
             for name, count in report.verifiers.items()
         },
-        f"recall@{report.k}": {"questions": report.recall_questions, "after_step": report.recall},
+        f"recall@{report.k}": {"trajectories": report.recall_trajectories, "after_step": report.recall},
         "mean_steps": report.mean_steps,
         "config": json.loads(config.model_dump_json()),
         "shards": [shard.id for shard in shards],

@@ -22,7 +22,7 @@ class Dropped:
     def add(
         self, trajectory: Trajectory, reason: str, error: str | None, scores: Sequence[StepScore] = ()
     ) -> None:
-        row = {"id": trajectory.question.id, "reason": reason, "error": error}
+        row = {"id": trajectory.id, "reason": reason, "error": error}
         self._lines.append(json.dumps(row, ensure_ascii=False) + "\n")
         samples = self._samples.setdefault(reason, [])
         if len(samples) < SAMPLES:
@@ -36,7 +36,7 @@ class Dropped:
 
 def _page(trajectory: Trajectory, error: str | None, scores: Sequence[StepScore]) -> str:
     question = trajectory.question
-    lines = [f"## {question.id}: {question.text}", f"right: {', '.join(question.answers)}"]
+    lines = [f"## {trajectory.id}: {question.text}", f"right: {', '.join(question.answers)}"]
     lines += [f"given: {trajectory.answer} ({trajectory.stop_reason.value})"]
     lines += [error] if error else []
     for step in trajectory.steps:

@@ -21,7 +21,7 @@ def ability_of(step: int, n_steps: int) -> Ability:
 
 
 def make_examples(trajectory: Trajectory) -> tuple[StepExample, ...]:
-    """One example a step, in order, with ids `<question id>#<step>`.
+    """One example a step, in order, with ids `<trajectory id>#<step>`.
 
     Passages are kept step by step, a step that found nothing new has none; times and scores are left behind.
     """
@@ -29,8 +29,8 @@ def make_examples(trajectory: Trajectory) -> tuple[StepExample, ...]:
     n_steps = len(trajectory.steps)
     return tuple(
         StepExample(
-            id=f"{trajectory.question.id}#{step}",
-            question_id=trajectory.question.id,
+            id=f"{trajectory.id}#{step}",
+            question_id=trajectory.id,
             step=step,
             n_steps=n_steps,
             ability=ability_of(step, n_steps),

@@ -1,16 +1,19 @@
 """Which trajectories become training data, and why others do not (StepER keeps those with a right answer).
 
-A pure function of one trajectory. It knows nothing of files, shards or engines.
+Pure functions of the trajectories of one question. It knows nothing of files, shards or engines.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Literal
 
-from steper_ray.answers import is_right
+from steper_ray.answers import is_right, normalize
 from steper_ray.schema import StopReason, Trajectory
 
 Match = Literal["exact", "contains"]
+Keep = Literal["first", "all", "majority"]
 
 WRONG_ANSWER = "wrong_answer"
 #: Why the annotation teacher writes no chain: these open the `error` of a rejected trajectory.
@@ -33,3 +36,36 @@ def drop_reason(trajectory: Trajectory, match: Match) -> str | None:
     if reason is not StopReason.ANSWERED:
         return reason.value
     return None if is_right(trajectory.answer, trajectory.question.answers, match) else WRONG_ANSWER
+
+
+#: Right, but not learned from: another sample of the question is.
+SPARE = "spare"
+#: Right, but most samples of the question give no right answer.
+MINORITY = "minority"
+
+
+def choose(
+    samples: Sequence[Trajectory], reasons: Sequence[str | None], keep: Keep, match: Match
+) -> list[str | None]:
+    """Which trajectories of ONE question to learn from: their drop reasons, those of right ones left out added.
+
+    `reasons` are those of `drop_reason` and of the verifiers. The majority is that of the normalised answers of all
+    samples that state one; of equally frequent ones the earliest counts.
+    """
+    right = [number for number, reason in enumerate(reasons) if reason is None]
+    chosen = list(reasons)
+    if not right:
+        return chosen
+    if keep == "all":
+        chains = set[tuple[str, ...]]()
+        for number in right:
+            if samples[number].chain in chains:
+                chosen[number] = SPARE
+            chains.add(samples[number].chain)
+        return chosen
+    stated = [normalize(t.answer) for t in samples if t.stop_reason is StopReason.ANSWERED]
+    agreed = Counter(stated).most_common(1)[0][0]
+    luck = keep == "majority" and not is_right(agreed, samples[0].question.answers, match)
+    for number in right if luck else right[1:]:
+        chosen[number] = MINORITY if luck else SPARE
+    return chosen

@@ -36,6 +36,7 @@ def run_identity(config: Config, corpus_fingerprint: str) -> dict[str, Any]:
     if config.build.teacher == "engine":
         identity["engine"] = _engine(config.engine)
         identity["sampling"] = config.sampling.model_dump(mode="json")
+        identity["samples"] = config.build.samples
     return identity
 
 

@@ -54,7 +54,7 @@ class DataSet:
         """Every trajectory, in the order of the questions."""
         for shard in self.manifest["shards"]:
             for trajectory in self._store.read(shard):
-                row = self._dropped.get(trajectory.question.id)
+                row = self._dropped.get(trajectory.id)
                 yield Seen(trajectory, row["reason"] if row else KEPT, row["error"] if row else None)
 
 
@@ -86,7 +86,7 @@ class StepCost:
 
 @dataclass(slots=True)
 class Inspection:
-    """Counts over a data set. `hops[h]` is (questions, kept) of questions with h hops, None where not known."""
+    """Counts over a data set. `hops[h]` is (trajectories, kept) of questions with h hops, None where not known."""
 
     fates: Counter[str] = field(default_factory=Counter)
     hops: dict[int | None, tuple[int, int]] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class Inspection:
     """Questions whose text, normalised as answers are, came before."""
 
     @property
-    def questions(self) -> int:
+    def trajectories(self) -> int:
         return self.fates.total()
 
 
@@ -113,9 +113,10 @@ def inspect(data: DataSet) -> Inspection:
         found.fates[seen.fate] += 1
         asked, of_them = found.hops.get(trajectory.question.hops, (0, 0))
         found.hops[trajectory.question.hops] = (asked + 1, of_them + kept)
-        text = normalize(trajectory.question.text)
-        found.repeated_questions += text in texts
-        texts.add(text)
+        if not trajectory.sample:
+            text = normalize(trajectory.question.text)
+            found.repeated_questions += text in texts
+            texts.add(text)
         for number, step in enumerate(trajectory.steps):
             if number == len(found.costs):
                 found.costs.append(StepCost())

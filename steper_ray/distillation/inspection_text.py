@@ -25,13 +25,13 @@ def summary(data: DataSet, found: Inspection) -> RenderableType:
     """Counts, lengths, recall and cost."""
     counts = _table("", "number", "share")
     for fate, number in sorted(found.fates.items(), key=lambda pair: (pair[0] != KEPT, pair[0])):
-        counts.add_row(fate.replace("_", " "), f"{number:,}", f"{number / found.questions:.1%}")
+        counts.add_row(fate.replace("_", " "), f"{number:,}", f"{number / found.trajectories:.1%}")
     examples = data.manifest["counts"]["examples"]
     for ability, number in examples.items():
         counts.add_row(
             f"examples: {ability}", f"{number:,}", f"{number / max(1, sum(examples.values())):.1%}"
         )
-    hops = _table("hops", "questions", "kept")
+    hops = _table("hops", "trajectories", "kept")
     for hop, (asked, kept) in sorted(found.hops.items(), key=lambda pair: pair[0] or 0):
         hops.add_row("not known" if hop is None else str(hop), f"{asked:,}", f"{kept / asked:.1%}")
     lengths = _table("of kept trajectories", "median", "95 %", "most")
@@ -39,10 +39,12 @@ def summary(data: DataSet, found: Inspection) -> RenderableType:
     for name, values in (("steps", steps), ("passages", found.passages), ("words a step", found.words)):
         if (three := spread(values)) is not None:
             lengths.add_row(name, *map(str, three))
+    asked = data.manifest["counts"]["questions"]
     notes = [
-        Text(f"{found.repeated_questions:,} of {found.questions:,} questions have a text that came before")
+        Text("s: seconds that all requests waited, added up; many wait at the same time"),
+        Text(f"{found.repeated_questions:,} of {asked:,} questions have a text that came before"),
+        Text(f"code {data.manifest['code'][:12]}, written to {data.folder}"),
     ]
-    notes += [Text(f"code {data.manifest['code'][:12]}, written to {data.folder}")]
     return Group(counts, hops, lengths, _costs(data, found), *notes)
 
 
@@ -50,7 +52,7 @@ def trajectory(seen: Seen) -> RenderableType:
     """One trajectory in full."""
     question = seen.trajectory.question
     parts: list[RenderableType] = [
-        Text.assemble((f"{question.id}  ", "dim"), (question.text, "bold")),
+        Text.assemble((f"{seen.trajectory.id}  ", "dim"), (question.text, "bold")),
         Text.assemble(
             ("right ", "dim"), ", ".join(question.answers), ("   given ", "dim"), seen.trajectory.answer,
             ("   ", ""), (seen.fate.replace("_", " "), "green" if seen.fate == KEPT else "red"),

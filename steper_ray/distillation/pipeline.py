@@ -163,7 +163,7 @@ class _RolloutActor:
         self._store = ShardStore(job.shards, job.identity)
         self._slots = asyncio.Semaphore(job.config.build.in_flight)
         self._opening = asyncio.Lock()
-        self._teacher: _Teacher | None = None
+        self._teachers: list[_Teacher] = []  # one a sample
         self._unopened: SteperError | None = None
         self._generator: Generator | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -191,14 +191,16 @@ class _RolloutActor:
         async with self._opening:
             if self._unopened is not None:
                 raise self._unopened
-            if self._teacher is None:
+            if not self._teachers:
                 try:
-                    self._teacher = self._open()
+                    self._teachers = self._open()
                 except SteperError as error:
                     self._unopened = error
                     raise
-        teacher = self._teacher
-        trajectories = await asyncio.gather(*(self._one(teacher, question) for question in shard.questions))
+        teachers = self._teachers
+        trajectories = await asyncio.gather(
+            *(self._one(teacher, question) for question in shard.questions for teacher in teachers)
+        )
         await asyncio.to_thread(self._store.commit, shard, trajectories)
 
     async def _one(self, teacher: _Teacher, question: Question) -> Trajectory:
@@ -208,16 +210,26 @@ class _RolloutActor:
             except EngineDeadError as error:
                 self._die(error)
 
-    def _open(self) -> _Teacher:
+    def _open(self) -> list[_Teacher]:
         config, self._loop = self._job.config, asyncio.get_running_loop()
         self._job.log.started()
         retriever = open_index(self._job.index, config.retrieval, self._job.corpus)
         if config.build.teacher == "annotation":
-            return AnnotationTeacher(retriever, config.reasoning)
+            return [AnnotationTeacher(retriever, config.reasoning)]
         from steper_ray.generation import open_generator  # brings torch, which annotations do not need
 
         self._generator = open_generator(config.engine)
-        return Reasoner(retriever, self._generator, config.reasoning, config.sampling, self._job.source)
+        return [
+            Reasoner(
+                retriever,
+                self._generator,
+                config.reasoning,
+                config.sampling,
+                self._job.source,
+                sample,
+            )
+            for sample in range(config.build.samples)
+        ]
 
     def _die(self, error: EngineDeadError) -> NoReturn:
         """Ends the actor's process: Ray restarts it with a new engine and gives it its shards again.

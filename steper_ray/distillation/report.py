@@ -39,21 +39,23 @@ class VerifierCount:
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
-    """Counts over all questions of a build; `kept` + the sum of `dropped` = `questions`.
+    """Counts over all questions and trajectories of a build; `kept` + the sum of `dropped` = `trajectories`.
 
     `recall[s-1]` is the mean share of a question's gold passages among those of its steps 1..s, over the
-    `recall_questions` that have gold ids and at least one step; a trajectory that ended before step s counts
-    with all it found. `mean_steps` is over the trajectories with at least one step. `verifiers` are those that
-    were set, by name.
+    `recall_trajectories` whose questions have gold ids and at least one step; a trajectory that ended before step s
+    counts with all it found. `mean_steps` is over the trajectories with at least one step. `verifiers` are those
+    that were set, by name.
     """
 
     questions: int
+    questions_kept: int
+    trajectories: int
     kept: int
     dropped: dict[str, int]
     examples: dict[str, int]
     stop_reasons: dict[str, int]
     recall: tuple[float, ...]
-    recall_questions: int
+    recall_trajectories: int
     mean_steps: float
     k: int
     skipped: int
@@ -67,13 +69,14 @@ class BuildReport:
         dropped = ", ".join(f"{reason} {count}" for reason, count in self.dropped.items()) or "none"
         examples = ", ".join(f"{ability} {count}" for ability, count in self.examples.items())
         recall = ", ".join(f"{share:.3f}" for share in self.recall)
-        n_dropped = self.questions - self.kept
+        n_dropped = self.trajectories - self.kept
         lines = [
-            f"questions   {self.questions}, kept {self.kept}, dropped {n_dropped} ({dropped})",
+            f"questions   {self.questions}, kept {self.questions_kept}",
+            f"chains      {self.trajectories}, kept {self.kept}, dropped {n_dropped} ({dropped})",
             f"examples    {sum(self.examples.values())} ({examples})",
             f"steps       {self.mean_steps:.2f} a trajectory",
             f"recall@{self.k}    after each step: {recall or 'nothing to measure'}"
-            + (f" ({self.recall_questions} questions)" if recall else ""),
+            + (f" ({self.recall_trajectories} trajectories)" if recall else ""),
             f"shards      {self.shards}, {self.shards_run} of them made in this run",
             f"written to  {self.folder}",
         ]
@@ -91,6 +94,8 @@ class Tally:
 
     max_steps: int
     questions: int = 0
+    questions_kept: int = 0
+    trajectories: int = 0
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     examples: Counter[str] = field(default_factory=Counter)
@@ -99,11 +104,11 @@ class Tally:
     _steps: int = 0
     _with_steps: int = 0
     _recall: list[float] = field(default_factory=list)
-    recall_questions: int = 0
+    recall_trajectories: int = 0
 
     def add(self, trajectory: Trajectory, reason: str | None, examples: tuple[StepExample, ...]) -> None:
         """Counts one trajectory: `reason` is why it was dropped, or None."""
-        self.questions += 1
+        self.trajectories += 1
         self.stop_reasons[trajectory.stop_reason.value] += 1
         if reason is None:
             self.kept += 1
@@ -116,6 +121,11 @@ class Tally:
             if trajectory.question.gold_ids:
                 self._add_recall(trajectory)
 
+    def add_question(self, *, kept: bool) -> None:
+        """Counts one question, of which something is learned or nothing."""
+        self.questions += 1
+        self.questions_kept += kept
+
     def add_scores(self, scores: Sequence[StepScore]) -> None:
         """The verifiers' scores of one trajectory with a right answer."""
         for name, count in self.verifiers.items():
@@ -125,7 +135,7 @@ class Tally:
         gold = set(trajectory.question.gold_ids)
         found: set[str] = set()
         self._recall = self._recall or [0.0] * self.max_steps
-        self.recall_questions += 1
+        self.recall_trajectories += 1
         for step in range(self.max_steps):
             if step < len(trajectory.steps):
                 found |= gold & {hit.passage.id for hit in trajectory.steps[step].hits}
@@ -133,7 +143,7 @@ class Tally:
 
     @property
     def recall(self) -> tuple[float, ...]:
-        return tuple(total / self.recall_questions for total in self._recall)
+        return tuple(total / self.recall_trajectories for total in self._recall)
 
     @property
     def mean_steps(self) -> float:

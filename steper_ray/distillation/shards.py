@@ -35,7 +35,8 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class ShardManifest:
-    """What a committed shard holds: ids in input order, counts, the identity's digest and the file's size."""
+    """What a committed shard holds: question ids in input order, counts of its trajectories, the identity's digest
+    and the file's size."""
 
     id: str
     identity: str
@@ -83,9 +84,10 @@ class ShardStore:
         return manifest if size == manifest.file_bytes else None
 
     def commit(self, shard: Shard, trajectories: Sequence[Trajectory]) -> ShardManifest:
-        """Writes the shard's trajectories, one a question and in the questions' order."""
-        ids = tuple(t.question.id for t in trajectories)
-        if ids != tuple(q.id for q in shard.questions):
+        """Writes the shard's trajectories: in the questions' order, those of one question in the samples' order."""
+        ids = tuple(q.id for q in shard.questions)
+        samples = len(trajectories) // len(ids)
+        if [(t.question.id, t.sample) for t in trajectories] != [(i, n) for i in ids for n in range(samples)]:
             raise ValueError(f"shard {shard.id}: the trajectories are not those of its questions")
         table = pa.Table.from_pylist([to_row(t) for t in trajectories], schema=TRAJECTORY_SCHEMA)
         data = self._temporary()
@@ -104,7 +106,7 @@ class ShardStore:
         return manifest
 
     def read(self, shard_id: str) -> list[Trajectory]:
-        """The trajectories of a committed shard. Raises DataError if it cannot be read."""
+        """The trajectories of a committed shard, as they were committed. Raises DataError if it cannot be read."""
         path = self._path(shard_id, "parquet")
         try:
             rows = pq.read_table(path).to_pylist()

@@ -53,7 +53,7 @@ def thresholds(config: VerifyConfig) -> dict[str, float]:
 def score_steps(trajectory: Trajectory, verifiers: Sequence[str]) -> list[StepScore]:
     """The scores of every step, verifier by verifier."""
     return [
-        StepScore(trajectory.question.id, step.index, name, score)
+        StepScore(trajectory.id, step.index, name, score)
         for name in verifiers
         for step, score in zip(trajectory.steps, VERIFIERS[name](trajectory), strict=True)
     ]

@@ -7,6 +7,7 @@ could succeed. This module knows retrievers and generators as protocols, and no 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
@@ -46,8 +47,9 @@ class Reasoner:
         config: ReasoningConfig,
         sampling: SamplingConfig,
         source: str = "",
+        sample: int = 0,
     ) -> None:
-        self.config = config
+        self.config, self._sample = config, sample
         self._retriever, self._generator, self._sampling, self._source = (
             retriever,
             generator,
@@ -85,6 +87,7 @@ class Reasoner:
             stop_reason=reason,
             error=error,
             source=self._source,
+            sample=self._sample,
         )
         emit(Finished(trajectory))
         return trajectory
@@ -124,7 +127,8 @@ class Reasoner:
             retrieved = time.monotonic()
             hits = pool.add(found)
             emit(PassagesFound(index, hits, len(found) - len(hits), retrieved - started))
-            written = await self._generate(index, self._prompt(question.text, pool.passages, chain), emit)
+            prompt = self._prompt(question.text, pool.passages, chain)
+            written = await self._generate(index, prompt, self._seeded(question, index), emit)
             logprobs = written.logprobs
             step = Step(
                 index=index,
@@ -149,12 +153,20 @@ class Reasoner:
             return self._layout.text(question, passages, chain)
         return self._encoder.prompt(question, passages, chain)
 
-    async def _generate(self, index: int, prompt: Prompt, emit: Emit) -> _Written:
+    def _seeded(self, question: Question, index: int) -> SamplingConfig:
+        """The sampling of one step of one sample: each draws numbers of its own, the same ones in every run."""
+        if self._sampling.temperature == 0:
+            return self._sampling
+        name = f"{self._sampling.seed} {self._sample} {index} {question.id}"
+        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) >> 1  # engines take 31 bits
+        return self._sampling.model_copy(update={"seed": seed})
+
+    async def _generate(self, index: int, prompt: Prompt, sampling: SamplingConfig, emit: Emit) -> _Written:
         """One step's piece. In unit `sentence` the stream is closed as soon as the first one is complete."""
         text = ""
         written = _Written("")
         one_sentence = self.config.unit == "sentence"
-        stream = self._generator.stream(prompt, self._sampling, self._framework.stop)
+        stream = self._generator.stream(prompt, sampling, self._framework.stop)
         async with aclosing(stream) as chunks:
             async for chunk in chunks:
                 text += chunk.text

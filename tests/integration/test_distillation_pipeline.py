@@ -96,6 +96,21 @@ def test_a_rerun_makes_nothing_and_a_lost_shard_alone_is_made_again(configure):
     assert example_bytes(again) == example_bytes(mended) == before
 
 
+def test_samples_of_a_question_differ_are_the_same_in_another_run_and_any_choice_of_them_is_free(configure):
+    sampled = (*ENGINE, "corpus.limit=6", "build.samples=3", "sampling.temperature=6")
+    report = build_data(configure(*sampled, "build.keep=all"))
+    found = trajectories(report)
+    assert [(t.question, t.sample) for t in found] == [(q, n) for q in QUESTIONS[:6] for n in range(3)]
+    assert any(len({t.chain for t in found[at : at + 3]}) > 1 for at in range(0, 18, 3))
+    assert (report.questions, report.trajectories) == (6, 18)
+    for file in shard_files(report):
+        file.unlink()
+    again = build_data(configure(*sampled, "build.keep=majority"))
+    assert again.shards_run == 2
+    assert [t.chain for t in trajectories(again)] == [t.chain for t in found]
+    assert build_data(configure(*sampled, "build.keep=first")).shards_run == 0
+
+
 def test_another_filter_setting_reuses_all_trajectories_and_another_k_none(configure):
     build_data(configure(ANNOTATION))
     assert build_data(configure(ANNOTATION, "build.match=contains")).shards_run == 0

@@ -32,12 +32,13 @@ def trajectory(
     return Trajectory(question(number, **rest), "ircot", steps, answer, StopReason(reason), source="test")
 
 
-def assembled(run_dir, trajectories, **verify):
-    """Commits the trajectories in shards of two, and assembles them."""
-    config = Config(run_dir=run_dir, build={"verify": verify})
+def assembled(run_dir, trajectories, samples=1, keep="first", **verify):
+    """Commits the trajectories, `samples` of each question, in shards of two questions, and assembles them."""
+    config = Config(run_dir=run_dir, build={"verify": verify, "keep": keep})
     store = ShardStore(run_dir / "data" / "trajectories", "run")
     store.clean()
-    shards = cut([t.question for t in trajectories], 2, "run")
+    shards = cut([t.question for t in trajectories[::samples]], 2, "run")
+    size = 2 * samples
     for number, shard in enumerate(shards):
-        store.commit(shard, trajectories[2 * number : 2 * number + 2])
+        store.commit(shard, trajectories[size * number : size * (number + 1)])
     return assemble(config, {"teacher": "engine"}, shards, store, run=len(shards), skipped=0)

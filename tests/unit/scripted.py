@@ -23,17 +23,20 @@ class CharTokenizer:
 class ScriptedGenerator:
     """Answers the n-th request with the n-th reply, in chunks of 5 characters; an exception is raised.
 
-    `prompts` records what was asked as text, `aborted` how many streams were closed before their end.
+    `prompts` records what was asked as text, `seeds` the seed of each request, `aborted` how many streams were closed
+    before their end.
     """
 
     def __init__(self, replies: Sequence[str | Exception], tokenizer=None, hang_at: int | None = None):
         self.tokenizer = tokenizer
         self.prompts: list[str] = []
+        self.seeds: list[int] = []
         self.aborted = 0
         self._replies, self._hang_at = list(replies), hang_at
 
     async def stream(self, prompt, sampling, stop=()):
         self.prompts.append(prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt))
+        self.seeds.append(sampling.seed)
         number = len(self.prompts) - 1
         reply = self._replies[number]
         if isinstance(reply, Exception):

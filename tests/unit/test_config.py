@@ -172,3 +172,14 @@ def test_yaml_that_does_not_parse_names_file_and_line(tmp_path):
 
 def test_a_file_that_is_no_mapping_is_refused(tmp_path):
     assert "a config is a mapping of sections, this is a list" in message(write(tmp_path, "- train\n"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["build.samples=2"], "set sampling.temperature, such as 0.7"),
+        (["build.samples=2", "sampling.temperature=1", "build.teacher=annotation"], "set build.samples=1"),
+    ],
+)
+def test_samples_that_could_not_differ_are_refused(overrides, says):
+    assert says in message(overrides=overrides)

@@ -26,7 +26,7 @@ TRAJECTORIES = [
 
 @pytest.fixture
 def build(tmp_path):
-    return lambda trajectories=TRAJECTORIES, **verify: assembled(tmp_path, trajectories, **verify)
+    return lambda trajectories=TRAJECTORIES, **settings: assembled(tmp_path, trajectories, **settings)
 
 
 def parts(folder):
@@ -105,7 +105,7 @@ def test_recall_grows_over_the_steps_and_an_early_end_keeps_what_it_found():
     tally.add(trajectory(3, gold=()), None, ())
     tally.add(TRAJECTORIES[4], "generator_failed", ())
     assert tally.recall == (0.25, 0.75, 0.75)
-    assert tally.recall_questions == 2
+    assert tally.recall_trajectories == 2
     assert tally.mean_steps == pytest.approx(7 / 3)
 
 
@@ -186,3 +186,18 @@ def test_without_verifiers_no_scores_are_left_behind(build):
     assert (folder / "scores.parquet").exists()
     build([right(SUPPORTED)])
     assert not (folder / "scores.parquet").exists()
+
+
+def test_of_several_samples_questions_and_trajectories_are_counted_apart(build):
+    samples = [
+        dataclasses.replace(trajectory(number, answer=answer), sample=sample)
+        for number, answers in enumerate([("Bo", "Cem", "Cem"), ("Bo", "Bo", "Bo"), ("Cem", "Cem", "Bo")], 1)
+        for sample, answer in enumerate(answers)
+    ]
+    report = build(samples, samples=3)
+    assert (report.questions, report.questions_kept, report.trajectories, report.kept) == (3, 2, 9, 2)
+    assert report.dropped == {"spare": 2, "wrong_answer": 5}
+    assert [e.question_id for e in read(report.folder)] == ["q1~1", "q1~1", "q3", "q3"]
+    told = [json.loads(line) for line in (report.folder / "dropped.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in told][:3] == ["q1", "q1~2", "q2"]
+    assert report.summary().startswith("questions   3, kept 2\nchains      9, kept 2, dropped 7")

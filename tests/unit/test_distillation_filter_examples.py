@@ -6,7 +6,7 @@ import pytest
 from distilled import trajectory
 
 from steper_ray.distillation.examples import make_examples
-from steper_ray.distillation.filtering import drop_reason
+from steper_ray.distillation.filtering import choose, drop_reason
 from steper_ray.schema import StopReason
 
 
@@ -65,3 +65,52 @@ def test_passages_and_chain_are_those_of_all_steps_up_to_the_examples():
         [["p0", "p1"], [], ["p3"]],
     ]
     assert [e.chain for e in examples] == [("A.",), ("A.", "B."), ("A.", "B.", "So the answer is: Cem.")]
+
+
+def sampled(*answers, chains=()):
+    """One trajectory a given answer, of one question whose right answer is Cem; None states no answer."""
+    made = []
+    for number, answer in enumerate(answers):
+        t = trajectory(answer=answer or "", reason="answered" if answer else "step_limit")
+        if chains:
+            t = dataclasses.replace(
+                t, steps=(dataclasses.replace(t.steps[0], reasoning=chains[number]), t.steps[1])
+            )
+        made.append(dataclasses.replace(t, sample=number))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("answers", "keep", "expected"),
+    [
+        (["Bo", "Cem", "Cem"], "first", ["wrong_answer", None, "spare"]),
+        (["Bo", "Cem", "Cem"], "majority", ["wrong_answer", None, "spare"]),
+        (["Bo", "Bo", "Cem"], "majority", ["wrong_answer", "wrong_answer", "minority"]),
+        (["Bo", "Bo", "Cem"], "first", ["wrong_answer", "wrong_answer", None]),
+        (["the cem", "Bo"], "majority", [None, "wrong_answer"]),  # as often: the earlier one
+        (["Bo", "Cem"], "majority", ["wrong_answer", "minority"]),
+        ([None, None, "Cem"], "majority", ["step_limit", "step_limit", None]),  # only stated answers vote
+        (["Bo", None], "majority", ["wrong_answer", "step_limit"]),
+    ],
+)
+def test_which_of_a_questions_samples_are_kept(answers, keep, expected):
+    samples = sampled(*answers)
+    assert choose(samples, [drop_reason(t, "exact") for t in samples], keep, "exact") == expected
+
+
+def test_all_right_samples_are_kept_once_each():
+    samples = sampled("Cem", "Cem", "Bo", "Cem", chains=["A.", "A.", "B.", "C."])
+    reasons = [drop_reason(t, "exact") for t in samples]
+    assert choose(samples, reasons, "all", "exact") == [None, "spare", "wrong_answer", None]
+
+
+def test_a_sample_that_a_verifier_refused_is_not_chosen():
+    assert choose(sampled("Cem", "Cem"), ["unverified_support", None], "first", "exact") == [
+        "unverified_support",
+        None,
+    ]
+
+
+def test_examples_of_further_samples_have_ids_of_their_own():
+    second = dataclasses.replace(trajectory(), sample=1)
+    assert [(e.id, e.question_id) for e in make_examples(second)] == [("q1~1#1", "q1~1"), ("q1~1#2", "q1~1")]

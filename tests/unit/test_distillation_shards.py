@@ -149,3 +149,11 @@ def test_retrained_weights_and_edited_demonstrations_are_another_identity(tmp_pa
     assert second != first
     demonstrations.write_text("two")
     assert identity(*overrides) != second
+
+
+def test_the_samples_of_a_question_stand_together_and_none_is_missing(store, shard):
+    samples = [dataclasses.replace(t, sample=n) for t in TRAJECTORIES for n in (0, 1)]
+    store.commit(shard, samples)
+    assert store.read(shard.id) == samples
+    with pytest.raises(ValueError, match="not those of its questions"):
+        store.commit(shard, samples[:3])

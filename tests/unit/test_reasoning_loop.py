@@ -150,3 +150,27 @@ async def test_passages_cannot_forge_the_layout():
     assert generator.prompts[0].count("\nQ:") == 1
     assert generator.prompts[0].count("Title: ") == 2
     assert "\nTitle: Bo" not in generator.prompts[0]
+
+
+async def seeds_of(sampling, question=QUESTION, sample=0):
+    generator = ScriptedGenerator([" ".join(CHAIN[i:]) for i in range(3)])
+    loop = Reasoner(KeywordRetriever([ALBA, BO]), generator, ReasoningConfig(), sampling, "test", sample)
+    assert (await loop.run(question)).sample == sample
+    return generator.seeds
+
+
+async def test_every_step_question_and_sample_draws_numbers_of_its_own_and_the_same_in_every_run():
+    hot = SamplingConfig(temperature=0.7, seed=3)
+    first = await seeds_of(hot)
+    assert await seeds_of(hot) == first
+    others = [
+        await seeds_of(hot, sample=1),
+        await seeds_of(hot, Question("r", QUESTION.text, ("Cem",))),
+        await seeds_of(SamplingConfig(temperature=0.7, seed=4)),
+    ]
+    assert len({*first, *(seed for seeds in others for seed in seeds)}) == 12
+    assert all(0 <= seed < 2**31 for seed in first)
+
+
+async def test_greedy_decoding_keeps_its_seed():
+    assert await seeds_of(SamplingConfig(seed=3)) == [3, 3, 3]
