@@ -13,7 +13,7 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -27,7 +27,7 @@ from steper_ray.distillation.annotation import AnnotationTeacher
 from steper_ray.distillation.assemble import assemble
 from steper_ray.distillation.engine_log import EngineLog
 from steper_ray.distillation.identity import digest, run_identity
-from steper_ray.distillation.progress import Progress
+from steper_ray.distillation.progress import Progress, Work
 from steper_ray.distillation.report import BuildReport
 from steper_ray.distillation.shards import Shard, ShardStore, cut
 from steper_ray.errors import EngineDeadError, SteperError
@@ -44,6 +44,13 @@ logger = logging.getLogger(__name__)
 MAX_RESTARTS = 3
 _CLOSE_SECONDS = 30.0
 _ROW_SCHEMA = pa.schema([("shard", pa.string()), ("questions", pa.list_(pa.struct(list(QUESTION_SCHEMA))))])
+_RESULT_SCHEMA = pa.schema(
+    [
+        ("work", pa.struct([(field.name, pa.int64()) for field in fields(Work)])),
+        ("kind", pa.string()),
+        ("error", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +125,8 @@ def _run(job: _Job, missing: Sequence[Shard], *, n_questions: int) -> None:
             raise
 
 
-def _committed(job: _Job, missing: Sequence[Shard]) -> Iterator[int]:
-    """The number of questions of each shard, as it is committed."""
+def _committed(job: _Job, missing: Sequence[Shard]) -> Iterator[Work]:
+    """What each shard came to, as it is committed."""
     build = job.config.build
     # Enough shards in an actor to fill its slots while one of them waits for its last questions.
     at_once = math.ceil(build.in_flight / build.shard_size) + 1
@@ -143,7 +150,7 @@ def _committed(job: _Job, missing: Sequence[Shard]) -> Iterator[int]:
         for row in batch.to_pylist():
             if row["error"] is not None:
                 raise getattr(errors, row["kind"], SteperError)(row["error"])
-            yield row["questions"]
+            yield Work(**row["work"])
 
 
 def _row(shard: Shard) -> pa.Table:
@@ -173,19 +180,18 @@ class _RolloutActor:
         (row,) = batch.to_pylist()
         shard = Shard(row["shard"], tuple(question_from_row(q) for q in row["questions"]))
         kind = error = None
+        work = Work(len(shard.questions))
         try:
-            await self._make(shard)
+            work = Work.of(len(shard.questions), await self._make(shard))
         except SteperError as failed:
             kind, error = type(failed).__name__, str(failed)
-        result = {"questions": [len(shard.questions)], "kind": [kind], "error": [error]}
-        return pa.table(
-            result,
-            schema=pa.schema([("questions", pa.int64()), ("kind", pa.string()), ("error", pa.string())]),
+        return pa.Table.from_pylist(
+            [{"work": asdict(work), "kind": kind, "error": error}], schema=_RESULT_SCHEMA
         )
 
-    async def _make(self, shard: Shard) -> None:
+    async def _make(self, shard: Shard) -> list[Trajectory]:
         if self._store.manifest(shard.id) is not None:
-            return  # committed before its actor died
+            return self._store.read(shard.id)  # committed before its actor died
         # Opened here and not in __init__: an error is then typed, not the text of an actor that never was.
         # What cannot be opened is not tried again for the next shard: that would count as engines that died.
         async with self._opening:
@@ -202,6 +208,7 @@ class _RolloutActor:
             *(self._one(teacher, question) for question in shard.questions for teacher in teachers)
         )
         await asyncio.to_thread(self._store.commit, shard, trajectories)
+        return trajectories
 
     async def _one(self, teacher: _Teacher, question: Question) -> Trajectory:
         async with self._slots:

@@ -4,17 +4,49 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TextIO
 
 from tqdm import tqdm
 
+from steper_ray.schema import StopReason, Trajectory
+
 _SECONDS_BETWEEN_LINES = 10.0
 
 
+@dataclass(slots=True)
+class Work:
+    """What some shards came to: questions, trajectories that state an answer, steps, and tokens."""
+
+    questions: int = 0
+    answered: int = 0
+    steps: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+    @classmethod
+    def of(cls, questions: int, trajectories: Sequence[Trajectory]) -> Work:
+        steps = [step for trajectory in trajectories for step in trajectory.steps]
+        return cls(
+            questions,
+            sum(trajectory.stop_reason is StopReason.ANSWERED for trajectory in trajectories),
+            len(steps),
+            sum(step.usage.prompt_tokens for step in steps),
+            sum(step.usage.cached_tokens for step in steps),
+            sum(step.usage.completion_tokens for step in steps),
+        )
+
+    def __iadd__(self, other: Work) -> Work:
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        return self
+
+
 class Progress:
-    """A context in which `advance` tells of questions done. The rate leaves out what was done before."""
+    """A context in which `advance` tells of work done. Rates leave out what was done before."""
 
     def __init__(
         self,
@@ -23,7 +55,7 @@ class Progress:
         stream: TextIO = sys.stderr,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._total, self._before, self._done = total, done, done
+        self._total, self._before, self._work = total, done, Work()
         self._stream, self._clock = stream, clock
         self._start = self._last = clock()
         self._bar = (
@@ -41,20 +73,35 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def advance(self, questions: int) -> None:
-        self._done += questions
-        if self._bar is not None:
-            self._bar.update(questions)
-            return
+    def advance(self, work: Work) -> None:
+        self._work += work
         now = self._clock()
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._rates(now), refresh=False)
+            self._bar.update(work.questions)
+            return
         if self._done >= self._total or now - self._last >= _SECONDS_BETWEEN_LINES:
             self._last = now
             self._stream.write(self._line(now) + "\n")
             self._stream.flush()
 
+    @property
+    def _done(self) -> int:
+        return self._before + self._work.questions
+
+    def _rates(self, now: float) -> str:
+        """Answers, steps and tokens of this run; what the engine's prefix cache gave, where it gave anything."""
+        work, seconds = self._work, max(now - self._start, 1e-9)
+        told = f"{work.answered} answered, {work.steps / seconds:.1f} steps/s"
+        if work.completion_tokens:
+            told += f", {work.completion_tokens / seconds:,.0f} tokens/s"
+        if work.cached_tokens:
+            told += f", {100 * work.cached_tokens / work.prompt_tokens:.0f} % of prompts cached"
+        return told
+
     def _line(self, now: float) -> str:
-        rate = (self._done - self._before) / max(now - self._start, 1e-9)
+        rate = self._work.questions / max(now - self._start, 1e-9)
         left = (self._total - self._done) / rate if rate else float("inf")
         share = 100 * self._done // self._total
         done = f"{self._done} of {self._total} questions ({share} %)"
-        return f"trajectories: {done}, {rate:.1f}/s, {left:.0f} s left"
+        return f"trajectories: {done}, {rate:.1f}/s, {left:.0f} s left; {self._rates(now)}"

@@ -1,9 +1,11 @@
 """Trajectories with known content, for the tests of the distillation room."""
 
+import dataclasses
+
 from steper_ray.config import Config
 from steper_ray.distillation.assemble import assemble
 from steper_ray.distillation.shards import ShardStore, cut
-from steper_ray.schema import Hit, Passage, Question, Step, StopReason, SubQuestion, Trajectory
+from steper_ray.schema import Hit, Passage, Question, Step, StopReason, SubQuestion, Trajectory, Usage
 
 PASSAGES = [Passage(f"p{n}", f"T{n}", f"text {n}") for n in range(6)]
 
@@ -30,6 +32,13 @@ def trajectory(
         for i, (piece, new) in enumerate(zip(pieces, found, strict=True), 1)
     )
     return Trajectory(question(number, **rest), "ircot", steps, answer, StopReason(reason), source="test")
+
+
+def with_usage(t):
+    """A trajectory of two steps that tells its tokens."""
+    usages = (Usage(100, 10, 0), Usage(200, 20, 150))
+    steps = (dataclasses.replace(s, usage=u) for s, u in zip(t.steps, usages, strict=True))
+    return dataclasses.replace(t, steps=tuple(steps))
 
 
 def assembled(run_dir, trajectories, samples=1, keep="first", **verify):

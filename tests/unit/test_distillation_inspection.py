@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from distilled import assembled, trajectory
+from distilled import assembled, trajectory, with_usage
 from typer.testing import CliRunner
 
 from steper_ray.cli import app
@@ -11,15 +11,9 @@ from steper_ray.distillation.inspection import DataSet, inspect, spread
 from steper_ray.distillation.inspection_text import page, plain, summary
 from steper_ray.distillation.inspection_text import trajectory as show
 from steper_ray.errors import DataError
-from steper_ray.schema import Passage, Usage
+from steper_ray.schema import Passage
 
 TRAJECTORIES = [trajectory(1), trajectory(2, answer="Bo"), trajectory(3, hops=3), trajectory(4)]
-
-
-def with_usage(t):
-    usages = (Usage(100, 10, 0), Usage(200, 20, 150))
-    steps = (dataclasses.replace(s, usage=u) for s, u in zip(t.steps, usages, strict=True))
-    return dataclasses.replace(t, steps=tuple(steps))
 
 
 @pytest.fixture
