@@ -150,6 +150,23 @@ class VerifyConfig(Section):
     """Share of them that one single passage holds; for teachers that state one fact a step."""
     confidence: float | None = Field(None, ge=0, le=1)
     """The teacher's probability of a token, geometric mean over the step."""
+    agreement: float | None = Field(None, ge=0, le=1)
+    """Share of `agreement_drafts` other drafts of the step, by the teacher, that claim the same."""
+    agreement_drafts: Positive = 4
+    agreement_temperature: float = Field(0.7, gt=0)
+    judge: float | None = Field(None, ge=0, le=1)
+    """A model's probability that the step follows from the passages and helps."""
+    judge_engine: EngineConfig | None = None
+    """The judge, an endpoint (`kind: openai`); by default the teacher judges itself."""
+
+    @model_validator(mode="after")
+    def _endpoint(self) -> VerifyConfig:
+        if self.judge_engine is not None and self.judge_engine.kind != "openai":
+            raise ValueError(
+                "judge_engine.kind must be 'openai': the GPUs of an engine actor hold the teacher; "
+                "serve the judge and name its url"
+            )
+        return self
 
 
 class BuildConfig(Section):
@@ -302,6 +319,18 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     serve: ServeConfig = ServeConfig()
     demo: DemoConfig = DemoConfig()
+
+    @model_validator(mode="after")
+    def _verifiers(self) -> Config:
+        verify = self.build.verify
+        if self.build.teacher == "annotation":
+            if verify.agreement is not None:
+                raise ValueError("build.verify.agreement: annotations have no other drafts; leave it out")
+            if verify.judge is not None and verify.judge_engine is None:
+                raise ValueError(
+                    "build.verify.judge: annotations have no model; set build.verify.judge_engine"
+                )
+        return self
 
     @model_validator(mode="after")
     def _samples(self) -> Config:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from steper_ray.distillation.files import write_text, write_whole
 from steper_ray.distillation.filtering import choose, drop_reason
 from steper_ray.distillation.identity import code_digest
 from steper_ray.distillation.report import BuildReport, Tally, VerifierCount
+from steper_ray.distillation.scores import ScoreStore
 from steper_ray.distillation.shards import Shard, ShardStore
 from steper_ray.distillation.verify import UNVERIFIED, explain, first_failure, score_steps, thresholds
 from steper_ray.schema import (
@@ -82,13 +83,14 @@ def assemble(
     identity: dict[str, Any],
     shards: Sequence[Shard],
     store: ShardStore,
+    score_stores: Mapping[str, ScoreStore],
     *,
     run: int,
     skipped: int,
 ) -> BuildReport:
     """Filters, verifies and writes run_dir/data/: examples/, dropped.jsonl and .md, scores.parquet, manifest.json.
 
-    Every shard must be committed. `run` of them were made just now; `skipped` records of the corpus were
+    Every shard and its scores must be committed. `run` of them were made just now; `skipped` records of the corpus were
     left out.
     """
     folder = config.run_dir / "data"
@@ -99,9 +101,10 @@ def assemble(
     writer, dropped, scores = ExampleWriter(folder / "examples"), Dropped(), list[StepScore]()
     build = config.build
     for shard in shards:
+        asked = [score for scored in score_stores.values() for score in scored.read(shard.id)]
         for _, group in groupby(store.read(shard.id), key=lambda trajectory: trajectory.question.id):
             samples = tuple(group)
-            judged = [_judge(trajectory, build, least, tally) for trajectory in samples]
+            judged = [_judge(trajectory, build, least, asked, tally) for trajectory in samples]
             reasons = choose(samples, [reason for reason, _, _ in judged], build.keep, build.match)
             for trajectory, reason, (_, error, scored) in zip(samples, reasons, judged, strict=True):
                 examples = make_examples(trajectory) if reason is None else ()
@@ -136,10 +139,17 @@ def assemble(
 
 
 def _judge(
-    trajectory: Trajectory, build: BuildConfig, least: dict[str, float], tally: Tally
+    trajectory: Trajectory,
+    build: BuildConfig,
+    least: dict[str, float],
+    asked: Sequence[StepScore],
+    tally: Tally,
 ) -> tuple[str | None, str | None, list[StepScore]]:
-    """One trajectory by itself: why not to learn from it (None for nothing), what to tell of that, its scores."""
-    scored = score_steps(trajectory, list(least))
+    """One trajectory by itself: why not to learn from it (None for nothing), what to tell of that, its scores.
+
+    `asked` are the scores that models gave to its shard.
+    """
+    scored = score_steps(trajectory, list(least)) + [s for s in asked if s.question_id == trajectory.id]
     reason, error = drop_reason(trajectory, build.match), trajectory.error
     if reason is None:
         tally.add_scores(scored)

@@ -34,7 +34,7 @@ def run_identity(config: Config, corpus_fingerprint: str) -> dict[str, Any]:
         "reasoning": _reasoning(config.reasoning),
     }
     if config.build.teacher == "engine":
-        identity["engine"] = _engine(config.engine)
+        identity["engine"] = engine_identity(config.engine)
         identity["sampling"] = config.sampling.model_dump(mode="json")
         identity["samples"] = config.build.samples
     return identity
@@ -68,7 +68,7 @@ def _reasoning(config: ReasoningConfig) -> dict[str, Any]:
     return settings
 
 
-def _engine(config: EngineConfig) -> dict[str, Any]:
+def engine_identity(config: EngineConfig) -> dict[str, Any]:
     """The settings, with a local model by its files, so that weights trained anew under an old path count."""
     settings = config.model_dump(mode="json", include=_ENGINE_FIELDS)
     if config.kind != "openai":

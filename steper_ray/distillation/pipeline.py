@@ -12,33 +12,37 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import pyarrow as pa
 import ray
 
 from steper_ray import errors
-from steper_ray.config import Config
+from steper_ray.config import Config, EngineConfig
 from steper_ray.corpora import open_corpus
 from steper_ray.distillation.annotation import AnnotationTeacher
 from steper_ray.distillation.assemble import assemble
 from steper_ray.distillation.engine_log import EngineLog
 from steper_ray.distillation.identity import digest, run_identity
+from steper_ray.distillation.model_verify import ModelVerifier, open_verifiers
 from steper_ray.distillation.progress import Progress, Work
 from steper_ray.distillation.report import BuildReport
+from steper_ray.distillation.scores import score_stores
 from steper_ray.distillation.shards import Shard, ShardStore, cut
 from steper_ray.errors import EngineDeadError, SteperError
 from steper_ray.generation.base import Generator
 from steper_ray.reasoning import Reasoner
 from steper_ray.retrieval.index import ensure_index, index_folder, open_index
-from steper_ray.schema import QUESTION_SCHEMA, Question, Trajectory, question_from_row, to_row
+from steper_ray.schema import QUESTION_SCHEMA, Question, StepScore, Trajectory, question_from_row, to_row
 
 __all__ = ["BuildReport", "build_data"]
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 #: Restarts an engine in one build: one death may be an accident, four are none. Ray alone would never stop.
 MAX_RESTARTS = 3
@@ -90,13 +94,15 @@ def build_data(config: Config) -> BuildReport:
     shards = cut(questions, config.build.shard_size, job.identity)
     store = ShardStore(job.shards, job.identity)
     store.clean()
-    missing = [shard for shard in shards if store.manifest(shard.id) is None]
+    scores = score_stores(config, run_dir / "data" / "scores")
+    new = {shard.id for shard in shards if store.manifest(shard.id) is None}
+    missing = [s for s in shards if s.id in new or not all(store.has(s.id) for store in scores.values())]
     if missing:
         ensure_index(corpus.passages(), config.retrieval, job.index, fingerprint)
         job.log.clear()
         _run(job, missing, n_questions=len(questions))
         job.log.clear()
-    return assemble(config, identity, shards, store, run=len(missing), skipped=len(corpus.skipped))
+    return assemble(config, identity, shards, store, scores, run=len(new), skipped=len(corpus.skipped))
 
 
 def _absolute(config: Config) -> Config:
@@ -162,17 +168,26 @@ class _Teacher(Protocol):
     async def run(self, question: Question) -> Trajectory: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What an actor works with: a teacher a sample, and the verifiers that ask a model."""
+
+    teachers: Sequence[_Teacher]
+    verifiers: dict[str, ModelVerifier]
+
+
 class _RolloutActor:
     """Lives in one Ray actor: the engine, the retriever, and the slots that all of its shards share."""
 
     def __init__(self, job: _Job) -> None:
         self._job = job
         self._store = ShardStore(job.shards, job.identity)
+        self._scores = score_stores(job.config, job.shards.parent / "scores")
         self._slots = asyncio.Semaphore(job.config.build.in_flight)
         self._opening = asyncio.Lock()
-        self._teachers: list[_Teacher] = []  # one a sample
+        self._room: _Room | None = None
         self._unopened: SteperError | None = None
-        self._generator: Generator | None = None
+        self._engines: list[Generator] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
@@ -182,61 +197,85 @@ class _RolloutActor:
         kind = error = None
         work = Work(len(shard.questions))
         try:
-            work = Work.of(len(shard.questions), await self._make(shard))
+            work = await self._make(shard)
         except SteperError as failed:
             kind, error = type(failed).__name__, str(failed)
         return pa.Table.from_pylist(
             [{"work": asdict(work), "kind": kind, "error": error}], schema=_RESULT_SCHEMA
         )
 
-    async def _make(self, shard: Shard) -> list[Trajectory]:
-        if self._store.manifest(shard.id) is not None:
-            return self._store.read(shard.id)  # committed before its actor died
-        # Opened here and not in __init__: an error is then typed, not the text of an actor that never was.
-        # What cannot be opened is not tried again for the next shard: that would count as engines that died.
+    async def _make(self, shard: Shard) -> Work:
+        """What is missing of the shard: an earlier run, or this actor before it died, may have committed some."""
+        work = Work(len(shard.questions))
+        if self._store.manifest(shard.id) is None:
+            teachers = (await self._opened()).teachers
+            trajectories = await self._all(
+                [partial(t.run, question) for question in shard.questions for t in teachers]
+            )
+            await asyncio.to_thread(self._store.commit, shard, trajectories)
+            work = Work.of(len(shard.questions), trajectories)
+        for name, store in self._scores.items():
+            if not store.has(shard.id):
+                verifier = (await self._opened()).verifiers[name]
+                trajectories = await asyncio.to_thread(self._store.read, shard.id)
+                found = await self._all([partial(verifier.scores, t) for t in trajectories])
+                scores = [
+                    StepScore(trajectory.id, step.index, name, score)
+                    for trajectory, of_steps in zip(trajectories, found, strict=True)
+                    for step, score in zip(trajectory.steps, of_steps, strict=True)
+                ]
+                await asyncio.to_thread(store.commit, shard.id, scores)
+        return work
+
+    async def _opened(self) -> _Room:
+        """Opened here and not in __init__: an error is then typed, not the text of an actor that never was.
+
+        What cannot be opened is not tried again for the next shard: that would count as engines that died.
+        """
         async with self._opening:
             if self._unopened is not None:
                 raise self._unopened
-            if not self._teachers:
+            if self._room is None:
                 try:
-                    self._teachers = self._open()
+                    self._room = self._open()
                 except SteperError as error:
                     self._unopened = error
                     raise
-        teachers = self._teachers
-        trajectories = await asyncio.gather(
-            *(self._one(teacher, question) for question in shard.questions for teacher in teachers)
-        )
-        await asyncio.to_thread(self._store.commit, shard, trajectories)
-        return trajectories
+            return self._room
 
-    async def _one(self, teacher: _Teacher, question: Question) -> Trajectory:
-        async with self._slots:
-            try:
-                return await teacher.run(question)
-            except EngineDeadError as error:
-                self._die(error)
+    async def _all(self, calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+        """The results of the calls, each of which takes a slot."""
 
-    def _open(self) -> list[_Teacher]:
+        async def one(call: Callable[[], Awaitable[T]]) -> T:
+            async with self._slots:
+                try:
+                    return await call()
+                except EngineDeadError as error:
+                    self._die(error)
+
+        return await asyncio.gather(*(one(call) for call in calls))
+
+    def _open(self) -> _Room:
         config, self._loop = self._job.config, asyncio.get_running_loop()
         self._job.log.started()
         retriever = open_index(self._job.index, config.retrieval, self._job.corpus)
-        if config.build.teacher == "annotation":
-            return [AnnotationTeacher(retriever, config.reasoning)]
+        generator = judge = None
+        if config.build.teacher == "engine":
+            generator = self._engine(config.engine)
+        if "judge" in self._scores and config.build.verify.judge_engine is not None:
+            judge = self._engine(config.build.verify.judge_engine)
+        verifiers = open_verifiers(self._scores, config, retriever, generator, judge)
+        if generator is None:
+            return _Room([AnnotationTeacher(retriever, config.reasoning)], verifiers)
+        samples = range(config.build.samples)
+        how = (retriever, generator, config.reasoning, config.sampling, self._job.source)
+        return _Room([Reasoner(*how, sample) for sample in samples], verifiers)
+
+    def _engine(self, config: EngineConfig) -> Generator:
         from steper_ray.generation import open_generator  # brings torch, which annotations do not need
 
-        self._generator = open_generator(config.engine)
-        return [
-            Reasoner(
-                retriever,
-                self._generator,
-                config.reasoning,
-                config.sampling,
-                self._job.source,
-                sample,
-            )
-            for sample in range(config.build.samples)
-        ]
+        self._engines.append(open_generator(config))
+        return self._engines[-1]
 
     def _die(self, error: EngineDeadError) -> NoReturn:
         """Ends the actor's process: Ray restarts it with a new engine and gives it its shards again.
@@ -248,5 +287,6 @@ class _RolloutActor:
 
     def __del__(self) -> None:
         """Ray Data drops its callable when an actor ends; an engine left open would complain or linger."""
-        if self._generator is not None and self._loop is not None:
-            asyncio.run_coroutine_threadsafe(self._generator.close(), self._loop).result(_CLOSE_SECONDS)
+        for engine in self._engines:
+            if self._loop is not None:
+                asyncio.run_coroutine_threadsafe(engine.close(), self._loop).result(_CLOSE_SECONDS)

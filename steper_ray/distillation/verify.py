@@ -1,7 +1,7 @@
 """Checks of a trajectory's steps: a right answer may have been reached by wrong reasoning, and a student learns both.
 
 A verifier scores every step from 0 to 1; a trajectory with a step below a threshold is dropped, and told which. Pure
-functions of a trajectory: nothing is generated, so thresholds may be changed without asking the teacher again.
+functions of a trajectory and of scores: nothing is generated here.
 """
 
 from __future__ import annotations
@@ -45,16 +45,23 @@ def _confidence(trajectory: Trajectory) -> list[float | None]:
 VERIFIERS: dict[str, Verifier] = {"grounding": _grounding, "support": _support, "confidence": _confidence}
 
 
+#: Those that ask a model (model_verify.py), applied last.
+MODEL_VERIFIERS = ("agreement", "judge")
+
+
 def thresholds(config: VerifyConfig) -> dict[str, float]:
     """The verifiers that are set, and the least score of each."""
-    return {name: value for name in VERIFIERS if (value := getattr(config, name)) is not None}
+    return {
+        name: value for name in (*VERIFIERS, *MODEL_VERIFIERS) if (value := getattr(config, name)) is not None
+    }
 
 
 def score_steps(trajectory: Trajectory, verifiers: Sequence[str]) -> list[StepScore]:
-    """The scores of every step, verifier by verifier."""
+    """The scores of every step, verifier by verifier; those that ask a model are no business of this function."""
     return [
         StepScore(trajectory.id, step.index, name, score)
         for name in verifiers
+        if name in VERIFIERS
         for step, score in zip(trajectory.steps, VERIFIERS[name](trajectory), strict=True)
     ]
 

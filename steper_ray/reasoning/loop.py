@@ -92,6 +92,17 @@ class Reasoner:
         emit(Finished(trajectory))
         return trajectory
 
+    async def draft(self, trajectory: Trajectory, number: int) -> str:
+        """One more draft of step `number` (from 0) of a trajectory, from the passages and the chain it had before it.
+
+        Raises GenerationError or EngineDeadError.
+        """
+        passages = tuple(hit.passage for step in trajectory.steps[: number + 1] for hit in step.hits)
+        question = trajectory.question
+        prompt = self._prompt(question.text, passages, trajectory.chain[:number])
+        index = number + 1
+        return (await self._generate(index, prompt, self._seeded(question, index), lambda event: None)).piece
+
     async def stream(self, question: Question) -> AsyncGenerator[Event, None]:
         """The events of `run`, Finished last. Closing the stream aborts the engine's request."""
         events: asyncio.Queue[Event | None] = asyncio.Queue()

@@ -117,6 +117,25 @@ def test_another_filter_setting_reuses_all_trajectories_and_another_k_none(confi
     assert build_data(configure(ANNOTATION, "reasoning.k=2")).shards_run == 5
 
 
+def test_a_verifier_that_asks_the_teacher_scores_committed_shards_once_and_reasons_nothing_again(configure):
+    config = (*ENGINE, "corpus.limit=6")
+    before = build_data(configure(*config))
+    files = {p: p.stat().st_mtime_ns for p in shard_files(before)}
+    agreement = ("build.verify.agreement=0.5", "build.verify.agreement_drafts=2", "build.verify.judge=0")
+    report = build_data(configure(*config, *agreement))
+    assert report.shards_run == 0
+    assert {p: p.stat().st_mtime_ns for p in shard_files(report)} == files
+    scores = pq.read_table(report.folder / "scores.parquet").to_pylist()
+    steps = [(t.id, s.index) for t in trajectories(report) for s in t.steps]
+    for name in ("agreement", "judge"):
+        assert [(s["question_id"], s["step"]) for s in scores if s["verifier"] == name] == steps
+    assert {s["score"] for s in scores if s["verifier"] == "agreement"} <= {0.0, 0.5, 1.0}
+    made = {p: p.stat().st_mtime_ns for p in (report.folder / "scores").rglob("*.parquet")}
+    assert len(made) == 4
+    build_data(configure(*config, *agreement, "build.verify.agreement=1"))
+    assert {p: p.stat().st_mtime_ns for p in made} == made
+
+
 def test_an_engine_reasons_in_every_slot_and_its_errors_stay_with_their_rows(configure):
     more = [
         Question("endless", "x" * 50_000, ("a",)),
@@ -151,7 +170,8 @@ def dying(monkeypatch, marks: Path, deaths: int):
 
     class Dying(pipeline._RolloutActor):
         def _open(self):
-            teacher, asked = super()._open(), []
+            room, asked = super()._open(), []
+            (teacher,) = room.teachers
             run = teacher.run
 
             async def run_or_die(question):
@@ -162,7 +182,7 @@ def dying(monkeypatch, marks: Path, deaths: int):
                 return await run(question)
 
             teacher.run = run_or_die
-            return teacher
+            return room
 
     marks.mkdir()
     monkeypatch.setattr(pipeline, "_RolloutActor", Dying)

@@ -50,4 +50,4 @@ def assembled(run_dir, trajectories, samples=1, keep="first", **verify):
     size = 2 * samples
     for number, shard in enumerate(shards):
         store.commit(shard, trajectories[size * number : size * (number + 1)])
-    return assemble(config, {"teacher": "engine"}, shards, store, run=len(shards), skipped=0)
+    return assemble(config, {"teacher": "engine"}, shards, store, {}, run=len(shards), skipped=0)

@@ -183,3 +183,16 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path):
 )
 def test_samples_that_could_not_differ_are_refused(overrides, says):
     assert says in message(overrides=overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["build.verify.agreement=1", "build.teacher=annotation"], "annotations have no other drafts"),
+        (["build.verify.judge=1", "build.teacher=annotation"], "set build.verify.judge_engine"),
+        (["build.verify.judge_engine.kind=vllm"], "serve the judge and name its url"),
+        (["build.verify.grounding=1.1"], "build.verify.grounding"),
+    ],
+)
+def test_a_verifier_that_cannot_run_is_refused_with_the_fix(overrides, says):
+    assert says in message(overrides=overrides)
