@@ -14,6 +14,7 @@ import torch
 
 from steper_ray.config import SamplingConfig
 from steper_ray.generation.base import Chunk
+from steper_ray.generation.prefixes import Prefix, PrefixStore
 from steper_ray.generation.sampling import choose, draws
 from steper_ray.generation.slots import SlotCache
 from steper_ray.generation.tokens import Decode, Detokenizer, StopStrings
@@ -39,6 +40,7 @@ class Running:
         self.sampling = sampling
         self.next_token = prompt[-1]
         self.length = len(prompt) - 1  # tokens in the cache, once it has joined
+        self.cached = 0  # of them, those that were not computed for this sequence
         self._max_tokens, self._written = max_tokens, 0
         self._uniforms = draws(sampling, max_tokens)
         self._detokenizer = Detokenizer(decode, prompt)
@@ -61,9 +63,9 @@ class Running:
         self._written += 1
         text, stopped = ("", False) if is_end else self._stop.push(self._detokenizer.push(token))
         stopped = stopped or is_end
+        usage = Usage(len(self.prompt), self._written, self.cached)
         if not stopped and self._written < self._max_tokens:
-            return Chunk(text, (token,), (logprob,))
-        usage = Usage(len(self.prompt), self._written)
+            return Chunk(text, (token,), (logprob,), None, usage)
         return Chunk(text + self._stop.flush(), (token,), (logprob,), "stop" if stopped else "length", usage)
 
 
@@ -96,6 +98,7 @@ class Batch(Generic[R]):
         self.max_rows = max_rows
         self._model, self._end_ids, self._max_model_len = model, end_ids, max_model_len
         self._cache = self._new_cache()
+        self._prefixes = PrefixStore(max_rows)
 
     @property
     def device_type(self) -> str:
@@ -103,16 +106,38 @@ class Batch(Generic[R]):
         return str(self._model.device.type)
 
     def join(self, group: Sequence[R]) -> None:
-        """Prefills the prompts of a group in one pass. If it raises, none of them has joined."""
-        columns = max(sequence.length for sequence in group)
-        if columns:
-            ids = torch.zeros((len(group), columns), dtype=torch.long)
-            for row, sequence in enumerate(group):
-                ids[row, : sequence.length] = torch.tensor(sequence.prompt[:-1])
-            self._cache.prefill(len(self.rows), len(group), columns)
-            # Padding lies to the right, where causal attention does not look: no mask, the fastest kernels.
-            self._forward(ids.to(self._model.device))
-        self.rows.extend(group)
+        """Prefills the prompts of a group: in one pass, but those that begin like an earlier prompt from there on.
+
+        If it raises, none of them has joined.
+        """
+        known = {id(s): found for s in group if (found := self._prefixes.take(s.prompt[:-1])) is not None}
+        fresh = [sequence for sequence in group if id(sequence) not in known]
+        rest = [sequence for sequence in group if id(sequence) in known]
+        self._prefill(fresh)
+        for row, sequence in enumerate(rest, len(self.rows) + len(fresh)):
+            self._extend(row, sequence, *known[id(sequence)])
+        self.rows.extend([*fresh, *rest])
+
+    def _prefill(self, group: Sequence[R]) -> None:
+        columns = max((sequence.length for sequence in group), default=0)
+        if not columns:
+            return
+        ids = torch.zeros((len(group), columns), dtype=torch.long)
+        for row, sequence in enumerate(group):
+            ids[row, : sequence.length] = torch.tensor(sequence.prompt[:-1])
+        self._cache.prefill(len(self.rows), len(group), columns)
+        # Padding lies to the right, where causal attention does not look: no mask, the fastest kernels.
+        self._forward(ids.to(self._model.device))
+
+    def _extend(self, row: int, sequence: R, prefix: Prefix, shared: int) -> None:
+        device, end = self._model.device, sequence.length
+        self._cache.extend(row, prefix.states, shared, end)
+        sequence.cached = shared
+        if shared < end:
+            positions = torch.arange(shared, end, device=device)
+            seen = torch.arange(end, device=device) <= positions[:, None]
+            ids = torch.tensor([sequence.prompt[shared:end]], device=device)
+            self._forward(ids, attention_mask=seen[None, None], position_ids=positions[None])
 
     def step(self) -> list[tuple[R, Chunk]]:
         """One more token of each row. Those that end have left the batch when this returns.
@@ -142,7 +167,10 @@ class Batch(Generic[R]):
         return chunks
 
     def remove(self, at: int) -> None:
-        """Row `at` leaves; the last row takes its place."""
+        """Row `at` leaves; the last row takes its place. The beginning of its prompt may serve another one."""
+        left = self.rows[at].prompt[:-1]
+        if left:
+            self._prefixes.put(left, self._cache.states(at, len(left)))
         last = self.rows.pop()
         if at < len(self.rows):
             self.rows[at] = last
@@ -151,6 +179,7 @@ class Batch(Generic[R]):
     def clear(self) -> None:
         """Drops all rows and the cache."""
         self.rows.clear()
+        self._prefixes.clear()
         self._cache = self._new_cache()
 
     def _barred(self, logits: torch.Tensor) -> torch.Tensor | None:

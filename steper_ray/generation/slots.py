@@ -8,16 +8,18 @@ requests, tokens or sampling.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+KeysValues = tuple[torch.Tensor, torch.Tensor]
 _COLUMNS = 256  # columns are added in blocks, so that growth (a copy) is rare
 
 
 class SlotCache(Cache):
-    """`prefill` or `decode` says what the model's next forward pass writes; the pass itself calls `update`."""
+    """`prefill`, `extend` or `decode` says what the next forward pass writes; the pass itself calls `update`."""
 
     def __init__(self, n_layers: int, max_rows: int, max_columns: int) -> None:
         self.span = _Span()
@@ -27,7 +29,20 @@ class SlotCache(Cache):
     def prefill(self, first_row: int, rows: int, columns: int) -> None:
         """The next pass starts `rows` new sequences of up to `columns` tokens, right-padded, from `first_row`."""
         self._reserve(first_row + rows, columns)
-        self.span.first_row, self.span.ends, self.span.columns = first_row, None, columns
+        self.span.first_row, self.span.ends, self.span.start, self.span.columns = first_row, None, 0, columns
+
+    def extend(self, row: int, states: Sequence[KeysValues], start: int, columns: int) -> None:
+        """The next pass writes columns `start` to `columns` of one row, whose first ones are taken from `states`."""
+        self._reserve(row + 1, columns)
+        for layer, (keys, values) in zip(self.layers, states, strict=True):
+            layer.keys[row, :, :start], layer.values[row, :, :start] = keys[:, :start], values[:, :start]
+        self.span.first_row, self.span.ends, self.span.start, self.span.columns = row, None, start, columns
+
+    def states(self, row: int, columns: int) -> list[KeysValues]:
+        """A copy of the first `columns` columns of a row, layer by layer."""
+        return [
+            (la.keys[row, :, :columns].clone(), la.values[row, :, :columns].clone()) for la in self.layers
+        ]
 
     def decode(self, ends: torch.Tensor, columns: int) -> None:
         """The next pass writes one token of row i to column `ends[i]`, for the first len(ends) rows.
@@ -64,6 +79,7 @@ class _Span:
         self.row_capacity = 0
         self.column_capacity = 0
         self.first_row = 0
+        self.start = 0
         self.columns = 0
         self.rows: torch.Tensor | None = None
         self.ends: torch.Tensor | None = None
@@ -88,9 +104,11 @@ class _SlotLayer(CacheLayerMixin):
         span = self._span
         if span.ends is None:
             rows = slice(span.first_row, span.first_row + len(key_states))
-            self.keys[rows, :, : span.columns] = key_states
-            self.values[rows, :, : span.columns] = value_states
-            return key_states, value_states
+            self.keys[rows, :, span.start : span.columns] = key_states
+            self.values[rows, :, span.start : span.columns] = value_states
+            if span.start == 0:
+                return key_states, value_states
+            return self.keys[rows, :, : span.columns], self.values[rows, :, : span.columns]
         self.keys[span.rows, :, span.ends] = key_states[:, :, 0]
         self.values[span.rows, :, span.ends] = value_states[:, :, 0]
         rows = slice(len(key_states))
@@ -104,8 +122,8 @@ class _SlotLayer(CacheLayerMixin):
         return self._span.columns, 0
 
     def get_seq_length(self) -> int:
-        """Tokens before this pass: a prefill starts from none, a decoding pass is given its positions."""
-        return 0 if self._span.ends is None else self._span.columns - 1
+        """Tokens before this pass; a decoding pass is given its positions."""
+        return self._span.start if self._span.ends is None else self._span.columns - 1
 
     def get_max_length(self) -> int:
         return -1

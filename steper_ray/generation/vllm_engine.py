@@ -119,10 +119,9 @@ def _chunk(output: Any, written: int) -> Chunk:
     delta = output.outputs[0]
     ids = tuple(delta.token_ids)
     logprobs = tuple(at[token].logprob for token, at in zip(ids, delta.logprobs or (), strict=True))
-    if not output.finished:
-        return Chunk(delta.text, ids, logprobs)
+    # In every chunk: a stream that is cut after its first sentence has no last one.
     usage = Usage(len(output.prompt_token_ids), written + len(ids), output.num_cached_tokens or 0)
-    return Chunk(delta.text, ids, logprobs, delta.finish_reason, usage)
+    return Chunk(delta.text, ids, logprobs, delta.finish_reason if output.finished else None, usage)
 
 
 def _params(sampling: SamplingConfig, max_tokens: int, stop: Sequence[str]) -> Any:

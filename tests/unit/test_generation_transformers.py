@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 from contextlib import aclosing
+from random import Random
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from steper_ray.config import EngineConfig, SamplingConfig
 from steper_ray.errors import ModelError, PromptTooLongError
 from steper_ray.generation import generate, open_generator
+from steper_ray.generation.prefixes import PrefixStore
 from steper_ray.models import ASSETS, resolve_model
 
 GREEDY = SamplingConfig(max_tokens=12)
@@ -50,6 +52,57 @@ async def test_an_aborted_row_leaves_the_others_intact(engine):
 
     _, kept = await asyncio.gather(leave(), generate(engine, PROMPTS[3], GREEDY))
     assert kept.token_ids == wanted.token_ids
+
+
+async def begun(engine, prompt):
+    """The first chunk of a stream that is closed after it, as the loop does at the end of a sentence."""
+    async with aclosing(engine.stream(prompt, GREEDY)) as chunks:
+        return await anext(chunks)
+
+
+async def test_a_prompt_that_begins_like_an_earlier_one_is_read_from_there_on_and_changes_nothing():
+    generator = open_generator(EngineConfig(model="miniature:teacher", max_model_len=512, max_batch=4))
+    rng = Random(1)
+    trunk = [rng.randrange(3, 1000) for _ in range(100)]
+    tails = [[rng.randrange(3, 1000) for _ in range(size)] for size in (9, 40, 1, 70)]
+    wanted = await generate(generator, trunk + tails[1], GREEDY)
+    assert wanted.usage.cached_tokens == 0
+    assert (await begun(generator, trunk + tails[0])).usage.cached_tokens == 100
+    found = await asyncio.gather(*(generate(generator, trunk + tail, GREEDY) for tail in tails))
+    assert found[1].token_ids == wanted.token_ids
+    assert max(c.usage.cached_tokens for c in found) >= 100
+    other = await generate(
+        generator, [0, *trunk, *tails[0]], GREEDY
+    )  # another first token: nothing is shared
+    assert other.usage.cached_tokens == 0
+    await generator.close()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "shared"),
+    [
+        (range(200), 150),  # the longest of those that begin alike
+        (range(120), 120),
+        ([*range(90), 7, 7], 90),
+        ([*range(63), 7], None),  # too little to be worth a pass
+        ([5, *range(100)], None),
+    ],
+)
+def test_the_prompt_that_shares_most_is_found(tokens, shared):
+    store = PrefixStore(capacity=3)
+    for size in (300, 80, 150, 70):
+        store.put([*range(size)] if size < 300 else [9] * 300, [])
+    found = store.take(list(tokens))
+    assert (found and found[1]) == shared
+
+
+def test_a_prefix_is_used_once_and_the_oldest_leave_first():
+    store = PrefixStore(capacity=2)
+    for first in (1, 2, 3):
+        store.put([first, *range(100)], [])
+    assert store.take([1, *range(100)]) is None
+    assert store.take([3, *range(100)])[1] == 101
+    assert store.take([3, *range(100)]) is None
 
 
 async def test_a_stop_string_ends_the_text_before_itself(engine):
