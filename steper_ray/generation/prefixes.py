@@ -32,7 +32,7 @@ class PrefixStore:
 
     def put(self, tokens: Sequence[int], states: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
         self._kept.append(Prefix(np.asarray(tokens, dtype=np.int64), states))
-        del self._kept[: -self._capacity]
+        del self._kept[: max(0, len(self._kept) - self._capacity)]
 
     def take(self, tokens: Sequence[int]) -> tuple[Prefix, int] | None:
         """The prompt that shares most tokens with the beginning of these, and how many; None if they are few."""
