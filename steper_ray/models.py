@@ -6,6 +6,7 @@ Knows no other room.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from steper_ray.errors import ModelError
 
@@ -40,3 +41,17 @@ def resolve_model(name: str) -> str:
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise ModelError(f"model '{name}': {folder} has no weights (*.safetensors)")
     return str(folder)
+
+
+def partial_attention(model_config: Any, tokens: int) -> list[str]:
+    """The kinds of a model's layers that do not see everything before them in a sequence of so many tokens.
+
+    `model_config` is a text model's config of transformers; a window that no sequence outgrows is full attention.
+    """
+    window = getattr(model_config, "sliding_window", None)
+    kinds = set(
+        getattr(model_config, "layer_types", None) or ["sliding_attention" if window else "full_attention"]
+    )
+    if window is not None and window >= tokens:
+        kinds.discard("sliding_attention")
+    return sorted(kinds - {"full_attention"})

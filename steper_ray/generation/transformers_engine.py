@@ -32,7 +32,7 @@ from steper_ray.generation.tokens import (
     tokenizer_name,
 )
 from steper_ray.generation.waiting import Deadline
-from steper_ray.models import resolve_model
+from steper_ray.models import partial_attention, resolve_model
 
 # Tokens of one prefill pass, and of all passes between two decoding steps: what running sequences wait for at most.
 # On a CPU (measured with the miniature model) larger passes are slower per token.
@@ -246,23 +246,17 @@ def _load_model(config: EngineConfig) -> Any:
 
 
 def _check(config: EngineConfig, model_config: Any) -> None:
-    """The slots hold full attention alone; a window that no sequence outgrows is full attention too."""
+    """The slots hold full attention alone."""
     limit = getattr(model_config, "max_position_embeddings", None)
     if limit is not None and config.max_model_len > limit:
         raise ModelError(
             f"model '{config.model}' takes {limit} tokens, engine.max_model_len is {config.max_model_len}: "
             f"set it to {limit} or less"
         )
-    window = getattr(model_config, "sliding_window", None)
-    kinds = set(
-        getattr(model_config, "layer_types", None) or ["sliding_attention" if window else "full_attention"]
-    )
-    if window is not None and window >= config.max_model_len:
-        kinds.discard("sliding_attention")
-    if kinds - {"full_attention"}:
+    if kinds := partial_attention(model_config, config.max_model_len):
         raise ModelError(
-            f"model '{config.model}' has layers of {', '.join(sorted(kinds - {'full_attention'}))}, which the "
-            "transformers engine does not run: set engine.kind=vllm"
+            f"model '{config.model}' has layers of {', '.join(kinds)}, which the transformers engine does not run: "
+            "set engine.kind=vllm"
         )
 
 

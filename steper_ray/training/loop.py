@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from steper_ray.config import TrainConfig
 from steper_ray.errors import SteperError, TrainingError
+from steper_ray.models import partial_attention
 from steper_ray.training.data import Batch, Share, TrainingData, filler, load_data, split
 from steper_ray.training.difficulty import DifficultyWeights
 from steper_ray.training.engine import Engine, Worker
@@ -196,7 +197,14 @@ def _load_together(task: Task) -> TrainingData:
     """The data, or one worker's error raised by all: a worker that stopped alone would leave the others waiting."""
     data, message = None, None
     try:
-        limit = AutoConfig.from_pretrained(task.model).get_text_config().max_position_embeddings
+        shape = AutoConfig.from_pretrained(task.model).get_text_config()
+        if kinds := partial_attention(shape, task.job.config.row_tokens):
+            raise TrainingError(
+                f"job '{task.name}': {task.model} has layers of {', '.join(kinds)}, which do not see all of a "
+                f"trajectory: lower train.row_tokens ({task.job.config.row_tokens}) to their window, or take another "
+                "student"
+            )
+        limit = shape.max_position_embeddings
         data = load_data(task.job.examples, AutoTokenizer.from_pretrained(task.model), task.job.config, limit)
     except SteperError as error:
         message = str(error)
