@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from training_examples import gold_examples, write_examples
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from steper_ray.config import TrainConfig
 from steper_ray.errors import TrainingError
@@ -252,3 +252,24 @@ def test_a_loss_that_is_no_number_stops_the_training_at_once_and_names_its_quest
     assert sum(f"{e.question_id}" in str(error.value) for e in EXAMPLES if e.step == 1) >= 1
     assert "restarts" not in str(error.value)
     assert not broken.output.exists()
+
+
+def test_a_student_that_does_not_see_a_whole_trajectory_is_refused(ray_cluster, tmp_path):
+    folder = tmp_path / "windowed"
+    shape = AutoConfig.for_model(
+        "mistral",
+        vocab_size=1024,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        sliding_window=512,
+    )
+    AutoModelForCausalLM.from_config(shape).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(resolve_model(STUDENT)).save_pretrained(folder)
+    windowed = job(tmp_path, "student", write(tmp_path), student=str(folder))
+    with pytest.raises(
+        TrainingError, match=r"has layers of sliding_attention.*lower train.row_tokens \(1024\)"
+    ):
+        train([windowed], run_dir=tmp_path, progress=False)
