@@ -23,6 +23,7 @@ from steper_ray.training.data import load_data
 from steper_ray.training.packing import Tree
 
 WIDTH, LAYERS = 128, 4
+_PHASES_DONE = "phases.txt"
 DONE = "recipe.json"  # written into a model's folder when it is finished
 
 
@@ -45,13 +46,15 @@ class Phase:
 
 
 # Looking a fact up is learned late and all at once, some 800 steps into the first phase: soonest over few passages,
-# and with the passages' own text in the loss. Later phases have more to read; the last one has lists of more kinds.
+# and with the passages' own text in the loss. Later phases have more to read; the last ones have lists of more kinds.
 PHASES = (
     Phase(1500, 2e-3, 0.3, 6, 8, (1, 5), 768, 100_000),
     Phase(700, 1e-3, 0.0, 6, 6, (2, 16), 768, 150_000),
     Phase(800, 1e-3, 0.0, 6, 4, (4, 20), 768, 160_000),
     Phase(2000, 1e-3, 0.0, 6, 6, (2, 20), 1024, 170_000),
     Phase(700, 1e-3, 0.0, 6, 6, (2, 20), 1024, 180_000, varied=True),
+    Phase(1000, 1e-3, 0.0, 6, 6, (2, 20), 1024, 190_000, varied=True),
+    Phase(600, 3e-4, 0.0, 6, 6, (2, 20), 1024, 195_000, varied=True),
 )
 TEACHER_RATE, TEACHER_STEPS, TEACHER_WORLDS = 1.2e-3, 700, 600
 TEACHER_ROW = 1024  # the longest trajectories have some 980 tokens
@@ -70,19 +73,28 @@ def make_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def make_base(tokenizer: PreTrainedTokenizerBase, folder: Path, steps: int | None = None) -> None:
-    """Trains the base and saves it in float32, with the tokenizer. `steps` replaces those of each phase."""
+    """Trains the base and saves it in float32, with the tokenizer. `steps` replaces those of each phase.
+
+    A rerun goes on after the last phase that was finished: each starts from weights alone.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
+    mark = folder / _PHASES_DONE
+    done = int(mark.read_text()) if mark.exists() else 0
     model = new_model(WIDTH, LAYERS, seed=0)
-    for phase in PHASES:
+    if done:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for number, phase in enumerate(PHASES[done:], done + 1):
         train(
             model,
             _reading(tokenizer, phase),
             steps or phase.steps,
             phase.rate,
             trunk_weight=phase.trunk_weight,
-            save_to=folder,
         )
+        mark.unlink(missing_ok=True)  # never a mark beside the weights of another phase
+        model.save_pretrained(folder)
+        mark.write_text(str(number))
     _finish(folder, {"model": "base", "phases": [asdict(phase) for phase in PHASES]})
 
 
@@ -111,7 +123,8 @@ def make_teacher(base: Path, folder: Path, run_dir: Path, steps: int = TEACHER_S
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     data = load_data(stages.examples_folder(config), tokenizer, config.train, max_positions=2048)
     batches = ([tree for item in data.batch(step).items for tree in item.trees] for step in range(steps))
-    train(model, batches, steps, TEACHER_RATE, save_to=folder)
+    train(model, batches, steps, TEACHER_RATE)
+    model.save_pretrained(folder)
     _finish(folder, {"model": "teacher", "steps": steps, "rate": TEACHER_RATE, "worlds": TEACHER_SEED})
 
 

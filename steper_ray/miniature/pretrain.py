@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -89,7 +88,6 @@ def train(
     rate: float,
     *,
     trunk_weight: float = 0.0,
-    save_to: Path | None = None,
     log_every: int = 50,
 ) -> None:
     """Mean loss over examples, and `trunk_weight` times the language-model loss over the passages.
@@ -121,11 +119,7 @@ def train(
             mean, speed = sum(losses) / len(losses), tokens / (time.monotonic() - started)
             logger.info("step %d/%d loss %.4f, %.0f tokens/s", step, steps, mean, speed)
             losses.clear()
-            if save_to is not None:
-                model.save_pretrained(save_to)
     model.eval()
-    if save_to is not None:
-        model.save_pretrained(save_to)
 
 
 def _losses(

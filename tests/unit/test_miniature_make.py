@@ -2,9 +2,12 @@
 
 import json
 import re
+from dataclasses import asdict
 from random import Random
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steper_ray.corpora.miniature import make_worlds
@@ -59,6 +62,34 @@ def test_a_base_is_trained_finished_and_shipped_in_half_precision(tokenizer, tmp
     shipped = AutoModelForCausalLM.from_pretrained(tmp_path / "assets")
     assert shipped.config.hidden_size == make.WIDTH
     assert AutoTokenizer.from_pretrained(tmp_path / "assets").get_vocab() == tokenizer.get_vocab()
+
+
+def test_a_base_that_was_stopped_goes_on_after_its_last_phase_to_the_same_weights(
+    tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(make, "PHASES", [make.PHASES[1], make.PHASES[4], make.PHASES[2]])
+    make.make_base(tokenizer, tmp_path / "whole", steps=1)
+    started, train = [], make.train
+
+    def stopped(*args, **kwargs):
+        started.append(args)
+        if len(started) == 3:
+            raise KeyboardInterrupt
+        train(*args, **kwargs)
+
+    monkeypatch.setattr(make, "train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        make.make_base(tokenizer, tmp_path / "base", steps=1)
+    make.make_base(tokenizer, tmp_path / "base", steps=1)
+    assert len(started) == 4
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "base")]
+    assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+
+
+def test_the_shipped_models_were_made_by_the_recipe():
+    base, teacher = (json.loads((ASSETS / name / make.DONE).read_text()) for name in ("base", "teacher"))
+    assert base["phases"] == json.loads(json.dumps([asdict(phase) for phase in make.PHASES]))
+    assert (teacher["steps"], teacher["rate"]) == (make.TEACHER_STEPS, make.TEACHER_RATE)
 
 
 def test_the_shipped_models_fit_into_ten_megabytes_and_share_a_tokenizer():
