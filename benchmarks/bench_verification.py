@@ -67,6 +67,8 @@ def planted(trajectory: Trajectory, kind: str, rng: Random) -> Trajectory:
         wrong = step.reasoning.replace(value, "Qwexomir")
     elif kind == "swapped":
         names = sorted({p.title for p in seen if " " not in p.title and p.title not in step.reasoning})
+        if not names:  # at its first step a chain may have seen notes and its own subject alone
+            return planted(trajectory, kind, rng)
         wrong = step.reasoning.replace(value, rng.choice(names))
     else:
         facts = sorted(s for p in seen for s in split_sentences(p.text) if s not in trajectory.chain)
@@ -90,8 +92,8 @@ def tell(verifier: str, right: Sequence[bool], wrong: dict[str, Sequence[bool]])
     parts = []
     for kind, caught in wrong.items():
         hits = sum(caught)
-        precision = hits / (hits + refused) if hits + refused else 1.0
-        parts.append(f"{kind} recall {hits / len(caught):.2f} precision {precision:.2f}")
+        precision = f"{hits / (hits + refused):.2f}" if hits + refused else "none"
+        parts.append(f"{kind} recall {hits / len(caught):.2f} precision {precision}")
     print(f"{verifier:10} refuses {refused} of {len(right)} right ones; {'; '.join(parts)}", flush=True)
 
 
