@@ -67,8 +67,8 @@ def planted(trajectory: Trajectory, kind: str, rng: Random) -> Trajectory:
         wrong = step.reasoning.replace(value, "Qwexomir")
     elif kind == "swapped":
         names = sorted({p.title for p in seen if " " not in p.title and p.title not in step.reasoning})
-        if not names:  # at its first step a chain may have seen notes and its own subject alone
-            return planted(trajectory, kind, rng)
+        # A first step may have seen notes and its own subject alone: then any name of the trajectory.
+        names = names or sorted({p.title for p in trajectory.passages if p.title not in step.reasoning})
         wrong = step.reasoning.replace(value, rng.choice(names))
     else:
         facts = sorted(s for p in seen for s in split_sentences(p.text) if s not in trajectory.chain)
