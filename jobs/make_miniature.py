@@ -1,9 +1,9 @@
-"""Makes the shipped miniature again: tokenizer, base and teacher, from seeds (about an hour on two cores).
+"""Makes the shipped miniature again: tokenizer, base and teacher, from seeds (an hour and a half on two cores).
 
     python jobs/make_miniature.py --work runs/miniature               # train; look at the models
     python jobs/make_miniature.py --work runs/miniature --ship        # and replace those in the package
 
-A rerun keeps a base and a teacher that are finished. Few steps (`--steps 50`) try the path, not the models.
+A rerun keeps what is finished: phases of the base, the teacher. Few steps (`--steps 50`) try the path, not the models.
 """
 
 from __future__ import annotations

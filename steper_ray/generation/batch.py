@@ -169,8 +169,11 @@ class Batch(Generic[R]):
     def remove(self, at: int) -> None:
         """Row `at` leaves; the last row takes its place. The beginning of its prompt may serve another one."""
         left = self.rows[at].prompt[:-1]
-        if left:
-            self._prefixes.put(left, self._cache.states(at, len(left)))
+        try:
+            if left:
+                self._prefixes.put(left, self._cache.states(at, len(left)))
+        except torch.OutOfMemoryError:  # what is kept for speed must never cost a request
+            self._prefixes.clear()
         last = self.rows.pop()
         if at < len(self.rows):
             self.rows[at] = last

@@ -13,6 +13,7 @@ from steper_ray.config import EngineConfig, SamplingConfig
 from steper_ray.errors import ModelError, PromptTooLongError
 from steper_ray.generation import generate, open_generator
 from steper_ray.generation.prefixes import PrefixStore
+from steper_ray.generation.slots import SlotCache
 from steper_ray.models import ASSETS, resolve_model
 
 GREEDY = SamplingConfig(max_tokens=12)
@@ -61,21 +62,38 @@ async def begun(engine, prompt):
 
 
 async def test_a_prompt_that_begins_like_an_earlier_one_is_read_from_there_on_and_changes_nothing():
-    generator = open_generator(EngineConfig(model="miniature:teacher", max_model_len=512, max_batch=4))
+    config = EngineConfig(model="miniature:teacher", max_model_len=512, max_batch=4)
+    generator, forgetful = open_generator(config), open_generator(config)
+    forgetful._worker._batch._prefixes = PrefixStore(0)
     rng = Random(1)
     trunk = [rng.randrange(3, 1000) for _ in range(100)]
-    tails = [[rng.randrange(3, 1000) for _ in range(size)] for size in (9, 40, 1, 70)]
-    wanted = await generate(generator, trunk + tails[1], GREEDY)
-    assert wanted.usage.cached_tokens == 0
-    assert (await begun(generator, trunk + tails[0])).usage.cached_tokens == 100
-    found = await asyncio.gather(*(generate(generator, trunk + tail, GREEDY) for tail in tails))
-    assert found[1].token_ids == wanted.token_ids
-    assert max(c.usage.cached_tokens for c in found) >= 100
-    other = await generate(
-        generator, [0, *trunk, *tails[0]], GREEDY
-    )  # another first token: nothing is shared
+    prompts = [trunk + [rng.randrange(3, 1000) for _ in range(size)] for size in (9, 40, 1, 70)]
+    assert (await begun(generator, prompts[3])).usage.cached_tokens == 0
+    for prompt in prompts:
+        found, wanted = await generate(generator, prompt, GREEDY), await generate(forgetful, prompt, GREEDY)
+        assert (found.usage.cached_tokens >= 100, wanted.usage.cached_tokens) == (True, 0)
+        assert found.token_ids == wanted.token_ids
+        # Of the text alone a wrong position would hardly be seen.
+        assert found.mean_logprob == pytest.approx(wanted.mean_logprob, abs=1e-4)
+    together = await asyncio.gather(*(generate(generator, prompt, GREEDY) for prompt in prompts))
+    alone = [await generate(forgetful, prompt, GREEDY) for prompt in prompts]
+    assert [c.token_ids for c in together] == [c.token_ids for c in alone]
+    other = await generate(generator, [0, *prompts[0]], GREEDY)  # another first token: nothing is shared
     assert other.usage.cached_tokens == 0
     await generator.close()
+    await forgetful.close()
+
+
+async def test_a_prompt_for_which_there_is_no_memory_is_forgotten_and_no_request_is_lost(engine, monkeypatch):
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    wanted = await generate(engine, PROMPTS[3], GREEDY)
+    monkeypatch.setattr(SlotCache, "states", full)
+    asked = (generate(engine, prompt, GREEDY) for prompt in (PROMPTS[3], PROMPTS[5], PROMPTS[3]))
+    first, _, last = await asyncio.gather(*asked)
+    assert first.token_ids == last.token_ids == wanted.token_ids
+    assert (await generate(engine, PROMPTS[3], GREEDY)).usage.cached_tokens == 0
 
 
 @pytest.mark.parametrize(
