@@ -13,7 +13,7 @@ import logging
 import math
 import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -31,7 +31,7 @@ from steper_ray.distillation.identity import digest, run_identity
 from steper_ray.distillation.model_verify import ModelVerifier, open_verifiers
 from steper_ray.distillation.progress import Progress, Work
 from steper_ray.distillation.report import BuildReport
-from steper_ray.distillation.scores import score_stores
+from steper_ray.distillation.scores import ScoreStore, score_stores
 from steper_ray.distillation.shards import Shard, ShardStore, cut
 from steper_ray.errors import EngineDeadError, SteperError
 from steper_ray.generation.base import Generator
@@ -50,7 +50,7 @@ _CLOSE_SECONDS = 30.0
 _ROW_SCHEMA = pa.schema([("shard", pa.string()), ("questions", pa.list_(pa.struct(list(QUESTION_SCHEMA))))])
 _RESULT_SCHEMA = pa.schema(
     [
-        ("work", pa.struct([(field.name, pa.int64()) for field in fields(Work)])),
+        ("work", pa.struct([(count.name, pa.int64()) for count in fields(Work)])),
         ("kind", pa.string()),
         ("error", pa.string()),
     ]
@@ -68,6 +68,8 @@ class _Job:
     shards: Path
     identity: str
     log: EngineLog
+    # Made once, by the driver: an actor's config has other paths, and so would name other folders.
+    scores: dict[str, ScoreStore] = field(default_factory=dict)
 
 
 def build_data(config: Config) -> BuildReport:
@@ -90,33 +92,38 @@ def build_data(config: Config) -> BuildReport:
         shards=run_dir / "data" / "trajectories",
         identity=digest(identity),
         log=EngineLog(run_dir / "data" / "engines", limit=config.build.engines * (1 + MAX_RESTARTS)),
+        scores=score_stores(config, run_dir / "data" / "scores"),
     )
     shards = cut(questions, config.build.shard_size, job.identity)
     store = ShardStore(job.shards, job.identity)
     store.clean()
-    scores = score_stores(config, run_dir / "data" / "scores")
     new = {shard.id for shard in shards if store.manifest(shard.id) is None}
-    missing = [s for s in shards if s.id in new or not all(store.has(s.id) for store in scores.values())]
+    missing = [s for s in shards if s.id in new or not all(store.has(s.id) for store in job.scores.values())]
     if missing:
         ensure_index(corpus.passages(), config.retrieval, job.index, fingerprint)
         job.log.clear()
         _run(job, missing, n_questions=len(questions))
         job.log.clear()
-    return assemble(config, identity, shards, store, scores, run=len(new), skipped=len(corpus.skipped))
+    return assemble(config, identity, shards, store, job.scores, run=len(new), skipped=len(corpus.skipped))
 
 
 def _absolute(config: Config) -> Config:
     """The config with whole paths in what an actor opens by it: an actor runs in another folder."""
-    engine, reasoning = config.engine, config.reasoning
-    if engine.kind != "openai":
-        names = {"model": engine.model, "tokenizer": engine.tokenizer}
-        folders = {
-            field: Path(name).resolve() for field, name in names.items() if name and Path(name).is_dir()
-        }
-        engine = engine.model_copy(update={field: str(folder) for field, folder in folders.items()})
+    reasoning, build = config.reasoning, config.build
+    if build.verify.judge_engine is not None:
+        judge = _absolute_engine(build.verify.judge_engine)
+        build = build.model_copy(update={"verify": build.verify.model_copy(update={"judge_engine": judge})})
     if reasoning.demonstrations is not None:
         reasoning = reasoning.model_copy(update={"demonstrations": reasoning.demonstrations.resolve()})
-    return config.model_copy(update={"engine": engine, "reasoning": reasoning})
+    engine = _absolute_engine(config.engine)
+    return config.model_copy(update={"engine": engine, "reasoning": reasoning, "build": build})
+
+
+def _absolute_engine(engine: EngineConfig) -> EngineConfig:
+    """An endpoint's model is a name that it serves, its tokenizer may be a folder all the same."""
+    names = {"tokenizer": engine.tokenizer} | ({} if engine.kind == "openai" else {"model": engine.model})
+    folders = {key: str(Path(name).resolve()) for key, name in names.items() if name and Path(name).is_dir()}
+    return engine.model_copy(update=folders)
 
 
 def _run(job: _Job, missing: Sequence[Shard], *, n_questions: int) -> None:
@@ -182,7 +189,7 @@ class _RolloutActor:
     def __init__(self, job: _Job) -> None:
         self._job = job
         self._store = ShardStore(job.shards, job.identity)
-        self._scores = score_stores(job.config, job.shards.parent / "scores")
+        self._scores = job.scores
         self._slots = asyncio.Semaphore(job.config.build.in_flight)
         self._opening = asyncio.Lock()
         self._room: _Room | None = None

@@ -1,6 +1,7 @@
 """The build on real Ray Data, with the annotation teacher and with a real engine on a tiny model."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ from steper_ray.distillation.engine_log import EngineLog
 from steper_ray.distillation.pipeline import MAX_RESTARTS, build_data
 from steper_ray.distillation.shards import cut
 from steper_ray.errors import DataError, EngineDeadError, ModelError
+from steper_ray.models import ASSETS
 from steper_ray.schema import (
     Passage,
     Question,
@@ -117,8 +119,13 @@ def test_another_filter_setting_reuses_all_trajectories_and_another_k_none(confi
     assert build_data(configure(ANNOTATION, "reasoning.k=2")).shards_run == 5
 
 
-def test_a_verifier_that_asks_the_teacher_scores_committed_shards_once_and_reasons_nothing_again(configure):
-    config = (*ENGINE, "corpus.limit=6")
+def test_a_verifier_that_asks_the_teacher_scores_committed_shards_once_and_reasons_nothing_again(
+    configure, monkeypatch, tmp_path
+):
+    # The model by a relative path: what actors open by another name is the same model all the same.
+    shutil.copytree(ASSETS / "teacher", tmp_path / "teacher")
+    monkeypatch.chdir(tmp_path)
+    config = (*ENGINE, "corpus.limit=6", "engine.model=./teacher")
     before = build_data(configure(*config))
     files = {p: p.stat().st_mtime_ns for p in shard_files(before)}
     agreement = ("build.verify.agreement=0.5", "build.verify.agreement_drafts=2", "build.verify.judge=0")
