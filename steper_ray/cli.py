@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from steper_ray.config import Config
-from steper_ray.config_file import load_config
+from steper_ray.config.file import load_config
 from steper_ray.errors import SteperError
 
 DEFAULT = Path("jobs/configs/miniature.yaml")

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from ray import serve
 
 from steper_ray.config import Config
-from steper_ray.config_file import load_config
+from steper_ray.config.file import load_config
 from steper_ray.errors import SteperError
 from steper_ray.serving.deployments import bind
 from steper_ray.serving.plan import make_plan

@@ -25,7 +25,7 @@ SETTINGS = [
 SCRIPT = """
     import json, sys
     import ray
-    from steper_ray.config_file import load_config
+    from steper_ray.config.file import load_config
     from steper_ray.distillation.pipeline import build_data
 
     if __name__ == "__main__":

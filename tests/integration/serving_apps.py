@@ -12,7 +12,7 @@ import scripted
 from ray import serve
 
 from steper_ray.config import Config
-from steper_ray.config_file import load_config
+from steper_ray.config.file import load_config
 from steper_ray.generation.base import Chunk
 from steper_ray.schema import Passage
 from steper_ray.serving.deployments import bind

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from steper_ray import stages
-from steper_ray.config_file import load_config
+from steper_ray.config.file import load_config
 from steper_ray.demo import STUDENTS, run_demo
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

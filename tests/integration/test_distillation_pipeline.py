@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from steper_ray.config_file import load_config
+from steper_ray.config.file import load_config
 from steper_ray.corpora.miniature import make_corpus
 from steper_ray.distillation import pipeline
 from steper_ray.distillation.engine_log import EngineLog

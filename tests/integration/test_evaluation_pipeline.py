@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from steper_ray.config_file import load_config
+from steper_ray.config.file import load_config
 from steper_ray.corpora import open_corpus
 from steper_ray.errors import DataError, EngineDeadError, ModelError
 from steper_ray.evaluation import pipeline

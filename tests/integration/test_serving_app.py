@@ -14,7 +14,7 @@ import pytest
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from serving_apps import REST, deploy, free_port, hanging, serving, small_config
 
-from steper_ray.config_file import load_config
+from steper_ray.config.file import load_config
 from steper_ray.corpora import open_corpus
 from steper_ray.serving.access import SECURITY_HEADERS
 from steper_ray.serving.app import build

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
-from steper_ray.config_file import load_config
+from steper_ray.config.file import load_config
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = sorted((ROOT / "cluster" / "kuberay").glob("*.yaml"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from steper_ray.config import Config
-from steper_ray.config_file import ConfigError, load_config
+from steper_ray.config.file import ConfigError, load_config
 
 CONFIGS = sorted((Path(__file__).parents[2] / "jobs" / "configs").glob("*.yaml"))
 PAPER = [path for path in CONFIGS if path.stem.startswith("paper_")]

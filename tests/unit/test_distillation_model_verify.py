@@ -7,7 +7,7 @@ from distilled import trajectory
 from scripted import KeywordRetriever, ScriptedGenerator
 
 from steper_ray.config import ReasoningConfig, SamplingConfig, VerifyConfig
-from steper_ray.config_file import load_config
+from steper_ray.config.file import load_config
 from steper_ray.distillation.model_verify import Agreement, Judge, agreement_sampling, judge_prompt
 from steper_ray.distillation.scores import score_stores
 from steper_ray.errors import EngineDeadError, GenerationError

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from distilled import question, trajectory
 
-from steper_ray.config_file import load_config
+from steper_ray.config.file import load_config
 from steper_ray.distillation.identity import digest, run_identity
 from steper_ray.distillation.shards import ShardStore, cut
 from steper_ray.errors import DataError, ModelError

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from steper_ray.config_file import load_config
+from steper_ray.config.file import load_config
 from steper_ray.errors import DataError
 from steper_ray.evaluation.schedule import EvalJob
 from steper_ray.evaluation.scores import score_trajectories

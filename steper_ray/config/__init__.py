@@ -1,0 +1,28 @@
+"""Configuration: one pydantic model a stage, all of them sections of one YAML file (see file.py).
+
+The resolved config is written beside every result. It knows no other room of the project.
+"""
+
+from steper_ray.config.base import Section
+from steper_ray.config.build import BuildConfig, VerifyConfig
+from steper_ray.config.data import CorpusConfig, MiniatureConfig, RetrievalConfig
+from steper_ray.config.reasoning import EngineConfig, ReasoningConfig, SamplingConfig
+from steper_ray.config.run import Config, DemoConfig, EvaluateConfig, ServeConfig
+from steper_ray.config.train import TrainConfig
+
+__all__ = [
+    "BuildConfig",
+    "Config",
+    "CorpusConfig",
+    "DemoConfig",
+    "EngineConfig",
+    "EvaluateConfig",
+    "MiniatureConfig",
+    "ReasoningConfig",
+    "RetrievalConfig",
+    "SamplingConfig",
+    "Section",
+    "ServeConfig",
+    "TrainConfig",
+    "VerifyConfig",
+]

@@ -1,0 +1,67 @@
+"""Settings of trajectories, their verifiers and the step-wise examples."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from steper_ray.config.base import Positive, Section
+from steper_ray.config.reasoning import EngineConfig
+
+
+class VerifyConfig(Section):
+    """The least score that each step of a trajectory must reach to be learned from; what is not set is not checked.
+
+    The paper's filter sees the final answer alone. Changing a threshold asks no teacher again.
+    """
+
+    grounding: float | None = Field(None, ge=0, le=1)
+    """Share of a step's names, numbers and answer that stand in the passages seen so far."""
+    support: float | None = Field(None, ge=0, le=1)
+    """Share of them that one single passage holds; for teachers that state one fact a step."""
+    confidence: float | None = Field(None, ge=0, le=1)
+    """The teacher's probability of a token, geometric mean over the step."""
+    agreement: float | None = Field(None, ge=0, le=1)
+    """Share of `agreement_drafts` other drafts of the step, by the teacher, that claim the same."""
+    agreement_drafts: Positive = 4
+    agreement_temperature: float = Field(0.7, gt=0)
+    judge: float | None = Field(None, ge=0, le=1)
+    """A model's probability that the step follows from the passages and helps."""
+    judge_engine: EngineConfig | None = None
+    """The judge, an endpoint (`kind: openai`); by default the teacher judges itself."""
+
+    @model_validator(mode="after")
+    def _endpoint(self) -> VerifyConfig:
+        if self.judge_engine is not None and self.judge_engine.kind != "openai":
+            raise ValueError(
+                "judge_engine.kind must be 'openai': the GPUs of an engine actor hold the teacher; "
+                "serve the judge and name its url"
+            )
+        return self
+
+
+class BuildConfig(Section):
+    """Trajectories and step-wise examples."""
+
+    teacher: Literal["engine", "annotation"] = "engine"
+    """A model that reasons, or the chains written from gold decompositions and evidences (no model)."""
+    match: Literal["exact", "contains"] = "exact"
+    """When an answer counts as right for the filter (the paper does not say)."""
+    samples: Positive = 1
+    """Trajectories of each question; more than one needs a `sampling.temperature` above 0."""
+    keep: Literal["first", "all", "majority"] = "first"
+    """Of a question's right trajectories: the first, all that differ, or the first if most samples agree on a right
+    answer (a right answer that most samples do not give was luck)."""
+    verify: VerifyConfig = VerifyConfig()
+    """Checks of every step, after the answer's."""
+    shard_size: Positive = 64
+    """Questions a shard: the unit that is committed, and redone after a kill."""
+    engines: Positive = 1
+    """Engine actors, each with `num_cpus`, or `tensor_parallel_size` GPUs on a GPU cluster."""
+    in_flight: Positive = 64
+    """Trajectories an engine keeps in flight."""
+    num_cpus: float = Field(1.0, gt=0)
+    """CPUs reserved for each engine actor."""
+    num_gpus: float = Field(0.0, ge=0)
+    """GPUs reserved for each engine actor; set it to `tensor_parallel_size` with vLLM on a GPU cluster."""

@@ -1,0 +1,77 @@
+"""Settings of a model, of how it decodes, and of the multi-step loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from steper_ray.config.base import Positive, Section
+
+
+class EngineConfig(Section):
+    """A model and what runs it."""
+
+    kind: Literal["transformers", "vllm", "openai"] = "transformers"
+    model: str = "miniature:teacher"
+    """A Hugging Face folder or hub name, `miniature:base`, `miniature:teacher`, or the name an endpoint serves."""
+    tokenizer: str | None = None
+    """A folder or hub name, if it is not the model's own."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "auto"
+    """`auto`: bfloat16 on a GPU, float32 on a CPU."""
+    max_model_len: Positive = 2048
+    """Longest prompt and completion together, in tokens."""
+    max_batch: Positive = 64
+    """Most requests that run together in one engine."""
+    tensor_parallel_size: Positive = 1
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    url: str | None = None
+    """Base URL of an OpenAI-compatible endpoint, such as http://host:8000/v1."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the endpoint's key. The key itself is never in a config."""
+    timeout_s: float = Field(120.0, gt=0)
+    """Longest wait for one generation."""
+
+    @model_validator(mode="after")
+    def _url(self) -> EngineConfig:
+        if self.kind == "openai" and not self.url:
+            raise ValueError("kind 'openai' needs `url`, such as http://host:8000/v1")
+        return self
+
+
+class SamplingConfig(Section):
+    """How one generation decodes."""
+
+    temperature: float = Field(0.0, ge=0)
+    """0 is greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: Positive = 128
+    """Most tokens of one step."""
+    min_tokens: int = Field(1, ge=0)
+    """Tokens before the end of sequence is allowed: a step says something, even where its retrieval found nothing
+    new and the prompt is that of an example which ends there. An endpoint that does not know it may ignore it."""
+    seed: int = 0
+    """Every step of every question and sample draws numbers of its own from it, the same ones in every run."""
+
+
+class ReasoningConfig(Section):
+    """The multi-step loop."""
+
+    framework: Literal["ircot", "self_ask"] = "ircot"
+    unit: Literal["sentence", "chain"] = "sentence"
+    """What one step generates: cut after the first sentence (IRCoT), or on to the end of sequence."""
+    max_steps: Positive = 5
+    """S (the paper: 5)."""
+    k: Positive = 4
+    """Passages a step (the paper: 4)."""
+    max_passages: Positive = 20
+    """Most passages in one prompt; later ones are dropped."""
+    max_question_chars: Positive = 4000
+    """A longer question is refused before anything is retrieved."""
+    deadline_s: float | None = Field(None, gt=0)
+    """Longest time for one question; then the best answer so far with stop reason `deadline`."""
+    demonstrations: Path | None = None
+    """Text put before every prompt; by default the framework's own where `few_shot` is set."""
+    few_shot: bool = False
+    """Show the project's own demonstrations (for models that were not trained on the format)."""

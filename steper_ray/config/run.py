@@ -1,0 +1,112 @@
+"""Settings of evaluation, demo and service, and the whole of one run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from steper_ray.config.base import Positive, Section
+from steper_ray.config.build import BuildConfig
+from steper_ray.config.data import CorpusConfig, RetrievalConfig
+from steper_ray.config.reasoning import EngineConfig, ReasoningConfig, SamplingConfig
+from steper_ray.config.train import TrainConfig
+
+
+class EvaluateConfig(Section):
+    """Scores of one model over a test set."""
+
+    corpus: CorpusConfig | None = None
+    """The test set; by default the top-level corpus."""
+    units: tuple[Literal["sentence", "chain"], ...] = ("sentence", "chain")
+    """Which step units to report."""
+    in_flight: Positive = 64
+    """Trajectories an engine keeps in flight."""
+    engines: Positive = 2
+    """Engine actors at most; each has one model loaded at a time and takes chunks of questions from one queue."""
+    chunk_size: Positive = 256
+    """Questions an engine takes at a time: what is done again if it dies."""
+    num_cpus: float = Field(1.0, gt=0)
+    """CPUs reserved for each engine actor."""
+    num_gpus: float = Field(0.0, ge=0)
+    """GPUs reserved for each engine actor; set it to `engine.tensor_parallel_size` with vLLM on a GPU cluster."""
+
+
+class DemoConfig(Section):
+    """The comparison `steper demo` runs."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Training seeds; the table shows mean and spread over them."""
+
+
+class ServeConfig(Section):
+    """The reasoner endpoint."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+    replicas: Positive = 1
+    """Replicas of the engine deployment."""
+    num_cpus: float = Field(1.0, gt=0)
+    """CPUs reserved for each replica."""
+    num_gpus: float = Field(0.0, ge=0)
+    """GPUs reserved for each replica; set it to `engine.tensor_parallel_size` with vLLM on a GPU cluster."""
+    max_ongoing_requests: Positive = 64
+    """Questions that a replica works on at once."""
+    max_queued_requests: Positive = 256
+    """Questions that wait when all replicas are busy; one more is refused with 429."""
+    request_timeout_s: float = Field(60.0, gt=0)
+    """End-to-end deadline of one question."""
+    token_env: str = "STEPER_API_TOKEN"
+    """Name of the environment variable with the bearer token; unset: only loopback clients are served."""
+
+
+class Config(Section):
+    """The whole of one run."""
+
+    run_dir: Path = Path("runs/default")
+    """Everything the run writes lies below it."""
+    corpus: CorpusConfig = CorpusConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    engine: EngineConfig = EngineConfig()
+    """The model that reasons: the teacher in build, the judged model in evaluate, the student in serve."""
+    sampling: SamplingConfig = SamplingConfig()
+    reasoning: ReasoningConfig = ReasoningConfig()
+    build: BuildConfig = BuildConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    serve: ServeConfig = ServeConfig()
+    demo: DemoConfig = DemoConfig()
+
+    @model_validator(mode="after")
+    def _verifiers(self) -> Config:
+        verify = self.build.verify
+        if self.build.teacher == "annotation":
+            if verify.agreement is not None:
+                raise ValueError("build.verify.agreement: annotations have no other drafts; leave it out")
+            if verify.judge is not None and verify.judge_engine is None:
+                raise ValueError(
+                    "build.verify.judge: annotations have no model; set build.verify.judge_engine"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _samples(self) -> Config:
+        if self.build.samples > 1 and self.build.teacher == "annotation":
+            raise ValueError("build.samples > 1: annotations give one chain a question; set build.samples=1")
+        if self.build.samples > 1 and self.sampling.temperature == 0:
+            raise ValueError(
+                "build.samples > 1 with sampling.temperature 0 gives the same trajectory each time: "
+                "set sampling.temperature, such as 0.7"
+            )
+        return self
+
+    def dump(self) -> str:
+        """The resolved config as YAML; `load_config` reads it back to an equal config."""
+        return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False)
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(self.dump(), encoding="utf-8")
