@@ -26,7 +26,7 @@ from steper_ray.distillation.filtering import drop_reason
 from steper_ray.distillation.model_verify import ModelVerifier, open_verifiers
 from steper_ray.distillation.verify import first_failure, score_steps
 from steper_ray.generation import open_generator
-from steper_ray.reasoning.frameworks import split_sentences
+from steper_ray.reasoning.sentences import split_sentences
 from steper_ray.retrieval.index import ensure_index, index_folder, open_index
 from steper_ray.schema import StepScore, Trajectory
 

@@ -27,6 +27,18 @@ def first_sentence(text: str) -> tuple[str, bool]:
     return body.rstrip(), False
 
 
+def split_sentences(text: str) -> list[str]:
+    """All sentences of a text, by the rule of `first_sentence`."""
+    sentences = []
+    rest = text.strip()
+    while rest:
+        sentence, complete = first_sentence(rest)
+        if sentence:
+            sentences.append(sentence)
+        rest = rest[len(sentence) :].lstrip() if complete else ""
+    return sentences
+
+
 def _is_abbreviation(head: str) -> bool:
     if not head.endswith("."):
         return False

@@ -5,9 +5,9 @@ import pytest
 from steper_ray.answers import extract_answer
 from steper_ray.config import ReasoningConfig
 from steper_ray.errors import DataError
-from steper_ray.reasoning.frameworks import FRAMEWORKS, Fact, layout_for, split_sentences
+from steper_ray.reasoning.frameworks import FRAMEWORKS, Fact, layout_for
 from steper_ray.reasoning.passages import PassagePool
-from steper_ray.reasoning.sentences import first_sentence
+from steper_ray.reasoning.sentences import first_sentence, split_sentences
 from steper_ray.schema import Hit, Passage
 
 IRCOT, SELF_ASK = FRAMEWORKS["ircot"], FRAMEWORKS["self_ask"]
