@@ -13,6 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _MARKER = re.compile(r"\bso the (?:final )?answer is:?\s*(.*)", re.IGNORECASE | re.DOTALL)
+# ReAct labels its lines, perhaps with a number ('Thought 2:'); in its chains a thought may say 'so the answer is'.
+_REACT = re.compile(r"\s*(?:thought|action)(?: ?\d+)?:", re.IGNORECASE)
+_FINISH = re.compile(r"^\s*action(?: ?\d+)?: *finish *(\[.*)", re.IGNORECASE | re.MULTILINE)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _CLOSED = frozenset(("yes", "no", "noanswer"))
@@ -23,13 +26,26 @@ _YES_NO_RULE = frozenset(("hotpotqa", "2wiki"))
 def extract_answer(chain: str) -> str | None:
     """The text after 'So the answer is:' (IRCoT) or 'So the final answer is:' (Self-Ask), or None.
 
-    Only the first line counts and one closing full stop is dropped; an empty answer counts as none.
+    A chain that opens with 'Thought:' or 'Action:' is ReAct's: there the text in 'Action: Finish[...]', and nothing
+    else. Only the first line counts and one closing full stop is dropped; an empty answer counts as none.
     """
-    match = _MARKER.search(chain)
+    react = _REACT.match(chain) is not None
+    match = (_FINISH if react else _MARKER).search(chain)
     if match is None:
         return None
-    answer = match.group(1).strip().split("\n", 1)[0].strip().removesuffix(".").strip()
+    stated = in_brackets(match.group(1))[0] if react else match.group(1)
+    answer = stated.strip().split("\n", 1)[0].strip().removesuffix(".").strip()
     return answer or None
+
+
+def in_brackets(text: str) -> tuple[str, bool]:
+    """What stands in the square bracket that opens `text`, stripped, and whether it is closed; brackets may nest."""
+    depth = 0
+    for at, character in enumerate(text):
+        depth += (character == "[") - (character == "]")
+        if not depth:
+            return text[1:at].strip(), True
+    return text[1:].strip(), False
 
 
 def normalize(text: str) -> str:

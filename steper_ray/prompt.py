@@ -69,7 +69,10 @@ SELF_ASK = Layout(
     question="Question: {question}\nAre follow up questions needed here: Yes.",
     joiner="\n",
 )
-LAYOUTS = {"ircot": IRCOT, "self_ask": SELF_ASK}
+#: What ReAct calls an observation is here the passages in front, so that the prompt stays prefix-stable: the chain
+#: holds thoughts and actions alone.
+REACT = Layout(passage="Title: {title}\n{text}\n\n", question="Question: {question}", joiner="\n")
+LAYOUTS = {"ircot": IRCOT, "self_ask": SELF_ASK, "react": REACT}
 
 
 @dataclass(slots=True)

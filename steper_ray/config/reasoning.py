@@ -58,9 +58,9 @@ class SamplingConfig(Section):
 class ReasoningConfig(Section):
     """The multi-step loop."""
 
-    framework: Literal["ircot", "self_ask"] = "ircot"
+    framework: Literal["ircot", "self_ask", "react"] = "ircot"
     unit: Literal["sentence", "chain"] = "sentence"
-    """What one step generates: cut after the first sentence (IRCoT), or on to the end of sequence."""
+    """What one step generates: cut after the framework's step (IRCoT: a sentence), or on to the end of sequence."""
     max_steps: Positive = 5
     """S (the paper: 5)."""
     k: Positive = 4

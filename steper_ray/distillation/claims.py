@@ -16,12 +16,12 @@ from steper_ray.schema import Passage
 
 #: Words that are capitalised only because a sentence begins with them.
 _OPENERS = frozenset(
-    "a about according after all also although an and another as at based because before besides both but by "
-    "during each either every finally first for from furthermore given hence her here his however if in into is it "
-    "its last like meanwhile moreover most neither next no none nor not now of on one only or other others our out "
-    "over per second she he since so some such than that the their then there therefore these they third this those "
-    "though through thus to two under unlike until up was we were what when where whereas which while who whose why "
-    "with within without yes yet you".split()
+    "a about according after all also although an and another as at based because before besides both but by during "
+    "each either every finally first for from furthermore given hence her here his however i i'd i'll i'm i've if in "
+    "into is it its last let like meanwhile moreover most neither next no none nor not now of on one only or other "
+    "others our out over per second she he since so some such than that the their then there therefore these they "
+    "third this those though through thus to two under unlike until up was we were what when where whereas which "
+    "while who whose why with within without yes yet you".split()
 )
 _WORD = r"(?<!\w)[A-Z][\w\-]*(?:['\u2019](?!s\b)\w+)*"
 #: Capitalised words, and small ones that stand between two of them: "University of the West".
@@ -29,8 +29,8 @@ _NAME = re.compile(rf"{_WORD}(?:[ ](?:(?:of|the|de|la|le|von|van|der|di|da|du)[ 
 _NUMBER = re.compile(r"(?<!\w)\d+(?:,\d{3})*(?:\.\d+)?(?!\w)")
 _HYPHEN = re.compile(r"[-\u2010-\u2014/]")
 _POSSESSIVE = re.compile(r"['\u2019]s?\b")
-_ASKED = re.compile(r"^\s*Follow up:.*$", re.MULTILINE)
-_LABEL = re.compile(r"^\s*Intermediate answer:\s*", re.MULTILINE)
+_ASKED = re.compile(r"^\s*(?:Follow up|Action):.*$", re.MULTILINE)
+_LABEL = re.compile(r"^\s*(?:Intermediate answer|Thought):\s*", re.MULTILINE)
 _CLOSED = frozenset(("yes", "no"))
 
 
@@ -50,7 +50,10 @@ class Claims:
 
 
 def claims_of(reasoning: str) -> Claims:
-    """The claims of one step. What Self-Ask asks is no claim; a yes or no states nothing to be found."""
+    """The claims of one step. What Self-Ask asks or ReAct searches is no claim, nor is a yes or no.
+
+    ReAct's answer is claimed by its Finish, all else by its thoughts.
+    """
     answer = extract_answer(reasoning)
     text = reasoning if answer is None else reasoning[: reasoning.rindex(answer)]
     text = _LABEL.sub("", _ASKED.sub("", text))
@@ -113,6 +116,6 @@ def _plain(text: str) -> str:
 def _name(run: str) -> str:
     """A run of capitalised words without the opener of a sentence, normalised; empty if nothing is left."""
     words: Sequence[str] = run.split()
-    while words and words[0].lower() in _OPENERS:
+    while words and words[0].lower().replace("\u2019", "'") in _OPENERS:
         words = words[1:]
     return _plain(" ".join(words))

@@ -73,7 +73,7 @@ def state(question: str, answer: str) -> str:
 
 
 def follow_up(question: str) -> str:
-    """A sub-question (filled in) as a question that Self-Ask asks: one line with a question mark."""
+    """A sub-question (filled in) as a question that Self-Ask and ReAct ask: one line with a question mark."""
     entity, arrow, relation = (part.strip() for part in question.partition(">>"))
     if not arrow:
         return _upper(question.rstrip("?!. ")) + "?"

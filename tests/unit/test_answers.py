@@ -2,7 +2,16 @@
 
 import pytest
 
-from steper_ray.answers import contains, exact_match, extract_answer, f1, is_right, normalize, score
+from steper_ray.answers import (
+    contains,
+    exact_match,
+    extract_answer,
+    f1,
+    in_brackets,
+    is_right,
+    normalize,
+    score,
+)
 
 
 @pytest.mark.parametrize(
@@ -16,6 +25,13 @@ from steper_ray.answers import contains, exact_match, extract_answer, f1, is_rig
         ("So the answer is: Cem.\nQuestion: and then?", "Cem"),
         ("So the answer is: yes.", "yes"),
         ("So the answer is: 3.5.", "3.5"),
+        ("Thought: Bo was born in Cem.\nAction: Finish[Cem]", "Cem"),
+        ("Action: Finish[Cem]", "Cem"),
+        ("thought 1: Bo.\naction 1: finish [Cem]. Done", "Cem"),
+        ("Thought: So the answer is: Bo.\nAction: Finish[Cem]", "Cem"),  # ReAct answers by its action alone
+        ("Thought: It is a song.\nAction: Finish[Cem [song] (live)]", "Cem [song] (live)"),
+        ("Thought: Bo was born in Cem.\nAction: Finish[Cem", "Cem"),
+        ("Action: Search[Cem]\nThought: Yes.\nAction: Finish[yes]", "yes"),
     ],
 )
 def test_the_answer_is_what_stands_after_the_marker_on_its_line(chain, answer):
@@ -23,10 +39,39 @@ def test_the_answer_is_what_stands_after_the_marker_on_its_line(chain, answer):
 
 
 @pytest.mark.parametrize(
-    "chain", ["", "Bo was born in Cem.", "So the answer is:", "So the answer is: .", "Also the answer is: x"]
+    "chain",
+    [
+        "",
+        "Bo was born in Cem.",
+        "So the answer is:",
+        "So the answer is: .",
+        "Also the answer is: x",
+        "Action: Search[Cem]",
+        "Action: Finish[]",
+        "Action: Finish the search for Cem",
+        "Thought: So the answer is: Cem.",
+        "Thought: So the answer is: Cem.\nAction: Search[Cem]",
+        "Thought: I could write Action: Finish[Cem] now.",
+        "Bo was born in Cem. Action: Finish[Cem]",
+        "Follow up: Where is Finish[Cem]?",
+    ],
 )
 def test_a_chain_without_a_stated_answer_has_none(chain):
     assert extract_answer(chain) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("[a] b]", ("a", True)),
+        ("[ a [b] [c [d]] ] e", ("a [b] [c [d]]", True)),
+        ("[]", ("", True)),
+        ("[a [b]", ("a [b]", False)),
+        ("[", ("", False)),
+    ],
+)
+def test_a_bracket_is_read_to_the_one_that_closes_it(text, read):
+    assert in_brackets(text) == read
 
 
 @pytest.mark.parametrize(

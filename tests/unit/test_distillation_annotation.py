@@ -12,6 +12,7 @@ from steper_ray.distillation.annotation import AnnotationTeacher, gold_facts
 from steper_ray.distillation.filtering import drop_reason
 from steper_ray.distillation.statements import fill_in, follow_up, state
 from steper_ray.errors import RetrievalError
+from steper_ray.prompt import LAYOUTS
 from steper_ray.reasoning import FRAMEWORKS, Reasoner
 from steper_ray.schema import Passage, StopReason, SubQuestion
 
@@ -79,7 +80,7 @@ def test_references_take_the_answers_of_earlier_hops_and_only_those():
         ("where was Bo born", "Where was Bo born?"),
     ],
 )
-def test_self_ask_asks_a_sub_question_on_one_line(written, asked):
+def test_a_sub_question_is_asked_on_one_line(written, asked):
     assert follow_up(written) == asked
 
 
@@ -90,23 +91,40 @@ def test_the_miniature_worlds_chains_are_the_worlds_own_statements():
         assert fact.statement.endswith(f" is {sub.answer}.")
 
 
-async def test_a_gold_trajectory_is_what_the_reasoner_records_when_a_model_writes_the_same():
-    config, asked = ReasoningConfig(k=2), question(hops=3)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+async def test_a_gold_trajectory_is_what_the_reasoner_records_when_a_model_writes_the_same(framework):
+    config, asked = ReasoningConfig(k=2, framework=framework), question(hops=3)
     gold = await AnnotationTeacher(KeywordRetriever(PASSAGES), config).run(asked)
-    replies = [" ".join(gold.chain[i:]) for i in range(4)]
+    replies = [LAYOUTS[framework].joiner.join(gold.chain[i:]) for i in range(4)]
     loop = Reasoner(KeywordRetriever(PASSAGES), ScriptedGenerator(replies), config, SamplingConfig())
     model = await loop.run(asked)
+    assert model.chain == gold.chain
+    assert [(s.query, s.hits) for s in gold.steps] == [(s.query, s.hits) for s in model.steps]
+    assert (
+        (gold.answer, gold.stop_reason) == (model.answer, model.stop_reason) == ("Cem", StopReason.ANSWERED)
+    )
+
+
+async def test_an_ircot_trajectory_states_a_fact_a_step():
+    gold = await AnnotationTeacher(KeywordRetriever(PASSAGES), ReasoningConfig()).run(question(hops=3))
     assert gold.chain == (
         "The director of Alba is Bo.",
         "The mother of Bo is Cy.",
         'The answer to "Where was Cy born" is Cem.',
         "So the answer is: Cem.",
     )
-    assert model.chain == gold.chain
-    assert [(s.query, s.hits) for s in gold.steps] == [(s.query, s.hits) for s in model.steps]
-    assert (
-        (gold.answer, gold.stop_reason) == (model.answer, model.stop_reason) == ("Cem", StopReason.ANSWERED)
+
+
+async def test_a_react_trajectory_searches_with_its_sub_questions_and_thinks_what_they_found():
+    config = ReasoningConfig(framework="react")
+    gold = await AnnotationTeacher(KeywordRetriever(PASSAGES), config).run(question(answers=("Cy",)))
+    assert gold.chain == (
+        "Thought: I need to look up the first fact.\nAction: Search[What is the director of Alba?]",
+        "Thought: The director of Alba is Bo.\nAction: Search[Who is the mother of Bo?]",
+        "Thought: The mother of Bo is Cy.\nAction: Finish[Cy]",
     )
+    assert [s.query for s in gold.steps][1:] == ["What is the director of Alba?", "Who is the mother of Bo?"]
+    assert drop_reason(gold, "exact") is None
 
 
 async def test_a_self_ask_trajectory_queries_with_its_follow_up_questions():

@@ -33,6 +33,12 @@ PASSAGES = [
         ("Intermediate answer: Bo\nFollow up: Where was Cem born?", ("bo",), (), None),
         ("Intermediate answer: Bo\nSo the final answer is: Bo", ("bo",), (), "bo"),
         ("So it is, as they said.", (), (), None),
+        ("Thought: Bo left Cem in 1999.\nAction: Search[Zog 7]", ("bo", "cem"), ("1999",), None),
+        ("Thought: Bo was born in Cem.\nAction: Finish[the Dor]", ("bo", "cem"), (), "dor"),
+        ("Thought: The two differ.\nAction: Finish[no]", (), (), None),
+        ("Thought: I'll see. Let me search. Now I look for Bo.\nAction: Lookup[Zog]", ("bo",), (), None),
+        ("Thought: I\u2019ll look for Bo.\nAction: Search[Bo]", ("bo",), (), None),
+        ("Action: Search[Bo]\nThought: Cem won.\nAction: Finish[Cem]", ("cem",), (), "cem"),
     ],
 )
 def test_a_step_claims_names_numbers_and_the_answer(reasoning, names, numbers, answer):
@@ -91,6 +97,30 @@ def test_the_first_step_below_is_told_and_a_step_without_score_passes():
 def test_only_verifiers_that_are_set_are_run():
     assert thresholds(VerifyConfig()) == {}
     assert thresholds(VerifyConfig(support=0.5, grounding=0.0)) == {"grounding": 0.0, "support": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("found", "searched", "answer", "scores"),
+    [
+        ("Bo O'Neil", "Bo O'Neil", "the University of the West", [None, 1.0, 1.0]),
+        ("Bo O'Neil", "Zog", "the University of the West", [None, 1.0, 1.0]),  # a search claims nothing
+        ("Zog", "Bo O'Neil", "the University of the West", [None, 0.5, 1.0]),
+        ("Bo O'Neil", "Bo O'Neil", "Zog", [None, 1.0, 0.5]),
+    ],
+)
+def test_react_is_judged_by_its_thoughts_and_its_answer(found, searched, answer, scores):
+    pieces = (
+        "Thought: I need to look up the author.\nAction: Search[author of Alba]",
+        f"Thought: Alba was written by {found}.\nAction: Search[birthplace of {searched}]",
+        f"Thought: Bo O'Neil was born there.\nAction: Finish[{answer}]",
+    )
+    steps = tuple(
+        Step(n, "", (Hit(passage, 1.0),) if passage else (), piece)
+        for n, (passage, piece) in enumerate(zip([PASSAGES[0], PASSAGES[1], None], pieces, strict=True), 1)
+    )
+    t = Trajectory(Question("q", "Where?", (answer,)), "react", steps, answer, StopReason.ANSWERED)
+    for verifier in ("grounding", "support"):
+        assert [s.score for s in score_steps(t, [verifier])] == scores
 
 
 def gold_trajectories():

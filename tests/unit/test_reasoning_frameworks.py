@@ -1,16 +1,20 @@
-"""What one step is, and what it asks the retriever, in both frameworks."""
+"""What one step is, and what it asks the retriever, in every framework."""
+
+from random import Random
+from typing import get_args
 
 import pytest
 
 from steper_ray.answers import extract_answer
 from steper_ray.config import ReasoningConfig
 from steper_ray.errors import DataError
+from steper_ray.prompt import LAYOUTS
 from steper_ray.reasoning.frameworks import FRAMEWORKS, Fact, layout_for
 from steper_ray.reasoning.passages import PassagePool
 from steper_ray.reasoning.sentences import first_sentence, split_sentences
 from steper_ray.schema import Hit, Passage
 
-IRCOT, SELF_ASK = FRAMEWORKS["ircot"], FRAMEWORKS["self_ask"]
+IRCOT, SELF_ASK, REACT = FRAMEWORKS["ircot"], FRAMEWORKS["self_ask"], FRAMEWORKS["react"]
 FACTS = (
     Fact("Who directed Alba?", "Bo", "The director of Alba is Bo."),
     Fact("Where was Bo born?", "Cem", "Bo was born in Cem."),
@@ -68,14 +72,150 @@ def test_self_ask_asks_with_the_open_follow_up_question():
     assert SELF_ASK.next_query("q", ()) == "q"
 
 
-@pytest.mark.parametrize("framework", [IRCOT, SELF_ASK])
+def test_react_cuts_after_the_first_action_and_does_not_wait_for_its_line_to_end():
+    text = "\nThought: Bo made it.\nAction: Search[Bo]"
+    assert REACT.cut(text) == ("Thought: Bo made it.\nAction: Search[Bo]", True)
+    assert REACT.cut(text[:-1]) == ("Thought: Bo made it.\nAction: Search[Bo]", False)
+    assert REACT.cut(f"{text}, then\nThought: More.") == REACT.cut(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "piece", "query"),
+    [
+        (
+            "Thought 1: Who?\nAction 1: search[Bo]\nObservation 1: A.",
+            "Thought: Who?\nAction: Search[Bo]",
+            "Bo",
+        ),
+        ("thought: Who?\n\naction: Search [Bo]\n", "Thought: Who?\nAction: Search[Bo]", "Bo"),
+        ("**Thought:** Who?\n**Action 2:** Search[Bo]", "Thought: Who?\nAction: Search[Bo]", "Bo"),
+        ("Who? It\n is Al.\nSearch[Bo]", "Thought: Who? It is Al.\nAction: Search[Bo]", "Bo"),
+        ("Thought: Who? Action: Search[Bo]", "Thought: Who?\nAction: Search[Bo]", "Bo"),
+        ("Thought: Action:  Search[Bo]", "Action: Search[Bo]", "Bo"),
+        ("Action:\nSearch[Bo]", "Action: Search[Bo]", "Bo"),
+        ("Action: Search[Bo [of [A]] B] C]", "Action: Search[Bo [of [A]] B]", "Bo [of [A]] B"),
+        ("Action: Search[Bo\nThought: Al.", "Action: Search[Bo]", "Bo"),
+        ("Action: Search[Bo [of A\n", "Action: Search[Bo (of A]", "Bo (of A"),
+        ("Action: Search[ Bo  and\tAl ]", "Action: Search[Bo and Al]", "Bo and Al"),
+        ("Thought: Who?\nAction: Search[]\n", "Thought: Who?\nAction: Search[]", "Who?"),
+        ("Thought: Who?\nAction: Lookup[Bo]\n", "Thought: Who?\nAction: Lookup[Bo]", "Who?"),
+        ("Thought: Who?\nAction: Search\nBo", "Thought: Who?\nAction: Search", "Who?"),
+        ("Thought: Who?\nAction: Finish[]", "Thought: Who?\nAction: Finish[]", "Who?"),
+        ("Action: ]][\n", "Action: ]][", "asked"),
+        ("Thought: Who?\nObservation: Al.\nAction: Search[Bo]", "Thought: Who?", "Who?"),
+    ],
+)
+def test_react_reads_an_action_however_it_is_written_and_falls_back_on_the_thought(text, piece, query):
+    assert REACT.cut(text) == (piece, True)
+    assert REACT.cut(piece)[0] == piece
+    assert REACT.next_query("asked", (piece,)) == query
+
+
+@pytest.mark.parametrize("text", ["", "\n \n", "Observation: Al.", "Action:", "Thought:\nAction 1:"])
+def test_a_react_step_that_says_nothing_is_empty(text):
+    assert REACT.cut(text)[0] == REACT.clean(text) == ""
+
+
+def test_react_asks_with_the_last_search_then_with_the_thought_of_a_step_without_one():
+    searched = "Thought: Al.\nAction: Search[Bo]"
+    assert REACT.next_query("q", ()) == "q"
+    assert REACT.next_query("q", ("Thought: Who?\nAction: Search[Al]", searched)) == "Bo"
+    assert REACT.next_query("q", (searched, "Thought: Cem is next.")) == "Cem is next."
+    assert REACT.next_query("q", (f"{searched}\nThought: Cem\nAction: Search[Cem",)) == "Cem"
+
+
+def test_a_whole_react_generation_ends_where_it_finishes_or_makes_an_observation_up():
+    first = "Thought: Al.\nAction: Search[Bo]"
+    steps = f"{first}\nThought: Bo.\nAction: Finish[Cem]"
+    assert REACT.clean(f"{steps}\nThought: And more.") == steps
+    assert REACT.clean(f"{first}\nobservation 1: X\nThought: Bo.") == first
+    assert extract_answer(REACT.clean(steps)) == "Cem"
+
+
+def test_no_bracket_of_a_gold_question_or_answer_breaks_a_react_action():
+    pieces = REACT.gold_chain((Fact("Who wrote A] by [B?", "C", "C wrote it."),), "Cem] [or")
+    assert [REACT.cut(piece) for piece in pieces] == [(piece, True) for piece in pieces]
+    assert REACT.next_query("q", pieces[:1]) == "Who wrote A) by (B?"
+    assert extract_answer(pieces[1]) == "Cem) (or"
+
+
+def test_a_react_observation_ends_a_generation():
+    assert any("\nObservation 1: Al.".startswith(stop) for stop in REACT.stop)
+
+
+def test_the_config_offers_the_frameworks_that_there_are_each_with_its_layout():
+    offered = get_args(ReasoningConfig.model_fields["framework"].annotation)
+    assert offered == tuple(FRAMEWORKS) == tuple(LAYOUTS)
+    assert [framework.name for framework in FRAMEWORKS.values()] == list(offered)
+
+
+def cut_up(framework, text):
+    """The pieces of a whole chain, each as `cut` takes it from what is left."""
+    pieces = []
+    while text := text.lstrip():
+        piece, _ = framework.cut(text)
+        assert text.startswith(piece)
+        pieces.append(piece)
+        text = text.removeprefix(piece)
+    return pieces
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS.values(), ids=FRAMEWORKS)
 def test_gold_chains_are_cut_back_into_their_own_pieces(framework):
     pieces = framework.gold_chain(FACTS, "Cem")
-    joiner = " " if framework is IRCOT else "\n"
+    chain = LAYOUTS[framework.name].joiner.join(pieces)
     assert len(pieces) == 3
-    for number, piece in enumerate(pieces):
-        assert framework.cut(joiner.join(pieces[number:]))[0] == piece
+    assert cut_up(framework, chain) == list(pieces)
     assert [extract_answer(piece) for piece in pieces] == [None, None, "Cem"]
+    assert extract_answer(framework.clean(chain)) == "Cem"
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS.values(), ids=FRAMEWORKS)
+def test_a_gold_step_states_its_fact_when_its_passage_was_asked_for(framework):
+    pieces = framework.gold_chain(FACTS, "Cem")
+    asked = [framework.next_query("q", pieces[:n]) for n in range(3)]
+    assert asked[0] == "q"
+    if framework is not IRCOT:  # which states a fact as soon as the question or the fact before has found it
+        assert asked[1:] == [fact.question for fact in FACTS]
+        assert [FACTS[n].answer in piece for n, piece in enumerate(pieces[1:])] == [True, True]
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS.values(), ids=FRAMEWORKS)
+def test_a_chain_without_facts_is_the_answer(framework):
+    (piece,) = framework.gold_chain((), "Cem")
+    assert extract_answer(piece) == "Cem"
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS.values(), ids=FRAMEWORKS)
+def test_a_growing_generation_is_cut_the_same_as_soon_as_its_step_is_complete(framework):
+    text = LAYOUTS[framework.name].joiner.join(framework.gold_chain(FACTS, "Cem"))
+    cuts = [framework.cut(text[:size]) for size in range(len(text) + 1)]
+    complete = [piece for piece, surely in cuts if surely]
+    assert set(complete) == {framework.gold_chain(FACTS, "Cem")[0]}
+    assert cuts[-1][1]
+    assert [surely for _, surely in cuts] == sorted(surely for _, surely in cuts)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS.values(), ids=FRAMEWORKS)
+def test_no_text_however_broken_leaves_the_retriever_without_a_query(framework):
+    rng = Random(0)
+    parts = [*"[]:* \n1.", "Thought", "Action", "Search", "Finish", "Observation", "Follow up:", "So ", "Bo"]
+    for _ in range(2000):
+        text = "".join(rng.choices(parts, k=rng.randrange(12)))
+        chain = [framework.cut(text)[0], framework.clean(text)]
+        assert framework.next_query("asked", chain).strip(), text
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_a_step_that_only_reasons_has_no_answer_whatever_endings_of_other_frameworks_it_names(name):
+    said = {
+        "ircot": "The director of Alba is Bo, as Action: Finish[Bo] would say.",
+        "self_ask": "Intermediate answer: Bo\nFollow up: Does Thought: Finish[Bo] end?",
+        "react": "Thought: Bo. So the answer is: Bo. So the final answer is: Bo.\nAction: Search[Bo]",
+    }[name]
+    assert extract_answer(said) is None
+    joiner, pieces = LAYOUTS[name].joiner, FRAMEWORKS[name].gold_chain(FACTS, "Cem")
+    assert extract_answer(joiner.join([said, *pieces])) == "Cem"
 
 
 def _hit(number: int, title: str, text: str) -> Hit:
@@ -89,13 +229,22 @@ def test_passages_keep_their_order_lose_near_duplicates_and_are_capped():
     assert [p.id for p in pool.passages] == ["1", "3"]
 
 
-@pytest.mark.parametrize("framework", ["ircot", "self_ask"])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_demonstrations_follow_the_layout_they_stand_before(framework):
     layout = layout_for(ReasoningConfig(framework=framework, few_shot=True))
     bare = layout_for(ReasoningConfig(framework=framework))
     assert bare.question.split("{question}")[0] in layout.preamble
     assert "Title: " in layout.preamble
     assert layout.preamble.endswith("\n\n")
+    shown = [block for block in layout.preamble.split("\n\n")[1:-1] if not block.startswith("Title: ")]
+    assert len(shown) == 2
+    before, after = bare.question.split("{question}")
+    for block in shown:
+        chain = block.removeprefix(before).partition("?" + after)[2]
+        assert chain.startswith(bare.joiner)
+        answers = [extract_answer(piece) for piece in cut_up(FRAMEWORKS[framework], chain)]
+        assert len(answers) == 3
+        assert [answer is not None for answer in answers] == [False, False, True]
 
 
 def test_an_unreadable_demonstrations_file_is_named(tmp_path):

@@ -7,14 +7,28 @@ import pytest
 from scripted import CharTokenizer, KeywordRetriever, ScriptedGenerator
 
 from steper_ray.config import ReasoningConfig, SamplingConfig
+from steper_ray.distillation.examples import make_examples
 from steper_ray.errors import EngineDeadError, GenerationError, RetrievalError
-from steper_ray.prompt import IRCOT, PromptEncoder
-from steper_ray.reasoning import Finished, PassagesFound, Reasoner, ReasoningDelta, StepDone, StepStarted
+from steper_ray.prompt import LAYOUTS, PromptEncoder
+from steper_ray.reasoning import (
+    FRAMEWORKS,
+    Finished,
+    PassagesFound,
+    Reasoner,
+    ReasoningDelta,
+    StepDone,
+    StepStarted,
+)
+from steper_ray.reasoning.frameworks import Fact
 from steper_ray.schema import Passage, Question, StopReason
 
 ALBA = Passage("1", "Alba", "Alba was shot by Bo.")
 BO = Passage("2", "Bo", "Bo was born in Cem.")
 QUESTION = Question("q", "Where was the director of Alba born?", ("Cem",))
+FACTS = (
+    Fact("Who directed Alba?", "Bo", "The director of Alba is Bo."),
+    Fact("Where was Bo born?", "Cem", "Bo was born in Cem."),
+)
 CHAIN = ["The director of Alba is Bo.", "Bo was born in Cem.", "So the answer is: Cem."]
 
 
@@ -53,16 +67,56 @@ async def test_each_prompt_repeats_the_one_before_up_to_its_last_passage():
     assert generator.prompts[1].endswith(f"A: {CHAIN[0]}")
 
 
-async def test_token_prompts_equal_what_training_sees():
-    tokenizer = CharTokenizer()
-    loop, generator = reasoner([" ".join(CHAIN[i:]) for i in range(3)], tokenizer=tokenizer)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+async def test_the_prompt_of_each_step_is_to_the_token_what_its_training_example_shows(framework):
+    tokenizer, joiner = CharTokenizer(), LAYOUTS[framework].joiner
+    gold = FRAMEWORKS[framework].gold_chain(FACTS, "Cem")
+    written = [joiner + joiner.join(gold[i:]) for i in range(3)]
+    loop, generator = reasoner(written, tokenizer=tokenizer, framework=framework)
     trajectory = await loop.run(QUESTION)
-    encoder = PromptEncoder(tokenizer, IRCOT)
-    for s in range(3):
-        seen = tuple(h.passage for step in trajectory.steps[: s + 1] for h in step.hits)
-        prompt = encoder.prompt(QUESTION.text, seen, ())
-        target = encoder.target(trajectory.chain[: s + 1])
-        assert tokenizer.decode(prompt + target).startswith(generator.prompts[s])
+    assert (trajectory.chain, trajectory.answer) == (gold, "Cem")
+    assert trajectory.stop_reason is StopReason.ANSWERED
+    examples = make_examples(trajectory)
+    assert [e.ability.value for e in examples] == ["initialization", "expansion", "aggregation"]
+    for example, sent in zip(examples, generator.prompts, strict=True):
+        encoder = PromptEncoder(tokenizer, LAYOUTS[example.framework])
+        shown = [passage for step in example.passages for passage in step]
+        prompt, target = encoder.prompt(example.question, shown, []), encoder.target(example.chain)
+        before = encoder.chain(example.chain[:-1])
+        assert tokenizer.encode(sent) == prompt + before
+        assert target[: len(before)] == before
+        assert tokenizer.decode(target[len(before) :]) == joiner + gold[example.step - 1]
+
+
+async def test_react_searches_between_its_steps_and_never_reads_an_observation_it_made_up():
+    replies = [
+        "\nThought 1: I need the director.\nAction 1: search[director of Alba [film]]\nObservation 1: It is Zog.",
+        "\nThought 2: The director is Bo. Where was Bo born?\nObservation 2: In Zog.\nAction 2: Search[Zog]",
+        "\nThought 3: Bo was born in Cem, so the answer is known.\nAction 3: Finish[Cem]",
+    ]
+    loop, generator = reasoner(replies, framework="react")
+    trajectory = await loop.run(Question("q", "Who?", ("Cem",)))
+    assert trajectory.chain == (
+        "Thought: I need the director.\nAction: Search[director of Alba [film]]",
+        "Thought: The director is Bo. Where was Bo born?",
+        "Thought: Bo was born in Cem, so the answer is known.\nAction: Finish[Cem]",
+    )
+    assert [s.query for s in trajectory.steps] == [
+        "Who?",
+        "director of Alba [film]",
+        "The director is Bo. Where was Bo born?",
+    ]
+    assert [[h.passage.id for h in s.hits] for s in trajectory.steps] == [[], ["1"], ["2"]]
+    assert (trajectory.answer, trajectory.stop_reason) == ("Cem", StopReason.ANSWERED)
+    assert "Zog" not in "".join(generator.prompts)
+
+
+async def test_a_react_chain_in_one_generation_is_one_step():
+    chain = "Thought: Bo.\nAction: Search[Bo]\nThought: Cem.\nAction: Finish[Cem]"
+    loop, generator = reasoner([f"\n{chain}"], framework="react", unit="chain")
+    trajectory = await loop.run(QUESTION)
+    assert (trajectory.chain, trajectory.answer) == ((chain,), "Cem")
+    assert generator.aborted == 0
 
 
 async def test_the_step_limit_stops_and_keeps_the_last_reasoning_as_answer():
