@@ -12,6 +12,7 @@ from steper_ray.corpora.miniature import make_corpus
 from steper_ray.distillation import pipeline
 from steper_ray.distillation.engine_log import EngineLog
 from steper_ray.distillation.pipeline import MAX_RESTARTS, build_data
+from steper_ray.distillation.rollout_actor import Job, RolloutActor, shard_row
 from steper_ray.distillation.shards import cut
 from steper_ray.errors import DataError, EngineDeadError, ModelError
 from steper_ray.models import ASSETS
@@ -175,7 +176,7 @@ def test_an_engine_reasons_in_every_slot_and_its_errors_stay_with_their_rows(con
 def dying(monkeypatch, marks: Path, deaths: int):
     """Every actor's engine dies at its third question, `deaths` times in all."""
 
-    class Dying(pipeline._RolloutActor):
+    class Dying(RolloutActor):
         def _open(self):
             room, asked = super()._open(), []
             (teacher,) = room.teachers
@@ -192,7 +193,7 @@ def dying(monkeypatch, marks: Path, deaths: int):
             return room
 
     marks.mkdir()
-    monkeypatch.setattr(pipeline, "_RolloutActor", Dying)
+    monkeypatch.setattr(pipeline, "RolloutActor", Dying)
 
 
 def test_a_dead_engine_is_replaced_and_nothing_is_lost(configure, monkeypatch, tmp_path):
@@ -223,13 +224,11 @@ def test_errors_that_a_person_must_mend_keep_their_type(configure, tmp_path):
 async def test_an_actor_that_cannot_open_its_engine_says_the_same_of_every_shard(configure, tmp_path):
     log = EngineLog(tmp_path / "engines", limit=2)
     config = configure(ANNOTATION)
-    job = pipeline._Job(
-        config, "teacher", tmp_path / "no-index", "corpus", tmp_path / "shards", "identity", log
-    )
-    actor = pipeline._RolloutActor(job)
+    job = Job(config, "teacher", tmp_path / "no-index", "corpus", tmp_path / "shards", "identity", log)
+    actor = RolloutActor(job)
     rows = []
     for shard in cut(QUESTIONS, 4, "identity"):
-        rows += (await actor(pipeline._row(shard))).to_pylist()
+        rows += (await actor(shard_row(shard))).to_pylist()
     assert len(rows) > log.limit
     assert {row["kind"] for row in rows} == {"RetrievalError"}
     assert len(list(log.folder.glob("start-*"))) == 1
