@@ -50,6 +50,10 @@ class AnnotationTeacher:
             return self._end(question, (), StopReason.REJECTED, f"{TOO_MANY_HOPS}: {needed}")
         return await asyncio.to_thread(self._write, question)
 
+    def give_up(self, question: Question, error: str) -> Trajectory:
+        """The trajectory of a question whose chain is not written."""
+        return self._end(question, (), StopReason.GENERATOR_FAILED, error)
+
     def _write(self, question: Question) -> Trajectory:
         chain = self._framework.gold_chain(gold_facts(question.decomposition), question.answers[0])
         pool = PassagePool(self._config.max_passages)

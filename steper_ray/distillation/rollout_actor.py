@@ -2,6 +2,10 @@
 
 An actor commits its shards itself: run_dir must be a folder that all nodes see. A shard that is committed is
 never made again, neither by a retry nor by a later run.
+
+A question may kill the engine, and with it the actor's process, which Ray then starts again and gives its shards
+once more. What was in flight is then asked alone, and a question that goes on killing ends as an error of its own
+row: see suspects.py for what is given up and turns.py for who is asked when.
 """
 
 from __future__ import annotations
@@ -12,17 +16,19 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, Protocol, TypeVar
+from typing import Generic, NoReturn, Protocol, TypeVar
 
 import pyarrow as pa
 
 from steper_ray.config import Config, EngineConfig
 from steper_ray.distillation.annotation import AnnotationTeacher
-from steper_ray.distillation.engine_log import EngineLog
+from steper_ray.distillation.engine_log import EngineLog, EngineNotes
 from steper_ray.distillation.model_verify import ModelVerifier, open_verifiers
 from steper_ray.distillation.progress import Work
 from steper_ray.distillation.scores import ScoreStore
 from steper_ray.distillation.shards import Shard, ShardStore
+from steper_ray.distillation.suspects import GIVE_UP, History
+from steper_ray.distillation.turns import Turns
 from steper_ray.errors import EngineDeadError, SteperError
 from steper_ray.generation.base import Generator
 from steper_ray.reasoning import Reasoner
@@ -66,6 +72,18 @@ def shard_row(shard: Shard) -> pa.Table:
 class _Teacher(Protocol):
     async def run(self, question: Question) -> Trajectory: ...
 
+    def give_up(self, question: Question, error: str) -> Trajectory: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask(Generic[T]):
+    """Something to ask the engine. `key` names it in the engines' log: what is of one question is given up together."""
+
+    key: str
+    run: Callable[[], Awaitable[T]]
+    give_up: Callable[[str], T]
+    """What stands for the result if engines die of it, told why."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Room:
@@ -82,12 +100,14 @@ class RolloutActor:
         self._job = job
         self._store = ShardStore(job.shards, job.identity)
         self._scores = job.scores
-        self._slots = asyncio.Semaphore(job.config.build.in_flight)
         self._opening = asyncio.Lock()
         self._room: _Room | None = None
         self._unopened: SteperError | None = None
         self._engines: list[Generator] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._notes: EngineNotes
+        self._history: History
+        self._turns: Turns
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         """Makes and commits one shard. An error that a person must mend comes back as a row."""
@@ -106,18 +126,29 @@ class RolloutActor:
     async def _make(self, shard: Shard) -> Work:
         """What is missing of the shard: an earlier run, or this actor before it died, may have committed some."""
         work = Work(len(shard.questions))
-        if self._store.manifest(shard.id) is None:
+        if await asyncio.to_thread(self._store.manifest, shard.id) is None:
             teachers = (await self._opened()).teachers
             trajectories = await self._all(
-                [partial(t.run, question) for question in shard.questions for t in teachers]
+                shard,
+                [
+                    _Ask(question.id, partial(t.run, question), partial(t.give_up, question))
+                    for question in shard.questions
+                    for t in teachers
+                ],
             )
-            await asyncio.to_thread(self._store.commit, shard, trajectories)
+            await asyncio.to_thread(self._commit, shard, trajectories)
             work = Work.of(len(shard.questions), trajectories)
         for name, store in self._scores.items():
             if not store.has(shard.id):
                 verifier = (await self._opened()).verifiers[name]
                 trajectories = await asyncio.to_thread(self._store.read, shard.id)
-                found = await self._all([partial(verifier.scores, t) for t in trajectories])
+                found = await self._all(
+                    shard,
+                    [
+                        _Ask(f"{name} {t.question.id}", partial(verifier.scores, t), partial(_no_scores, t))
+                        for t in trajectories
+                    ],
+                )
                 scores = [
                     StepScore(trajectory.id, step.index, name, score)
                     for trajectory, of_steps in zip(trajectories, found, strict=True)
@@ -125,6 +156,12 @@ class RolloutActor:
                 ]
                 await asyncio.to_thread(store.commit, shard.id, scores)
         return work
+
+    def _commit(self, shard: Shard, trajectories: Sequence[Trajectory]) -> None:
+        """Scores that are left of other trajectories go first: a kill between the two leaves none that lie."""
+        for store in self._scores.values():
+            store.drop(shard.id)
+        self._store.commit(shard, trajectories)
 
     async def _opened(self) -> _Room:
         """Opened here and not in __init__: an error is then typed, not the text of an actor that never was.
@@ -142,21 +179,31 @@ class RolloutActor:
                     raise
             return self._room
 
-    async def _all(self, calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
-        """The results of the calls, each of which takes a slot."""
+    async def _all(self, shard: Shard, asks: Sequence[_Ask[T]]) -> list[T]:
+        """The results, each asked for in a turn of its own, and noted while it is in flight."""
 
-        async def one(call: Callable[[], Awaitable[T]]) -> T:
-            async with self._slots:
+        async def one(ask: _Ask[T]) -> T:
+            deaths = self._history.given_up(ask.key)
+            if deaths is not None:
+                return ask.give_up(
+                    f"engines died {deaths} times while this was asked, {GIVE_UP} of them with nothing else in "
+                    f"flight; to ask it again, delete shard-{shard.id}.parquet and build again"
+                )
+            async with self._turns.turn(self._history.killed_alone(ask.key)) as alone:
+                self._notes.asked(ask.key, alone)
                 try:
-                    return await call()
+                    result = await ask.run()
                 except EngineDeadError as error:
                     self._die(error)
+                self._notes.done(ask.key)
+                return result
 
-        return await asyncio.gather(*(one(call) for call in calls))
+        return await asyncio.gather(*(one(ask) for ask in asks))
 
     def _open(self) -> _Room:
         config, self._loop = self._job.config, asyncio.get_running_loop()
-        self._job.log.started()
+        self._notes, self._history = self._job.log.started()
+        self._turns = Turns(config.build.in_flight, self._history.witnesses)
         retriever = open_index(self._job.index, config.retrieval, self._job.corpus)
         generator = judge = None
         if config.build.teacher == "engine":
@@ -181,7 +228,7 @@ class RolloutActor:
 
         An exception would leave the dead engine in its actor, and a regular exit is not retried.
         """
-        self._job.log.died(str(error))
+        self._notes.died(str(error))
         os._exit(1)
 
     def __del__(self) -> None:
@@ -189,3 +236,8 @@ class RolloutActor:
         for engine in self._engines:
             if self._loop is not None:
                 asyncio.run_coroutine_threadsafe(engine.close(), self._loop).result(_CLOSE_SECONDS)
+
+
+def _no_scores(trajectory: Trajectory, why: str) -> list[float | None]:
+    """A step that the model fails on has no score."""
+    return [None] * len(trajectory.steps)

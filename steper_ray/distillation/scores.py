@@ -52,6 +52,10 @@ class ScoreStore:
     def has(self, shard_id: str) -> bool:
         return self._path(shard_id).is_file()
 
+    def drop(self, shard_id: str) -> None:
+        """Forgets the scores of a shard, whose trajectories are about to be made anew."""
+        self._path(shard_id).unlink(missing_ok=True)
+
     def commit(self, shard_id: str, scores: Sequence[StepScore]) -> None:
         """Writes the scores of one shard; renamed once they are on the disk."""
         self.folder.mkdir(parents=True, exist_ok=True)

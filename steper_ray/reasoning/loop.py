@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 
@@ -79,18 +79,13 @@ class Reasoner:
             raise
         except GenerationError as failed:
             reason, error = StopReason.GENERATOR_FAILED, str(failed)
-        trajectory = Trajectory(
-            question=question,
-            framework=self.config.framework,
-            steps=tuple(steps),
-            answer=_answer(steps),
-            stop_reason=reason,
-            error=error,
-            source=self._source,
-            sample=self._sample,
-        )
+        trajectory = self._end(question, steps, reason, error)
         emit(Finished(trajectory))
         return trajectory
+
+    def give_up(self, question: Question, error: str) -> Trajectory:
+        """The trajectory of a question that is not asked, because the engine dies of it."""
+        return self._end(question, (), StopReason.GENERATOR_FAILED, error)
 
     async def draft(self, trajectory: Trajectory, number: int) -> str:
         """One more draft of step `number` (from 0) of a trajectory, from the passages and the chain it had before it.
@@ -116,6 +111,20 @@ class Reasoner:
             task.cancel()
             with suppress(asyncio.CancelledError, EngineDeadError):
                 await task
+
+    def _end(
+        self, question: Question, steps: Sequence[Step], reason: StopReason, error: str | None
+    ) -> Trajectory:
+        return Trajectory(
+            question=question,
+            framework=self.config.framework,
+            steps=tuple(steps),
+            answer=_answer(steps),
+            stop_reason=reason,
+            error=error,
+            source=self._source,
+            sample=self._sample,
+        )
 
     def _check(self, question: Question) -> None:
         limit = self.config.max_question_chars
@@ -203,7 +212,7 @@ class _Rejected(Exception):
     """The question itself is refused; nothing was retrieved or generated."""
 
 
-def _answer(steps: list[Step]) -> str:
+def _answer(steps: Sequence[Step]) -> str:
     """The stated answer; without one, the last reasoning, which may still hold it."""
     for step in reversed(steps):
         if step.reasoning:
