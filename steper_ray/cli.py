@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from steper_ray.cli_data import export, inspect_data
 from steper_ray.config import Config
 from steper_ray.config.file import load_config
 from steper_ray.errors import SteperError
@@ -64,40 +65,8 @@ def build(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRu
     _run(stage, config, overrides, dry_run)
 
 
-@app.command("inspect")
-def inspect_data(
-    run_dir: Annotated[Path, typer.Argument(help="Folder of a run that was built.")],
-    show: Annotated[int, typer.Option(help="Trajectories to print, or to put into the page.")] = 0,
-    fate: Annotated[
-        str | None, typer.Option(help="Only those that were `kept`, or dropped for this.")
-    ] = None,
-    question: Annotated[
-        list[str] | None, typer.Option(help="Only this question id; may be repeated.")
-    ] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page instead of printing.")] = None,
-) -> None:
-    """What a built data set holds: counts, lengths, recall, the teacher's cost, trajectories to read."""
-    from itertools import islice
-
-    from rich.console import Console
-
-    from steper_ray.distillation.inspection import DataSet, inspect
-    from steper_ray.distillation.inspection_text import page, summary, trajectory
-
-    data = DataSet(run_dir)
-    wanted = (
-        s for s in data if fate in (None, s.fate) and (not question or s.trajectory.question.id in question)
-    )
-    chosen = islice(wanted, len(question) if question and not show else show)
-    if html is not None:
-        page(data, inspect(data), chosen, html)
-        typer.echo(f"written to {html}")
-        return
-    console = Console(markup=False, highlight=False)
-    if not question:
-        console.print(summary(data, inspect(data)))
-    for seen in chosen:
-        console.print(trajectory(seen))
+app.command("inspect")(inspect_data)
+app.command()(export)
 
 
 @app.command()

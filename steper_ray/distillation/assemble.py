@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from steper_ray.config import BuildConfig, Config
 from steper_ray.distillation.dropped import Dropped
 from steper_ray.distillation.examples import make_examples
-from steper_ray.distillation.files import write_text, write_whole
+from steper_ray.distillation.files import replace_folder, write_text, write_whole
 from steper_ray.distillation.filtering import choose, drop_reason
 from steper_ray.distillation.identity import code_digest
 from steper_ray.distillation.report import BuildReport, Tally, VerifierCount
@@ -46,7 +46,6 @@ class ExampleWriter:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._fresh = folder.with_name(f"{folder.name}.writing")
-        self._old = folder.with_name(f"{folder.name}.old")
         self._waiting: list[StepExample] = []
         self._parts = 0
         self._digest = hashlib.sha256()
@@ -63,11 +62,7 @@ class ExampleWriter:
         """Writes the rest (one empty part if there was nothing) and returns the SHA-256 of all parts."""
         if self._waiting or not self._parts:
             self._write(self._waiting)
-        shutil.rmtree(self._old, ignore_errors=True)
-        if self._folder.exists():
-            self._folder.rename(self._old)
-        self._fresh.rename(self._folder)
-        shutil.rmtree(self._old, ignore_errors=True)
+        replace_folder(self._fresh, self._folder)
         return self._digest.hexdigest()
 
     def _write(self, examples: Sequence[StepExample]) -> None:

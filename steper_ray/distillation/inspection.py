@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from statistics import quantiles
-from typing import Any
+from typing import Any, TypeVar
 
 from steper_ray.answers import normalize
 from steper_ray.distillation.shards import ShardStore
 from steper_ray.errors import DataError
 from steper_ray.schema import Step, Trajectory
 
+T = TypeVar("T")
 KEPT = "kept"
+_AGAIN = "Build again: finished shards are kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +45,24 @@ class DataSet:
                 f"{path}: no data set here: run the build stage with this run_dir first"
             ) from error
         except ValueError as error:
-            raise DataError(
-                f"{path}: not valid JSON: {error}. Build again: finished shards are kept"
-            ) from error
-        lines = (self.folder / "dropped.jsonl").read_text(encoding="utf-8").splitlines()
-        self._dropped = {row["id"]: row for row in map(json.loads, lines)}
+            raise DataError(f"{path}: not valid JSON: {error}. {_AGAIN}") from error
         self._store = ShardStore(self.folder / "trajectories", "")
 
     def __iter__(self) -> Iterator[Seen]:
-        """Every trajectory, in the order of the questions."""
-        for shard in self.manifest["shards"]:
-            for trajectory in self._store.read(shard):
-                row = self._dropped.get(trajectory.id)
-                yield Seen(trajectory, row["reason"] if row else KEPT, row["error"] if row else None)
+        """Every trajectory, in the order of the questions; one shard is in memory at a time."""
+        path = self.folder / "dropped.jsonl"
+        with path.open(encoding="utf-8") as lines:
+            told = map(json.loads, lines)  # in the order of the trajectories, as the build wrote them
+            row = next(told, None)
+            for shard in self.manifest["shards"]:
+                for trajectory in self._store.read(shard):
+                    if row is not None and row["id"] == trajectory.id:
+                        yield Seen(trajectory, row["reason"], row["error"])
+                        row = next(told, None)
+                    else:
+                        yield Seen(trajectory, KEPT, None)
+        if row is not None:
+            raise DataError(f"{path}: names {row['id']!r}, which is no trajectory here. {_AGAIN}")
 
 
 @dataclass(slots=True)
@@ -78,6 +85,12 @@ class StepCost:
         self.retrieval_seconds += step.retrieval_seconds
         self.generation_seconds += step.generation_seconds
 
+    @classmethod
+    def total(cls, costs: Iterable[StepCost]) -> StepCost:
+        """All steps together."""
+        rows = [astuple(cost) for cost in costs]
+        return cls(*map(sum, zip(*rows, strict=True))) if rows else cls()
+
     @property
     def cached(self) -> float:
         """Share of the prompt tokens that came from the engine's prefix cache, 0 to 1."""
@@ -92,12 +105,34 @@ class Inspection:
     hops: dict[int | None, tuple[int, int]] = field(default_factory=dict)
     steps_kept: Counter[int] = field(default_factory=Counter)
     costs: list[StepCost] = field(default_factory=list)
-    words: list[int] = field(default_factory=list)
-    """Of each step's reasoning, in kept trajectories."""
-    passages: list[int] = field(default_factory=list)
+    words: Counter[int] = field(default_factory=Counter)
+    """Of each step's reasoning, in kept trajectories: how many steps have so many words."""
+    passages: Counter[int] = field(default_factory=Counter)
     """Different passages of each kept trajectory."""
+    sources: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """(trajectories, kept) of each teacher."""
     repeated_questions: int = 0
     """Questions whose text, normalised as answers are, came before."""
+    _texts: set[str] = field(default_factory=set)
+
+    def add(self, seen: Seen) -> None:
+        trajectory = seen.trajectory
+        kept = seen.fate == KEPT
+        self.fates[seen.fate] += 1
+        _count(self.hops, trajectory.question.hops, kept)
+        _count(self.sources, trajectory.source, kept)
+        if not trajectory.sample:
+            text = normalize(trajectory.question.text)
+            self.repeated_questions += text in self._texts
+            self._texts.add(text)
+        for number, step in enumerate(trajectory.steps):
+            if number == len(self.costs):
+                self.costs.append(StepCost())
+            self.costs[number].add(step)
+        if kept:
+            self.steps_kept[len(trajectory.steps)] += 1
+            self.words.update(len(step.reasoning.split()) for step in trajectory.steps)
+            self.passages[len(trajectory.passages)] += 1
 
     @property
     def trajectories(self) -> int:
@@ -106,30 +141,20 @@ class Inspection:
 
 def inspect(data: DataSet) -> Inspection:
     """Reads every trajectory once."""
-    found, texts = Inspection(), set[str]()
+    found = Inspection()
     for seen in data:
-        trajectory = seen.trajectory
-        kept = seen.fate == KEPT
-        found.fates[seen.fate] += 1
-        asked, of_them = found.hops.get(trajectory.question.hops, (0, 0))
-        found.hops[trajectory.question.hops] = (asked + 1, of_them + kept)
-        if not trajectory.sample:
-            text = normalize(trajectory.question.text)
-            found.repeated_questions += text in texts
-            texts.add(text)
-        for number, step in enumerate(trajectory.steps):
-            if number == len(found.costs):
-                found.costs.append(StepCost())
-            found.costs[number].add(step)
-        if kept:
-            found.steps_kept[len(trajectory.steps)] += 1
-            found.words.extend(len(step.reasoning.split()) for step in trajectory.steps)
-            found.passages.append(len(trajectory.passages))
+        found.add(seen)
     return found
 
 
-def spread(values: list[int]) -> tuple[int, int, int] | None:
+def _count(counts: dict[T, tuple[int, int]], key: T, kept: bool) -> None:
+    trajectories, of_them = counts.get(key, (0, 0))
+    counts[key] = (trajectories + 1, of_them + kept)
+
+
+def spread(counts: Counter[int]) -> tuple[int, int, int] | None:
     """Median, 95th percentile and largest; None of nothing."""
+    values = sorted(counts.elements())
     if len(values) < 2:
         return (values[0],) * 3 if values else None
     cuts = quantiles(values, n=20, method="inclusive")

@@ -35,9 +35,12 @@ def summary(data: DataSet, found: Inspection) -> RenderableType:
     for hop, (asked, kept) in sorted(found.hops.items(), key=lambda pair: pair[0] or 0):
         hops.add_row("not known" if hop is None else str(hop), f"{asked:,}", f"{kept / asked:.1%}")
     lengths = _table("of kept trajectories", "median", "95 %", "most")
-    steps = [n for n, count in found.steps_kept.items() for _ in range(count)]
-    for name, values in (("steps", steps), ("passages", found.passages), ("words a step", found.words)):
-        if (three := spread(values)) is not None:
+    for name, counted in (
+        ("steps", found.steps_kept),
+        ("passages", found.passages),
+        ("words a step", found.words),
+    ):
+        if (three := spread(counted)) is not None:
             lengths.add_row(name, *map(str, three))
     asked = data.manifest["counts"]["questions"]
     notes = [

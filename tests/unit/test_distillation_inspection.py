@@ -1,6 +1,7 @@
 """`steper inspect`: what a built data set holds, in the terminal and as a page."""
 
 import dataclasses
+from collections import Counter
 
 import pytest
 from distilled import assembled, trajectory, with_usage
@@ -27,8 +28,8 @@ def test_everything_is_counted_once(data):
     assert found.fates == {"kept": 3, "wrong_answer": 1}
     assert found.hops == {2: (3, 2), 3: (1, 1)}
     assert found.steps_kept == {2: 3}
-    assert found.passages == [2, 2, 2]
-    assert found.words == [3, 5] * 3
+    assert found.passages == {2: 3}
+    assert found.words == {3: 3, 5: 3}
     assert found.repeated_questions == 0
 
 
@@ -87,6 +88,6 @@ def test_a_run_that_was_not_built_is_an_error_with_the_fix(tmp_path):
 
 
 def test_a_spread_is_median_95th_percentile_and_most():
-    assert spread([]) is None
-    assert spread([7]) == (7, 7, 7)
-    assert spread(list(range(101))) == (50, 95, 100)
+    assert spread(Counter()) is None
+    assert spread(Counter([7])) == (7, 7, 7)
+    assert spread(Counter(range(101))) == (50, 95, 100)

@@ -1,0 +1,59 @@
+"""The commands that look at a data set, or take it elsewhere. `cli.py` puts them beside the stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RunDir = Annotated[Path, typer.Argument(help="Folder of a run that was built.")]
+
+
+def inspect_data(
+    run_dir: RunDir,
+    show: Annotated[int, typer.Option(help="Trajectories to print, or to put into the page.")] = 0,
+    fate: Annotated[
+        str | None, typer.Option(help="Only those that were `kept`, or dropped for this.")
+    ] = None,
+    question: Annotated[
+        list[str] | None, typer.Option(help="Only this question id; may be repeated.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page instead of printing.")] = None,
+) -> None:
+    """What a built data set holds: counts, lengths, recall, the teacher's cost, trajectories to read."""
+    from itertools import islice
+
+    from rich.console import Console
+
+    from steper_ray.distillation.inspection import DataSet, inspect
+    from steper_ray.distillation.inspection_text import page, summary, trajectory
+
+    data = DataSet(run_dir)
+    wanted = (
+        s for s in data if fate in (None, s.fate) and (not question or s.trajectory.question.id in question)
+    )
+    chosen = islice(wanted, len(question) if question and not show else show)
+    if html is not None:
+        page(data, inspect(data), chosen, html)
+        typer.echo(f"written to {html}")
+        return
+    console = Console(markup=False, highlight=False)
+    if not question:
+        console.print(summary(data, inspect(data)))
+    for seen in chosen:
+        console.print(trajectory(seen))
+
+
+def export(
+    run_dir: RunDir,
+    out: Annotated[Path, typer.Argument(help="Folder to write; an export that is there is replaced.")],
+    validation: Annotated[
+        float, typer.Option(help="Share of the questions to hold out as a split of their own.")
+    ] = 0.0,
+    language: Annotated[str, typer.Option(help="Language of the data, for the card.")] = "en",
+) -> None:
+    """The data set as a folder that `datasets.load_dataset` reads, with a data card."""
+    from steper_ray.distillation.export import export as write
+
+    typer.echo(write(run_dir, out, validation=validation, language=language).summary())
