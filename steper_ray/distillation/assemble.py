@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ import pyarrow.parquet as pq
 from steper_ray.config import BuildConfig, Config
 from steper_ray.distillation.dropped import Dropped
 from steper_ray.distillation.examples import make_examples
-from steper_ray.distillation.files import replace_folder, write_text, write_whole
+from steper_ray.distillation.files import replace_folder, write_text
 from steper_ray.distillation.filtering import choose, drop_reason
 from steper_ray.distillation.identity import code_digest
 from steper_ray.distillation.report import BuildReport, Tally, VerifierCount
+from steper_ray.distillation.rows import RowFile
 from steper_ray.distillation.scores import ScoreStore
 from steper_ray.distillation.shards import Shard, ShardStore
 from steper_ray.distillation.verify import UNVERIFIED, explain, first_failure, score_steps, thresholds
@@ -38,6 +39,7 @@ from steper_ray.schema import (
 )
 
 EXAMPLES_A_PART = 4096  # bounds the memory of one part; a part is one file
+SCORES_A_GROUP = 1 << 16  # rows of scores.parquet that are in memory
 
 
 class ExampleWriter:
@@ -93,24 +95,32 @@ def assemble(
     least = thresholds(config.build.verify)
     tally = Tally(config.reasoning.max_steps)
     tally.verifiers |= {name: VerifierCount(value) for name, value in least.items()}
-    writer, dropped, scores = ExampleWriter(folder / "examples"), Dropped(), list[StepScore]()
+    writer, dropped = ExampleWriter(folder / "examples"), Dropped()
+    scores = RowFile(folder / "scores.parquet", SCORE_SCHEMA, SCORES_A_GROUP) if least else None
     build = config.build
     for shard in shards:
-        asked = [score for scored in score_stores.values() for score in scored.read(shard.id)]
+        asked = _by_trajectory(score for scored in score_stores.values() for score in scored.read(shard.id))
         for _, group in groupby(store.read(shard.id), key=lambda trajectory: trajectory.question.id):
             samples = tuple(group)
-            judged = [_judge(trajectory, build, least, asked, tally) for trajectory in samples]
+            judged = [
+                _judge(trajectory, build, least, asked.get(trajectory.id, []), tally)
+                for trajectory in samples
+            ]
             reasons = choose(samples, [reason for reason, _, _ in judged], build.keep, build.match)
             for trajectory, reason, (_, error, scored) in zip(samples, reasons, judged, strict=True):
                 examples = make_examples(trajectory) if reason is None else ()
-                scores.extend(scored)
+                if scores is not None:
+                    scores.add(map(to_row, scored))
                 tally.add(trajectory, reason, examples)
                 writer.add(examples)
                 if reason is not None:
                     dropped.add(trajectory, reason, error, scored)
             tally.add_question(kept=None in reasons)
     dropped.write(folder)
-    _write_scores(folder / "scores.parquet", scores if least else None)
+    if scores is not None:
+        scores.close()
+    else:
+        (folder / "scores.parquet").unlink(missing_ok=True)
     examples_digest = writer.close()
     report = BuildReport(
         questions=tally.questions,
@@ -142,9 +152,9 @@ def _judge(
 ) -> tuple[str | None, str | None, list[StepScore]]:
     """One trajectory by itself: why not to learn from it (None for nothing), what to tell of that, its scores.
 
-    `asked` are the scores that models gave to its shard.
+    `asked` are the scores that models gave to its steps.
     """
-    scored = score_steps(trajectory, list(least)) + [s for s in asked if s.question_id == trajectory.id]
+    scored = [*score_steps(trajectory, list(least)), *asked]
     reason, error = drop_reason(trajectory, build.match), trajectory.error
     if reason is None:
         tally.add_scores(scored)
@@ -189,10 +199,8 @@ def _manifest(
     }
 
 
-def _write_scores(path: Path, scores: Sequence[StepScore] | None) -> None:
-    """One row a step and verifier; without verifiers there is no file."""
-    if scores is None:
-        path.unlink(missing_ok=True)
-        return
-    table = pa.Table.from_pylist([to_row(score) for score in scores], schema=SCORE_SCHEMA)
-    write_whole(path, lambda fresh: pq.write_table(table, fresh))
+def _by_trajectory(scores: Iterable[StepScore]) -> dict[str, list[StepScore]]:
+    found: dict[str, list[StepScore]] = {}
+    for score in scores:
+        found.setdefault(score.question_id, []).append(score)
+    return found

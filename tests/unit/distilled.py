@@ -4,6 +4,7 @@ import dataclasses
 
 from steper_ray.config import Config
 from steper_ray.distillation.assemble import assemble
+from steper_ray.distillation.scores import ScoreStore
 from steper_ray.distillation.shards import ShardStore, cut
 from steper_ray.schema import Hit, Passage, Question, Step, StopReason, SubQuestion, Trajectory, Usage
 
@@ -41,8 +42,11 @@ def with_usage(t):
     return dataclasses.replace(t, steps=tuple(steps))
 
 
-def assembled(run_dir, trajectories, samples=1, keep="first", **verify):
-    """Commits the trajectories, `samples` of each question, in shards of two questions, and assembles them."""
+def assembled(run_dir, trajectories, samples=1, keep="first", judged=(), **verify):
+    """Commits the trajectories, `samples` of each question, in shards of two questions, and assembles them.
+
+    `judged` are the scores that a judge gave.
+    """
     config = Config(run_dir=run_dir, build={"verify": verify, "keep": keep})
     store = ShardStore(run_dir / "data" / "trajectories", "run")
     store.clean()
@@ -50,4 +54,9 @@ def assembled(run_dir, trajectories, samples=1, keep="first", **verify):
     size = 2 * samples
     for number, shard in enumerate(shards):
         store.commit(shard, trajectories[size * number : size * (number + 1)])
-    return assemble(config, {"teacher": "engine"}, shards, store, {}, run=len(shards), skipped=0)
+    stores = {"judge": ScoreStore(run_dir / "data" / "scores", "judge", {})} if judged else {}
+    for shard in shards if judged else ():
+        ids = {question.id for question in shard.questions}
+        of_shard = [score for score in judged if score.question_id.partition("~")[0] in ids]
+        stores["judge"].commit(shard.id, of_shard)
+    return assemble(config, {"teacher": "engine"}, shards, store, stores, run=len(shards), skipped=0)

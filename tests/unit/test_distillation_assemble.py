@@ -13,7 +13,7 @@ from steper_ray.distillation.engine_log import EngineLog
 from steper_ray.distillation.progress import Progress, Work
 from steper_ray.distillation.report import Tally
 from steper_ray.errors import EngineDeadError
-from steper_ray.schema import EXAMPLE_SCHEMA, example_from_row
+from steper_ray.schema import EXAMPLE_SCHEMA, StepScore, example_from_row
 
 TRAJECTORIES = [
     trajectory(1),
@@ -177,6 +177,36 @@ def test_every_step_has_its_scores_whether_kept_or_not(build):
     rows = pq.read_table(folder / "scores.parquet").to_pylist()
     assert len(rows) == 2 * 2 * 3
     assert rows[4] == {"question_id": "q7", "step": 1, "verifier": "grounding", "score": 0.5}
+
+
+def test_scores_of_models_reach_their_own_trajectory_and_are_written_in_its_place(build, monkeypatch):
+    samples = [
+        dataclasses.replace(right(t), question=question(number), sample=sample)
+        for number in range(1, 5)
+        for sample, t in enumerate((INVENTED, SUPPORTED))
+    ]
+    told = [
+        StepScore(t.id, step, "judge", 0.1 if (t.id, step) == ("q3", 2) else 0.9)
+        for t in reversed(samples)  # a shard holds them in whatever order
+        for step in (1, 2)
+    ]
+    expected = [
+        {"question_id": t.id, "step": step, "verifier": verifier}
+        for t in samples
+        for verifier in ("grounding", "judge")
+        for step in (1, 2)
+    ]
+    written = []
+    for size in (1 << 16, 3):
+        monkeypatch.setattr(room, "SCORES_A_GROUP", size)
+        report = build(samples, samples=2, keep="all", judged=told, grounding=0.1, judge=0.5)
+        written.append(pq.read_table(report.folder / "scores.parquet"))
+        assert report.dropped == {"unverified_judge": 1}
+        row = json.loads((report.folder / "dropped.jsonl").read_text())
+        assert (row["id"], row["error"].partition(" <")[0]) == ("q3", "step 2: judge 0.100")
+    assert written[0].equals(written[1])
+    assert written[0].drop_columns("score").to_pylist() == expected
+    assert pq.ParquetFile(report.folder / "scores.parquet").num_row_groups == 11  # 32 rows
 
 
 def test_another_threshold_keeps_other_trajectories_of_the_same_shards(build):
