@@ -20,15 +20,20 @@ def inspect_data(
         list[str] | None, typer.Option(help="Only this question id; may be repeated.")
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page instead of printing.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
-    """What a built data set holds: counts, lengths, recall, the teacher's cost, trajectories to read."""
+    """What a built data set holds: counts, lengths, repeats, recall, the teacher's cost, trajectories to read."""
+    import json
     from itertools import islice
 
     from rich.console import Console
 
     from steper_ray.distillation.inspection import DataSet, inspect
+    from steper_ray.distillation.inspection_json import as_object
     from steper_ray.distillation.inspection_text import page, summary, trajectory
 
+    if html is not None and as_json:
+        raise typer.BadParameter("--html and --json exclude each other")
     data = DataSet(run_dir)
     wanted = (
         s for s in data if fate in (None, s.fate) and (not question or s.trajectory.question.id in question)
@@ -37,6 +42,9 @@ def inspect_data(
     if html is not None:
         page(data, inspect(data), chosen, html)
         typer.echo(f"written to {html}")
+        return
+    if as_json:
+        typer.echo(json.dumps(as_object(data, inspect(data), chosen), ensure_ascii=False))
         return
     console = Console(markup=False, highlight=False)
     if not question:

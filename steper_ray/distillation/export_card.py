@@ -8,8 +8,10 @@ import pyarrow as pa
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from steper_ray.distillation.inspection import KEPT, Inspection, StepCost, spread
+from steper_ray.distillation.inspection import KEPT, Inspection
+from steper_ray.distillation.measures import spread
 from steper_ray.distillation.portable import portable
+from steper_ray.schema import Ability
 
 _SIZES = (
     (10**3, "n<1K"),
@@ -62,7 +64,6 @@ def card(
     environment.filters["cell"] = _cell
     recall = next(((key, value) for key, value in manifest.items() if key.startswith("recall@")), None)
     lengths = {"steps": found.steps_kept, "passages": found.passages, "words a step": found.words}
-    cost = StepCost.total(found.costs)
     return environment.get_template("card.md").render(
         header=_header(title, manifest, list(schemas), language),
         title=title,
@@ -76,7 +77,10 @@ def card(
         kept=KEPT,
         lengths={name: three for name, counted in lengths.items() if (three := spread(counted))},
         recall=recall,
-        cost=cost,
+        of_examples={ability: found.lengths[ability] for ability in Ability if ability in found.lengths},
+        spread=spread,
+        repeats=found.repeats,
+        cost=found.cost,
         settings=yaml.safe_dump(manifest["config"], sort_keys=False, allow_unicode=True),
         fields={
             config: [

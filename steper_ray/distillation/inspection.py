@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import quantiles
 from typing import Any, TypeVar
 
-from steper_ray.answers import normalize
+from steper_ray.distillation.measures import ExampleLengths, Repeats, StepCost, add_examples
 from steper_ray.distillation.shards import ShardStore
 from steper_ray.errors import DataError
-from steper_ray.schema import Step, Trajectory
+from steper_ray.schema import Ability, Trajectory
 
 T = TypeVar("T")
 KEPT = "kept"
@@ -48,6 +47,16 @@ class DataSet:
             raise DataError(f"{path}: not valid JSON: {error}. {_AGAIN}") from error
         self._store = ShardStore(self.folder / "trajectories", "")
 
+    @property
+    def in_flight(self) -> int:
+        """Trajectories side by side in an engine, as the last build was told."""
+        return int(self.manifest["config"]["build"]["in_flight"])
+
+    @property
+    def recall(self) -> list[float]:
+        """Mean share of the gold passages found after each step; empty where none are known."""
+        return next((v["after_step"] for k, v in self.manifest.items() if k.startswith("recall@")), [])
+
     def __iter__(self) -> Iterator[Seen]:
         """Every trajectory, in the order of the questions; one shard is in memory at a time."""
         path = self.folder / "dropped.jsonl"
@@ -66,38 +75,6 @@ class DataSet:
 
 
 @dataclass(slots=True)
-class StepCost:
-    """What all generations at one step read and wrote, in tokens and seconds; requests run side by side, so the
-    seconds are waits added up and not time on a clock."""
-
-    n: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    retrieval_seconds: float = 0.0
-    generation_seconds: float = 0.0
-
-    def add(self, step: Step) -> None:
-        self.n += 1
-        self.prompt_tokens += step.usage.prompt_tokens
-        self.cached_tokens += step.usage.cached_tokens
-        self.completion_tokens += step.usage.completion_tokens
-        self.retrieval_seconds += step.retrieval_seconds
-        self.generation_seconds += step.generation_seconds
-
-    @classmethod
-    def total(cls, costs: Iterable[StepCost]) -> StepCost:
-        """All steps together."""
-        rows = [astuple(cost) for cost in costs]
-        return cls(*map(sum, zip(*rows, strict=True))) if rows else cls()
-
-    @property
-    def cached(self) -> float:
-        """Share of the prompt tokens that came from the engine's prefix cache, 0 to 1."""
-        return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
-
-
-@dataclass(slots=True)
 class Inspection:
     """Counts over a data set. `hops[h]` is (trajectories, kept) of questions with h hops, None where not known."""
 
@@ -111,9 +88,8 @@ class Inspection:
     """Different passages of each kept trajectory."""
     sources: dict[str, tuple[int, int]] = field(default_factory=dict)
     """(trajectories, kept) of each teacher."""
-    repeated_questions: int = 0
-    """Questions whose text, normalised as answers are, came before."""
-    _texts: set[str] = field(default_factory=set)
+    lengths: dict[Ability, ExampleLengths] = field(default_factory=dict)
+    repeats: Repeats = field(default_factory=Repeats)
 
     def add(self, seen: Seen) -> None:
         trajectory = seen.trajectory
@@ -122,9 +98,7 @@ class Inspection:
         _count(self.hops, trajectory.question.hops, kept)
         _count(self.sources, trajectory.source, kept)
         if not trajectory.sample:
-            text = normalize(trajectory.question.text)
-            self.repeated_questions += text in self._texts
-            self._texts.add(text)
+            self.repeats.add_question(trajectory.question)
         for number, step in enumerate(trajectory.steps):
             if number == len(self.costs):
                 self.costs.append(StepCost())
@@ -133,6 +107,13 @@ class Inspection:
             self.steps_kept[len(trajectory.steps)] += 1
             self.words.update(len(step.reasoning.split()) for step in trajectory.steps)
             self.passages[len(trajectory.passages)] += 1
+            add_examples(self.lengths, trajectory)
+            self.repeats.add_chain(trajectory)
+
+    @property
+    def cost(self) -> StepCost:
+        """All steps together."""
+        return StepCost.total(self.costs)
 
     @property
     def trajectories(self) -> int:
@@ -150,12 +131,3 @@ def inspect(data: DataSet) -> Inspection:
 def _count(counts: dict[T, tuple[int, int]], key: T, kept: bool) -> None:
     trajectories, of_them = counts.get(key, (0, 0))
     counts[key] = (trajectories + 1, of_them + kept)
-
-
-def spread(counts: Counter[int]) -> tuple[int, int, int] | None:
-    """Median, 95th percentile and largest; None of nothing."""
-    values = sorted(counts.elements())
-    if len(values) < 2:
-        return (values[0],) * 3 if values else None
-    cuts = quantiles(values, n=20, method="inclusive")
-    return round(cuts[9]), round(cuts[18]), max(values)

@@ -7,6 +7,7 @@ passage that looks like markup is shown as it is.
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 from steper_ray.distillation.files import write_text
-from steper_ray.distillation.inspection import KEPT, DataSet, Inspection, Seen, spread
+from steper_ray.distillation.inspection import KEPT, DataSet, Inspection, Seen
+from steper_ray.distillation.measures import spread
+from steper_ray.schema import Ability
 
 
 def summary(data: DataSet, found: Inspection) -> RenderableType:
@@ -26,11 +29,6 @@ def summary(data: DataSet, found: Inspection) -> RenderableType:
     counts = _table("", "number", "share")
     for fate, number in sorted(found.fates.items(), key=lambda pair: (pair[0] != KEPT, pair[0])):
         counts.add_row(fate.replace("_", " "), f"{number:,}", f"{number / found.trajectories:.1%}")
-    examples = data.manifest["counts"]["examples"]
-    for ability, number in examples.items():
-        counts.add_row(
-            f"examples: {ability}", f"{number:,}", f"{number / max(1, sum(examples.values())):.1%}"
-        )
     hops = _table("hops", "trajectories", "kept")
     for hop, (asked, kept) in sorted(found.hops.items(), key=lambda pair: pair[0] or 0):
         hops.add_row("not known" if hop is None else str(hop), f"{asked:,}", f"{kept / asked:.1%}")
@@ -42,13 +40,23 @@ def summary(data: DataSet, found: Inspection) -> RenderableType:
     ):
         if (three := spread(counted)) is not None:
             lengths.add_row(name, *map(str, three))
-    asked = data.manifest["counts"]["questions"]
+    repeats, asked = found.repeats, data.manifest["counts"]["questions"]
     notes = [
+        Text(
+            "examples: median (most); prompt: passages and question; target: the chain up to the step; tokens: what "
+            "the teacher read at the step, demonstrations and chain included, and wrote up to there"
+        ),
         Text("s: seconds that all requests waited, added up; many wait at the same time"),
-        Text(f"{found.repeated_questions:,} of {asked:,} questions have a text that came before"),
+        *_bill(data, found),
+        Text(
+            f"{repeats.texts:,} of {asked:,} questions have a text that came before, {repeats.same:,} of them with the "
+            f"same answer and gold passages; {repeats.reworded:,} more ask in other words for the same answer with the "
+            "same gold passages"
+        ),
+        Text(f"{repeats.chains:,} of {found.fates[KEPT]:,} kept chains came before"),
         Text(f"code {data.manifest['code'][:12]}, written to {data.folder}"),
     ]
-    return Group(counts, hops, lengths, _costs(data, found), *notes)
+    return Group(counts, hops, lengths, _examples(found), _costs(data, found), *notes)
 
 
 def trajectory(seen: Seen) -> RenderableType:
@@ -83,10 +91,15 @@ def page(data: DataSet, found: Inspection, shown: Iterable[Seen], path: Path) ->
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    listed = list(shown)
+    counted = Counter(seen.fate for seen in listed)
+    fates = sorted(counted.items(), key=lambda pair: (pair[0] != KEPT, pair[0]))
     text = environment.get_template("inspect.html").render(
         title=f"Data set of {data.folder.parent.name}",
         summary=plain(summary(data, found)),
-        shown=shown,
+        shown=listed,
+        fates=fates,
+        numbers={fate: number for number, (fate, _) in enumerate(fates, 1)},
         kept=KEPT,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,10 +113,51 @@ def plain(shown: RenderableType, width: int = 100) -> str:
     return out.getvalue()
 
 
+def _examples(found: Inspection) -> Table:
+    table = _table(
+        "examples", "number", "share", "passages", "prompt words", "target words", "tokens read",
+        "written",
+    )  # fmt: skip
+    total = sum(of.n for of in found.lengths.values())
+    for ability in Ability:
+        of = found.lengths.get(ability)
+        if of is None:
+            table.add_row(ability.value, "0")
+            continue
+        counted = (of.passages, of.prompt_words, of.target_words, of.tokens_read, of.tokens_written)
+        table.add_row(ability.value, f"{of.n:,}", f"{of.n / total:.1%}", *map(_median_most, counted))
+    return table
+
+
+def _median_most(counted: Counter[int]) -> str:
+    three = spread(counted)
+    return "" if three is None else f"{three[0]:,} ({three[2]:,})"
+
+
+def _bill(data: DataSet, found: Inspection) -> list[Text]:
+    """What the teacher's engine was kept busy with, in all."""
+    cost = found.cost
+    if not cost.n:
+        return []
+    waits = f"{_time(cost.generation_seconds)} for generation, {_time(cost.retrieval_seconds)} for retrieval"
+    return [
+        Text(
+            f"read {cost.prompt_tokens:,} tokens: {cost.fresh_tokens:,} fresh, {cost.cached_tokens:,} from the prefix "
+            f"cache; wrote {cost.completion_tokens:,}"
+        ),
+        Text(
+            f"waited {waits} ({cost.retrieval_share:.1%}): at least {_time(cost.engine_seconds(data.in_flight))} of "
+            f"one engine, with always {data.in_flight} trajectories in flight"
+        ),
+    ]
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:,.2f} h" if seconds >= 3600 else f"{seconds:,.1f} s"
+
+
 def _costs(data: DataSet, found: Inspection) -> Table:
-    recall: list[float] = next(
-        (v["after_step"] for k, v in data.manifest.items() if k.startswith("recall@")), []
-    )
+    recall = data.recall
     table = _table(
         "step", "taken", "recall", "prompt tokens", "cached", "written", "s retrieval", "s generation"
     )
@@ -124,5 +178,5 @@ def _costs(data: DataSet, found: Inspection) -> Table:
 def _table(*headings: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left")
+        table.add_column(heading, justify="right" if number else "left", no_wrap=not number)
     return table

@@ -204,6 +204,7 @@ def test_the_card_names_the_files_and_tells_what_the_manifest_holds(run_dir, tmp
     assert "| dropped: wrong answer | 1 | 8.3% |" in body
     assert "| teacher | `test`, 12 trajectories, 11 kept |" in body
     assert "| verifier confidence | every step at least 0.5; 0 of 11 right trajectories are below |" in body
+    assert "| initialization | 11 | 1 | 5 | 3 |\n| expansion | 0 | | | |\n| aggregation | 11 | 2 |" in body
     assert "Recall@4, the mean share" in body
     assert "24 generations: 3,600 tokens read, of which\n50.0% came" in body
     manifest = json.loads((run_dir / "data" / "manifest.json").read_text())

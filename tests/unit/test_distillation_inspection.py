@@ -1,6 +1,7 @@
 """`steper inspect`: what a built data set holds, in the terminal and as a page."""
 
 import dataclasses
+import json
 from collections import Counter
 
 import pytest
@@ -8,11 +9,12 @@ from distilled import assembled, trajectory, with_usage
 from typer.testing import CliRunner
 
 from steper_ray.cli import app
-from steper_ray.distillation.inspection import DataSet, inspect, spread
+from steper_ray.distillation.inspection import DataSet, inspect
 from steper_ray.distillation.inspection_text import page, plain, summary
 from steper_ray.distillation.inspection_text import trajectory as show
+from steper_ray.distillation.measures import Repeats, StepCost, spread
 from steper_ray.errors import DataError
-from steper_ray.schema import Passage
+from steper_ray.schema import Ability, Passage, Question
 
 TRAJECTORIES = [trajectory(1), trajectory(2, answer="Bo"), trajectory(3, hops=3), trajectory(4)]
 
@@ -30,7 +32,8 @@ def test_everything_is_counted_once(data):
     assert found.steps_kept == {2: 3}
     assert found.passages == {2: 3}
     assert found.words == {3: 3, 5: 3}
-    assert found.repeated_questions == 0
+    assert (found.repeats.texts, found.repeats.chains) == (0, 2)
+    assert found.sources == {"test": (4, 3)}
 
 
 def test_the_cost_of_each_step_and_what_the_prefix_cache_saved(data):
@@ -39,13 +42,76 @@ def test_the_cost_of_each_step_and_what_the_prefix_cache_saved(data):
     assert (second.n, second.prompt_tokens, second.cached) == (4, 800, 0.75)
 
 
+def test_examples_are_as_long_as_the_build_made_them(data):
+    found = inspect(data)
+    first, last = found.lengths[Ability.INITIALIZATION], found.lengths[Ability.AGGREGATION]
+    assert set(found.lengths) == {Ability.INITIALIZATION, Ability.AGGREGATION}
+    assert (first.n, first.passages, first.prompt_words, first.target_words) == (3, {1: 3}, {5: 3}, {3: 3})
+    assert (last.passages, last.prompt_words, last.target_words) == ({2: 3}, {8: 3}, {8: 3})
+    assert (last.tokens_read, last.tokens_written) == ({200: 3}, {30: 3})
+
+
+def test_tokens_that_no_engine_told_are_not_counted_as_none(tmp_path):
+    assembled(tmp_path, [trajectory(1)])
+    last = inspect(DataSet(tmp_path)).lengths[Ability.AGGREGATION]
+    assert (last.n, last.tokens_read, last.tokens_written) == (1, {}, {})
+
+
+def test_what_the_engine_was_kept_busy_with(data):
+    cost = inspect(data).cost
+    assert (cost.prompt_tokens, cost.fresh_tokens, cost.completion_tokens) == (1200, 600, 120)
+    assert cost.generation_seconds == pytest.approx(4 * 0.3)
+    slow = StepCost(retrieval_seconds=1.0, generation_seconds=3.0)
+    assert (slow.retrieval_share, slow.engine_seconds(8)) == (0.25, 0.5)
+    told = " ".join(plain(summary(data, inspect(data))).split())
+    assert "read 1,200 tokens: 600 fresh, 600 from the prefix cache; wrote 120" in told
+    assert "waited 1.2 s for generation, 0.0 s for retrieval (0.0%): at least 0.0 s of one engine" in told
+
+
+def test_repeats_are_told_apart():
+    repeats = Repeats()
+    plain_question = Question("q1", "Who is it?", ("Bo",), ("p1", "p2"))
+    asked = {
+        "who is it": (("Bo",), ("p2", "p1")),  # the same again
+        "WHO is it?": (("Cy",), ("p1", "p2")),  # the same text, another answer
+        "Whose name is wanted?": (("Bo",), ("p1", "p2")),  # the same in other words
+        "What else?": (("Bo",), ("p1", "p3")),
+    }
+    repeats.add_question(plain_question)
+    for number, (text, (answers, gold)) in enumerate(asked.items(), 2):
+        repeats.add_question(Question(f"q{number}", text, answers, gold))
+    assert (repeats.texts, repeats.same, repeats.reworded) == (2, 1, 1)
+    for text in ("No gold passages?", "None here?"):
+        repeats.add_question(Question("q9", text, ("Bo",)))
+    assert repeats.reworded == 1
+
+
+def test_the_object_for_machines_holds_the_figures_and_what_was_asked_for(data):
+    arguments = ["inspect", str(data.folder.parent), "--json", "--question", "q2"]
+    told = json.loads(CliRunner().invoke(app, arguments).stdout)
+    assert (told["questions"], told["fates"]) == (4, {"kept": 3, "wrong_answer": 1})
+    assert told["hops"][1] == {"hops": 3, "trajectories": 1, "kept": 1}
+    assert told["examples"]["aggregation"]["prompt_words"] == {"median": 8, "p95": 8, "most": 8}
+    assert told["examples"]["expansion"] == {"n": 0} | dict.fromkeys(
+        ["passages", "prompt_words", "target_words", "tokens_read", "tokens_written"]
+    )
+    assert (told["cost"]["fresh_tokens"], told["steps"][1]["cached_tokens"]) == (600, 600)
+    assert told["repeats"] == {"texts": 0, "same": 0, "reworded": 3, "chains": 2}
+    (shown,) = told["shown"]
+    assert (shown["id"], shown["fate"], shown["trajectory"]["answer"]) == ("q2", "wrong_answer", "Bo")
+    both = CliRunner().invoke(app, [*arguments, "--html", "page.html"])
+    assert (both.exit_code, both.stdout) == (2, "")
+
+
 def test_a_question_that_comes_twice_under_two_ids_is_told(tmp_path):
     twin = trajectory(2)
     twin = dataclasses.replace(twin, question=dataclasses.replace(twin.question, text="the QUESTION 1!"))
     assembled(tmp_path, [trajectory(1), twin])
     found = inspect(DataSet(tmp_path))
-    assert found.repeated_questions == 1
-    assert "1 of 2 questions have a text that came before" in plain(summary(DataSet(tmp_path), found))
+    assert found.repeats.texts == 1
+    assert "1 of 2 questions have a text that came before" in " ".join(
+        plain(summary(DataSet(tmp_path), found)).split()
+    )
 
 
 def test_the_summary_says_what_was_kept_and_why_not(data):
