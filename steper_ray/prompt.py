@@ -10,7 +10,7 @@ up to its last passage. This module knows `schema` alone: no model, no engine, n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from steper_ray.schema import Passage
@@ -32,18 +32,27 @@ class Layout:
     """Templates of one framework. `passage` takes {title} and {text}; `question` takes {question}.
 
     `joiner` stands before each piece of reasoning, the first included; `preamble` holds the instruction and
-    the demonstrations.
+    the demonstrations, `attempt` a chain that was wrong (see `after`).
     """
 
     passage: str
     question: str
     joiner: str
     preamble: str = ""
+    attempt: str = ""
+
+    def after(self, question: str, wrong: Sequence[str]) -> Layout:
+        """The layout of a second chance: it shows the wrong chain, and not the right answer.
+
+        It stands in front of the passages, so the prompts of all steps begin alike.
+        """
+        said = clean(self.joiner.join(wrong))
+        return replace(self, attempt=WRONG_ATTEMPT.format(question=clean(question), chain=said))
 
     def trunk_segments(self, passages: Sequence[Passage]) -> list[str]:
-        """The preamble (if any), then one segment a passage."""
+        """The preamble and the wrong attempt (if any), then one segment a passage."""
         blocks = [self.passage.format(title=clean(p.title), text=clean(p.text)) for p in passages]
-        return [self.preamble, *blocks] if self.preamble else blocks
+        return [segment for segment in (self.preamble, self.attempt) if segment] + blocks
 
     def question_segment(self, question: str) -> str:
         return self.question.format(question=clean(question))
@@ -56,6 +65,12 @@ class Layout:
         """The whole prompt as text: what a text-only endpoint is sent."""
         trunk = self.trunk_segments(passages)
         return "".join([*trunk, self.question_segment(question), *self.chain_segments(chain)])
+
+
+WRONG_ATTEMPT = (
+    'An earlier attempt at the question "{question}" came to a wrong answer: {chain}\n'
+    "Answer it again from the passages, step by step, and find where that attempt went wrong.\n\n"
+)
 
 
 def clean(text: str) -> str:
@@ -86,6 +101,10 @@ class PromptEncoder:
     layout: Layout
     max_cached: int = 4096
     _cache: dict[str, list[int]] = field(default_factory=dict)
+
+    def of(self, layout: Layout) -> PromptEncoder:
+        """An encoder of another layout that remembers the same passages."""
+        return replace(self, layout=layout)
 
     def segment(self, text: str) -> list[int]:
         ids = self._cache.get(text)

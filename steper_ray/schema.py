@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class Ability(StrEnum):
@@ -107,7 +107,8 @@ class Step:
 class Trajectory:
     """A question reasoned to its end. Errors are data: `stop_reason` and `error` say what went wrong.
 
-    `sample` numbers the trajectories of one question, from 0.
+    `source` is the teacher, `sample` numbers the trajectories of one question, from 0, over all teachers; `attempt`
+    is 1 for a second chance, which saw the wrong chain of the same sample's first attempt.
     """
 
     question: Question
@@ -118,10 +119,13 @@ class Trajectory:
     error: str | None = None
     source: str = ""
     sample: int = 0
+    attempt: int = 0
 
     @property
     def id(self) -> str:
-        """The question's id; further samples have their number behind it."""
+        """The question's id; further samples and second chances have their numbers behind it."""
+        if self.attempt:
+            return f"{self.question.id}~{self.sample}.{self.attempt}"
         return f"{self.question.id}~{self.sample}" if self.sample else self.question.id
 
     @property
@@ -212,6 +216,7 @@ TRAJECTORY_SCHEMA = _versioned(
         ("error", pa.string()),
         ("source", pa.string()),
         ("sample", pa.int64()),
+        ("attempt", pa.int64()),
     ]
 )
 EXAMPLE_SCHEMA = _versioned(

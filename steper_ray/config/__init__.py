@@ -4,7 +4,7 @@ The resolved config is written beside every result. It knows no other room of th
 """
 
 from steper_ray.config.base import Section
-from steper_ray.config.build import BuildConfig, VerifyConfig
+from steper_ray.config.build import BuildConfig, TeacherConfig, VerifyConfig
 from steper_ray.config.data import CorpusConfig, MiniatureConfig, RetrievalConfig
 from steper_ray.config.reasoning import EngineConfig, ReasoningConfig, SamplingConfig
 from steper_ray.config.run import Config, DemoConfig, EvaluateConfig, ServeConfig
@@ -23,6 +23,7 @@ __all__ = [
     "SamplingConfig",
     "Section",
     "ServeConfig",
+    "TeacherConfig",
     "TrainConfig",
     "VerifyConfig",
 ]

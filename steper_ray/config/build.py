@@ -41,6 +41,18 @@ class VerifyConfig(Section):
         return self
 
 
+class TeacherConfig(Section):
+    """One of several teachers. What is not set is that of `sampling` and `build`."""
+
+    engine: EngineConfig
+    samples: Positive = 1
+    temperature: float | None = Field(None, ge=0)
+    engines: Positive | None = None
+    in_flight: Positive | None = None
+    num_cpus: float | None = Field(None, gt=0)
+    num_gpus: float | None = Field(None, ge=0)
+
+
 class BuildConfig(Section):
     """Trajectories and step-wise examples."""
 
@@ -48,11 +60,19 @@ class BuildConfig(Section):
     """A model that reasons, or the chains written from gold decompositions and evidences (no model)."""
     match: Literal["exact", "contains"] = "exact"
     """When an answer counts as right for the filter (the paper does not say)."""
+    teachers: tuple[TeacherConfig, ...] = ()
+    """Several teachers, asked one after the other, so that each has all GPUs; by default `engine` alone."""
     samples: Positive = 1
     """Trajectories of each question; more than one needs a `sampling.temperature` above 0."""
+    self_correct: bool = False
+    """A second chance for each wrong answer: the teacher sees its own wrong chain, never the right answer. The examples
+    do not show it."""
+    ask: Literal["all", "until_right"] | None = None
+    """Take all samples of all teachers, or no more once an answer is right; by default `until_right` where `keep` is
+    `first`."""
     keep: Literal["first", "all", "majority"] = "first"
     """Of a question's right trajectories: the first, all that differ, or the first if most samples agree on a right
-    answer (a right answer that most samples do not give was luck)."""
+    answer (a right answer that most samples do not give was luck; second chances have no vote)."""
     verify: VerifyConfig = VerifyConfig()
     """Checks of every step, after the answer's."""
     shard_size: Positive = 64
@@ -65,3 +85,20 @@ class BuildConfig(Section):
     """CPUs reserved for each engine actor."""
     num_gpus: float = Field(0.0, ge=0)
     """GPUs reserved for each engine actor; set it to `tensor_parallel_size` with vLLM on a GPU cluster."""
+
+    @property
+    def until_right(self) -> bool:
+        """Whether a question is asked no more once an answer is right."""
+        return (self.ask or ("until_right" if self.keep == "first" else "all")) == "until_right"
+
+    @model_validator(mode="after")
+    def _choice(self) -> BuildConfig:
+        if self.keep != "first" and self.until_right:
+            raise ValueError(
+                f"keep '{self.keep}' chooses among all samples: leave `ask` out, or set keep=first"
+            )
+        if self.teacher == "annotation" and (self.teachers or self.self_correct):
+            raise ValueError("annotations are no model: leave `teachers` and `self_correct` out")
+        if self.teachers and self.samples > 1:
+            raise ValueError("with `teachers` each has `samples` of its own: leave build.samples out")
+        return self

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -69,8 +69,15 @@ def _explain(error: Any) -> str:
         return f"{path}: {error['msg'].removeprefix('Value error, ')} (given: {error['input']!r})"[:500]
     model: Any = Config
     for part in error["loc"][:-1]:
-        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
-        model = type(field.default) if field is not None and isinstance(field.default, Section) else model
+        field = model.model_fields.get(part)  # None for a number: the place in a list of sections
+        model = model if field is None else _section(field.annotation) or model
     near = difflib.get_close_matches(str(error["loc"][-1]), model.model_fields, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"fields here: {', '.join(model.model_fields)}"
     return f"{path}: unknown field; {hint}"
+
+
+def _section(annotation: Any) -> type[Section] | None:
+    """The section that a field holds, perhaps one of several, or None."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section(part))), None)

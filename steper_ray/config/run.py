@@ -96,7 +96,8 @@ class Config(Section):
     def _samples(self) -> Config:
         if self.build.samples > 1 and self.build.teacher == "annotation":
             raise ValueError("build.samples > 1: annotations give one chain a question; set build.samples=1")
-        if self.build.samples > 1 and self.sampling.temperature == 0:
+        asked = [(self.build.samples, None), *((t.samples, t.temperature) for t in self.build.teachers)]
+        if any(n > 1 and not (self.sampling.temperature if own is None else own) for n, own in asked):
             raise ValueError(
                 "build.samples > 1 with sampling.temperature 0 gives the same trajectory each time: "
                 "set sampling.temperature, such as 0.7"

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from steper_ray.distillation.identity import code_digest
 from steper_ray.distillation.report import BuildReport, Tally, VerifierCount
 from steper_ray.distillation.rows import RowFile
 from steper_ray.distillation.scores import ScoreStore
-from steper_ray.distillation.shards import Shard, ShardStore
+from steper_ray.distillation.shards import Shard, ShardStore, by_question
 from steper_ray.distillation.verify import UNVERIFIED, explain, first_failure, score_steps, thresholds
 from steper_ray.schema import (
     EXAMPLE_SCHEMA,
@@ -75,20 +75,30 @@ class ExampleWriter:
         self._parts += 1
 
 
-def assemble(
-    config: Config,
-    identity: dict[str, Any],
-    shards: Sequence[Shard],
-    store: ShardStore,
-    score_stores: Mapping[str, ScoreStore],
-    *,
-    run: int,
-    skipped: int,
-) -> BuildReport:
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one teacher made: its committed shards, and the scores that models gave to them."""
+
+    identity: dict[str, Any]
+    shards: Sequence[Shard]
+    store: ShardStore
+    scores: Mapping[str, ScoreStore]
+
+    def __iter__(self) -> Iterator[tuple[Trajectory, list[StepScore]]]:
+        """The trajectories in the order of the questions, each with its scores; one shard is in memory at a time."""
+        for shard in self.shards:
+            asked = dict[str, list[StepScore]]()
+            for score in (score for store in self.scores.values() for score in store.read(shard.id)):
+                asked.setdefault(score.question_id, []).append(score)
+            for trajectory in self.store.read(shard.id):
+                yield trajectory, asked.get(trajectory.id, [])
+
+
+def assemble(config: Config, parts: Sequence[Part], *, run: int, skipped: int) -> BuildReport:
     """Filters, verifies and writes run_dir/data/: examples/, dropped.jsonl and .md, scores.parquet, manifest.json.
 
-    Every shard and its scores must be committed. `run` of them were made just now; `skipped` records of the corpus were
-    left out.
+    Every shard and its scores must be committed; the first part has all questions. `run` shards were made just now;
+    `skipped` records of the corpus were left out.
     """
     folder = config.run_dir / "data"
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,24 +108,19 @@ def assemble(
     writer, dropped = ExampleWriter(folder / "examples"), Dropped()
     scores = RowFile(folder / "scores.parquet", SCORE_SCHEMA, SCORES_A_GROUP) if least else None
     build = config.build
-    for shard in shards:
-        asked = _by_trajectory(score for scored in score_stores.values() for score in scored.read(shard.id))
-        for _, group in groupby(store.read(shard.id), key=lambda trajectory: trajectory.question.id):
-            samples = tuple(group)
-            judged = [
-                _judge(trajectory, build, least, asked.get(trajectory.id, []), tally)
-                for trajectory in samples
-            ]
-            reasons = choose(samples, [reason for reason, _, _ in judged], build.keep, build.match)
-            for trajectory, reason, (_, error, scored) in zip(samples, reasons, judged, strict=True):
-                examples = make_examples(trajectory) if reason is None else ()
-                if scores is not None:
-                    scores.add(map(to_row, scored))
-                tally.add(trajectory, reason, examples)
-                writer.add(examples)
-                if reason is not None:
-                    dropped.add(trajectory, reason, error, scored)
-            tally.add_question(kept=None in reasons)
+    for group in by_question(parts, lambda pair: pair[0].question.id):
+        samples = [trajectory for trajectory, _ in group]
+        judged = [_judge(trajectory, build, least, asked, tally) for trajectory, asked in group]
+        reasons = choose(samples, [reason for reason, _, _ in judged], build.keep, build.match)
+        for trajectory, reason, (_, error, scored) in zip(samples, reasons, judged, strict=True):
+            examples = make_examples(trajectory) if reason is None else ()
+            if scores is not None:
+                scores.add(map(to_row, scored))
+            tally.add(trajectory, reason, examples)
+            writer.add(examples)
+            if reason is not None:
+                dropped.add(trajectory, reason, error, scored)
+        tally.add_question(kept=None in reasons)
     dropped.write(folder)
     if scores is not None:
         scores.close()
@@ -133,12 +138,13 @@ def assemble(
         mean_steps=tally.mean_steps,
         k=config.reasoning.k,
         skipped=skipped,
-        shards=len(shards),
+        shards=sum(len(part.shards) for part in parts),
         shards_run=run,
         folder=folder,
         verifiers=tally.verifiers,
+        sources=tally.sources,
     )
-    manifest = _manifest(config, identity, shards, report, examples_digest)
+    manifest = _manifest(config, parts, report, examples_digest)
     write_text(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     return report
 
@@ -164,13 +170,10 @@ def _judge(
     return reason, error, scored
 
 
-def _manifest(
-    config: Config, identity: dict[str, Any], shards: Sequence[Shard], report: BuildReport, examples: str
-) -> dict[str, Any]:
+def _manifest(config: Config, parts: Sequence[Part], report: BuildReport, examples: str) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "code": code_digest(),
-        "identity": identity,
         "examples_sha256": examples,
         "counts": {
             "questions": report.questions,
@@ -181,6 +184,7 @@ def _manifest(
             "dropped": report.dropped,
             "examples": report.examples,
             "stop_reasons": report.stop_reasons,
+            "sources": {name: asdict(count) for name, count in report.sources.items()},
         },
         "verifiers": {
             name: {
@@ -195,12 +199,7 @@ def _manifest(
         f"recall@{report.k}": {"trajectories": report.recall_trajectories, "after_step": report.recall},
         "mean_steps": report.mean_steps,
         "config": json.loads(config.model_dump_json()),
-        "shards": [shard.id for shard in shards],
+        "teachers": [
+            {"identity": part.identity, "shards": [shard.id for shard in part.shards]} for part in parts
+        ],
     }
-
-
-def _by_trajectory(scores: Iterable[StepScore]) -> dict[str, list[StepScore]]:
-    found: dict[str, list[StepScore]] = {}
-    for score in scores:
-        found.setdefault(score.question_id, []).append(score)
-    return found

@@ -196,8 +196,9 @@ def _manifest(manifest: dict[str, Any], report: ExportReport, validation: float)
     if config["build"]["teacher"] == "engine":
         sections[2:2] = ["engine", "sampling"]
     held_out = {"validation": validation, "questions": report.questions, "rows": report.rows}
-    rest = {key: value for key, value in manifest.items() if key not in ("config", "shards")}
-    told = {**rest, "config": {name: config[name] for name in sections}}
-    # The digest is that of the run, under which its shards lie: taken before paths are cut.
-    identity = {"identity_sha256": digest(manifest["identity"])}
+    teachers = [teacher["identity"] for teacher in manifest["teachers"]]
+    rest = {key: value for key, value in manifest.items() if key not in ("config", "teachers")}
+    told = {**rest, "teachers": teachers, "config": {name: config[name] for name in sections}}
+    # The digests are those of the run, under which its shards lie: taken before paths are cut.
+    identity = {"identity_sha256": [digest(teacher) for teacher in teachers]}
     return {_MARK: _VERSION, "splits": held_out, **identity, **portable(told)}

@@ -34,7 +34,7 @@ _OF_EXAMPLES = {
     "completion": "the chain as text; an end of sequence is to follow",
 }
 _OF_TRAJECTORIES = {
-    "id": "the question's id, further samples with their number behind it; `question_id` of the examples",
+    "id": "the question's id, with the numbers of a further sample or second chance; `question_id` of the examples",
     "question": "the question with all accepted answers, its gold passages and decomposition where they are known",
     "framework": "how the chain is cut into steps",
     "steps": "each step's query, the passages it found with their scores, the reasoning, tokens and seconds",
@@ -43,6 +43,7 @@ _OF_TRAJECTORIES = {
     "error": "what went wrong; empty for what was kept",
     "source": "the teacher",
     "sample": "number of the trajectory among those of its question, from 0",
+    "attempt": "1 for a second chance, in which the teacher saw the wrong chain of its first attempt",
 }
 FIELDS = {"examples": _OF_EXAMPLES, "trajectories": _OF_TRAJECTORIES}
 

@@ -50,7 +50,8 @@ def choose(
     """Which trajectories of ONE question to learn from: their drop reasons, those of right ones left out added.
 
     `reasons` are those of `drop_reason` and of the verifiers. The majority is that of the normalised answers of all
-    samples that state one; of equally frequent ones the earliest counts.
+    samples that state one; of equally frequent ones the earliest counts. Second chances have no vote: they know that
+    the answer before was wrong.
     """
     right = [number for number, reason in enumerate(reasons) if reason is None]
     chosen = list(reasons)
@@ -63,8 +64,8 @@ def choose(
                 chosen[number] = SPARE
             chains.add(samples[number].chain)
         return chosen
-    stated = [normalize(t.answer) for t in samples if t.stop_reason is StopReason.ANSWERED]
-    agreed = Counter(stated).most_common(1)[0][0]
+    voters = [t for t in samples if t.stop_reason is StopReason.ANSWERED and not t.attempt]
+    agreed = Counter(normalize(t.answer) for t in voters).most_common(1)[0][0]
     luck = keep == "majority" and not is_right(agreed, samples[0].question.answers, match)
     for number in right if luck else right[1:]:
         chosen[number] = MINORITY if luck else SPARE

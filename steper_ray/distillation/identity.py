@@ -24,8 +24,8 @@ _SAMPLED = 1 << 20  # bytes read at both ends of a weights file
 _ENGINE_FIELDS = {"kind", "model", "tokenizer", "dtype", "max_model_len", "url"}
 
 
-def run_identity(config: Config, corpus_fingerprint: str) -> dict[str, Any]:
-    """Teacher, reasoning, retrieval, corpus and code versions, as plain JSON."""
+def run_identity(config: Config, corpus_fingerprint: str, first_sample: int = 0) -> dict[str, Any]:
+    """Of one teacher: teacher, reasoning, retrieval, corpus and code versions, as plain JSON."""
     identity: dict[str, Any] = {
         "versions": {"schema": SCHEMA_VERSION, "trajectory": TRAJECTORY_VERSION},
         "corpus": corpus_fingerprint,
@@ -37,6 +37,13 @@ def run_identity(config: Config, corpus_fingerprint: str) -> dict[str, Any]:
         identity["engine"] = engine_identity(config.engine)
         identity["sampling"] = config.sampling.model_dump(mode="json")
         identity["samples"] = config.build.samples
+        if config.build.samples > 1 or config.build.self_correct:
+            # Who is asked again depends on what is right.
+            fields = {"match", "self_correct"}
+            identity["again"] = config.build.model_dump(mode="json", include=fields)
+            identity["again"]["until_right"] = config.build.until_right
+        if first_sample:
+            identity["first_sample"] = first_sample
     return identity
 
 

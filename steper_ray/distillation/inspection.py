@@ -9,11 +9,12 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 from steper_ray.distillation.measures import ExampleLengths, Repeats, StepCost, add_examples
-from steper_ray.distillation.shards import ShardStore
+from steper_ray.distillation.shards import ShardStore, by_question
 from steper_ray.errors import DataError
 from steper_ray.schema import Ability, Trajectory
 
@@ -63,15 +64,19 @@ class DataSet:
         with path.open(encoding="utf-8") as lines:
             told = map(json.loads, lines)  # in the order of the trajectories, as the build wrote them
             row = next(told, None)
-            for shard in self.manifest["shards"]:
-                for trajectory in self._store.read(shard):
-                    if row is not None and row["id"] == trajectory.id:
-                        yield Seen(trajectory, row["reason"], row["error"])
-                        row = next(told, None)
-                    else:
-                        yield Seen(trajectory, KEPT, None)
+            made = [self._made(teacher["shards"]) for teacher in self.manifest["teachers"]]
+            for trajectory in chain.from_iterable(by_question(made, lambda made: made.question.id)):
+                if row is not None and row["id"] == trajectory.id:
+                    yield Seen(trajectory, row["reason"], row["error"])
+                    row = next(told, None)
+                else:
+                    yield Seen(trajectory, KEPT, None)
         if row is not None:
             raise DataError(f"{path}: names {row['id']!r}, which is no trajectory here. {_AGAIN}")
+
+    def _made(self, shards: list[str]) -> Iterator[Trajectory]:
+        for shard in shards:
+            yield from self._store.read(shard)
 
 
 @dataclass(slots=True)

@@ -17,17 +17,19 @@ import ray
 
 from steper_ray import errors
 from steper_ray.config import Config, EngineConfig
-from steper_ray.corpora import open_corpus
-from steper_ray.distillation.assemble import assemble
+from steper_ray.corpora import Corpus, open_corpus
+from steper_ray.distillation.assemble import Part, assemble
 from steper_ray.distillation.engine_log import EngineLog
 from steper_ray.distillation.identity import digest, run_identity
 from steper_ray.distillation.progress import Progress, Work
 from steper_ray.distillation.report import BuildReport
 from steper_ray.distillation.rollout_actor import Job, RolloutActor, shard_row
 from steper_ray.distillation.scores import score_stores
-from steper_ray.distillation.shards import Shard, ShardStore, cut
+from steper_ray.distillation.shards import Shard, ShardStore, by_question, cut
+from steper_ray.distillation.teachers import TeacherRun, is_answered, teacher_runs
 from steper_ray.errors import SteperError
 from steper_ray.retrieval.index import ensure_index, index_folder
+from steper_ray.schema import Question
 
 __all__ = ["BuildReport", "build_data"]
 
@@ -45,10 +47,25 @@ def build_data(config: Config) -> BuildReport:
     died more than MAX_RESTARTS times each; what was committed stays, and the same call goes on from there.
     """
     corpus = open_corpus(config.corpus)
-    questions = list(corpus.questions())
-    fingerprint = corpus.fingerprint()
-    identity = run_identity(config, fingerprint)
-    run_dir = config.run_dir.resolve()
+    questions, fingerprint = list(corpus.questions()), corpus.fingerprint()
+    parts, new = list[Part](), 0
+    for number, run in enumerate(teacher_runs(config)):
+        if number and config.build.until_right:
+            questions = _unanswered(parts[-1], config)
+            if not questions:
+                break
+        part, made = _part(run, corpus, questions, fingerprint)
+        parts.append(part)
+        new += made
+    return assemble(config, parts, run=new, skipped=len(corpus.skipped))
+
+
+def _part(
+    run: TeacherRun, corpus: Corpus, questions: Sequence[Question], fingerprint: str
+) -> tuple[Part, int]:
+    """What one teacher makes of the questions, committed, and how many shards were made just now."""
+    config, run_dir = run.config, run.config.run_dir.resolve()
+    identity = run_identity(config, fingerprint, run.first_sample)
     job = Job(
         _absolute(config),
         source=config.engine.model,
@@ -58,6 +75,7 @@ def build_data(config: Config) -> BuildReport:
         identity=digest(identity),
         log=EngineLog(run_dir / "data" / "engines", limit=config.build.engines * (1 + MAX_RESTARTS)),
         scores=score_stores(config, run_dir / "data" / "scores"),
+        first_sample=run.first_sample,
     )
     shards = cut(questions, config.build.shard_size, job.identity)
     store = ShardStore(job.shards, job.identity)
@@ -69,7 +87,16 @@ def build_data(config: Config) -> BuildReport:
         job.log.clear()
         _run(job, missing, n_questions=len(questions))
         job.log.clear()
-    return assemble(config, identity, shards, store, job.scores, run=len(new), skipped=len(corpus.skipped))
+    return Part(identity, shards, store, job.scores), len(new)
+
+
+def _unanswered(part: Part, config: Config) -> list[Question]:
+    """The questions of a part that none of its trajectories answers right."""
+    match, left = config.build.match, list[Question]()
+    for made in by_question([part], lambda pair: pair[0].question.id):
+        if not is_answered([trajectory for trajectory, _ in made], match):
+            left.append(made[0][0].question)
+    return left
 
 
 def _absolute(config: Config) -> Config:

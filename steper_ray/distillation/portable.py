@@ -14,7 +14,7 @@ def portable(value: Any) -> Any:
     A URL may hold a password, and names a machine; a model's name or a path within the project stays.
     """
     if isinstance(value, dict):
-        return {key: portable(item) for key, item in value.items()}
+        return {portable(key): portable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [portable(item) for item in value]
     if not isinstance(value, str):

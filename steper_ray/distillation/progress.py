@@ -11,28 +11,29 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from steper_ray.schema import StopReason, Trajectory
+from steper_ray.distillation.filtering import Match, drop_reason
+from steper_ray.schema import Trajectory
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclass(slots=True)
 class Work:
-    """What some shards came to: questions, trajectories that state an answer, steps, and tokens."""
+    """What some shards came to: questions, those with a right answer, steps, and tokens."""
 
     questions: int = 0
-    answered: int = 0
+    right: int = 0
     steps: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
 
     @classmethod
-    def of(cls, questions: int, trajectories: Sequence[Trajectory]) -> Work:
+    def of(cls, questions: int, trajectories: Sequence[Trajectory], match: Match) -> Work:
         steps = [step for trajectory in trajectories for step in trajectory.steps]
         return cls(
             questions,
-            sum(trajectory.stop_reason is StopReason.ANSWERED for trajectory in trajectories),
+            len({t.question.id for t in trajectories if drop_reason(t, match) is None}),
             len(steps),
             sum(step.usage.prompt_tokens for step in steps),
             sum(step.usage.cached_tokens for step in steps),
@@ -90,9 +91,9 @@ class Progress:
         return self._before + self._work.questions
 
     def _rates(self, now: float) -> str:
-        """Answers, steps and tokens of this run; what the engine's prefix cache gave, where it gave anything."""
+        """Right answers, steps and tokens of this run; what the engine's prefix cache gave, where it gave anything."""
         work, seconds = self._work, max(now - self._start, 1e-9)
-        told = f"{work.answered} answered, {work.steps / seconds:.1f} steps/s"
+        told = f"{work.right} right, {work.steps / seconds:.1f} steps/s"
         if work.completion_tokens:
             told += f", {work.completion_tokens / seconds:,.0f} tokens/s"
         if work.cached_tokens:

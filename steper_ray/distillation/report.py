@@ -37,6 +37,20 @@ class VerifierCount:
         self.total += sum(scores)
 
 
+@dataclass(slots=True)
+class SourceCount:
+    """What one teacher gave: its trajectories, those learned from, and how many of these were second chances."""
+
+    trajectories: int = 0
+    kept: int = 0
+    corrected: int = 0
+
+    def add(self, trajectory: Trajectory, *, kept: bool) -> None:
+        self.trajectories += 1
+        self.kept += kept
+        self.corrected += kept and trajectory.attempt > 0
+
+
 @dataclass(frozen=True, slots=True)
 class BuildReport:
     """Counts over all questions and trajectories of a build; `kept` + the sum of `dropped` = `trajectories`.
@@ -44,7 +58,7 @@ class BuildReport:
     `recall[s-1]` is the mean share of a question's gold passages among those of its steps 1..s, over the
     `recall_trajectories` whose questions have gold ids and at least one step; a trajectory that ended before step s
     counts with all it found. `mean_steps` is over the trajectories with at least one step. `verifiers` are those
-    that were set, by name.
+    that were set, by name, `sources` the teachers.
     """
 
     questions: int
@@ -63,6 +77,7 @@ class BuildReport:
     shards_run: int
     folder: Path
     verifiers: dict[str, VerifierCount] = field(default_factory=dict)
+    sources: dict[str, SourceCount] = field(default_factory=dict)
 
     def summary(self) -> str:
         """A few lines for a person."""
@@ -83,6 +98,12 @@ class BuildReport:
         for name, count in self.verifiers.items():
             mean = "no score" if count.mean is None else f"mean {count.mean:.3f} over {count.steps} steps"
             lines.insert(-2, f"{name:11} {count.below} of {count.trajectories} below {count.least:g}, {mean}")
+        if len(self.sources) > 1 or any(count.corrected for count in self.sources.values()):
+            for source, told in self.sources.items():
+                second = f", {told.corrected} of them at the second chance" if told.corrected else ""
+                lines.insert(
+                    -2, f"teacher     {source}: {told.trajectories} chains, kept {told.kept}{second}"
+                )
         if self.skipped:
             lines.insert(1, f"skipped     {self.skipped} records of the corpus")
         return "\n".join(lines)
@@ -101,6 +122,7 @@ class Tally:
     examples: Counter[str] = field(default_factory=Counter)
     stop_reasons: Counter[str] = field(default_factory=Counter)
     verifiers: dict[str, VerifierCount] = field(default_factory=dict)
+    sources: dict[str, SourceCount] = field(default_factory=dict)
     _steps: int = 0
     _with_steps: int = 0
     _recall: list[float] = field(default_factory=list)
@@ -110,6 +132,7 @@ class Tally:
         """Counts one trajectory: `reason` is why it was dropped, or None."""
         self.trajectories += 1
         self.stop_reasons[trajectory.stop_reason.value] += 1
+        self.sources.setdefault(trajectory.source, SourceCount()).add(trajectory, kept=reason is None)
         if reason is None:
             self.kept += 1
         else:

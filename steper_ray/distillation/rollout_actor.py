@@ -15,8 +15,9 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Generic, NoReturn, Protocol, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 import pyarrow as pa
 
@@ -28,6 +29,7 @@ from steper_ray.distillation.progress import Work
 from steper_ray.distillation.scores import ScoreStore
 from steper_ray.distillation.shards import Shard, ShardStore
 from steper_ray.distillation.suspects import GIVE_UP, History
+from steper_ray.distillation.teachers import Teacher, ask, turns
 from steper_ray.distillation.turns import Turns
 from steper_ray.errors import EngineDeadError, SteperError
 from steper_ray.generation.base import Generator
@@ -61,18 +63,13 @@ class Job:
     log: EngineLog
     # Made once, by the driver: an actor's config has other paths, and so would name other folders.
     scores: dict[str, ScoreStore] = field(default_factory=dict)
+    first_sample: int = 0
 
 
 def shard_row(shard: Shard) -> pa.Table:
     """What an actor is given: one shard, as one row."""
     row = {"shard": shard.id, "questions": [to_row(question) for question in shard.questions]}
     return pa.Table.from_pylist([row], schema=_ROW_SCHEMA)
-
-
-class _Teacher(Protocol):
-    async def run(self, question: Question) -> Trajectory: ...
-
-    def give_up(self, question: Question, error: str) -> Trajectory: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +84,9 @@ class _Ask(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class _Room:
-    """What an actor works with: a teacher a sample, and the verifiers that ask a model."""
+    """What an actor works with: the teacher's samples (see `turns`), and the verifiers that ask a model."""
 
-    teachers: Sequence[_Teacher]
+    groups: Sequence[Sequence[Teacher]]
     verifiers: dict[str, ModelVerifier]
 
 
@@ -127,35 +124,37 @@ class RolloutActor:
         """What is missing of the shard: an earlier run, or this actor before it died, may have committed some."""
         work = Work(len(shard.questions))
         if await asyncio.to_thread(self._store.manifest, shard.id) is None:
-            teachers = (await self._opened()).teachers
-            trajectories = await self._all(
-                shard,
-                [
-                    _Ask(question.id, partial(t.run, question), partial(t.give_up, question))
-                    for question in shard.questions
-                    for t in teachers
-                ],
-            )
+            trajectories = await self._trajectories(shard)
             await asyncio.to_thread(self._commit, shard, trajectories)
-            work = Work.of(len(shard.questions), trajectories)
+            work = Work.of(len(shard.questions), trajectories, self._job.config.build.match)
         for name, store in self._scores.items():
             if not store.has(shard.id):
-                verifier = (await self._opened()).verifiers[name]
-                trajectories = await asyncio.to_thread(self._store.read, shard.id)
-                found = await self._all(
-                    shard,
-                    [
-                        _Ask(f"{name} {t.question.id}", partial(verifier.scores, t), partial(_no_scores, t))
-                        for t in trajectories
-                    ],
-                )
-                scores = [
-                    StepScore(trajectory.id, step.index, name, score)
-                    for trajectory, of_steps in zip(trajectories, found, strict=True)
-                    for step, score in zip(trajectory.steps, of_steps, strict=True)
-                ]
+                scores = await self._score(shard, name)
                 await asyncio.to_thread(store.commit, shard.id, scores)
         return work
+
+    async def _trajectories(self, shard: Shard) -> list[Trajectory]:
+        groups, build = (await self._opened()).groups, self._job.config.build
+        asks = [
+            _Ask(question.id, partial(ask, question, group, build), partial(_given_up, question, group))
+            for question in shard.questions
+            for group in groups
+        ]
+        found = await self._all(shard, asks)
+        return list(chain.from_iterable(found))
+
+    async def _score(self, shard: Shard, name: str) -> list[StepScore]:
+        verifier = (await self._opened()).verifiers[name]
+        trajectories = await asyncio.to_thread(self._store.read, shard.id)
+        asks = [
+            _Ask(f"{name} {t.question.id}", partial(verifier.scores, t), partial(_no_scores, t))
+            for t in trajectories
+        ]
+        return [
+            StepScore(trajectory.id, step.index, name, score)
+            for trajectory, of_steps in zip(trajectories, await self._all(shard, asks), strict=True)
+            for step, score in zip(trajectory.steps, of_steps, strict=True)
+        ]
 
     def _commit(self, shard: Shard, trajectories: Sequence[Trajectory]) -> None:
         """Scores that are left of other trajectories go first: a kill between the two leaves none that lie."""
@@ -182,20 +181,20 @@ class RolloutActor:
     async def _all(self, shard: Shard, asks: Sequence[_Ask[T]]) -> list[T]:
         """The results, each asked for in a turn of its own, and noted while it is in flight."""
 
-        async def one(ask: _Ask[T]) -> T:
-            deaths = self._history.given_up(ask.key)
+        async def one(asked: _Ask[T]) -> T:
+            deaths = self._history.given_up(asked.key)
             if deaths is not None:
-                return ask.give_up(
+                return asked.give_up(
                     f"engines died {deaths} times while this was asked, {GIVE_UP} of them with nothing else in "
                     f"flight; to ask it again, delete shard-{shard.id}.parquet and build again"
                 )
-            async with self._turns.turn(self._history.killed_alone(ask.key)) as alone:
-                self._notes.asked(ask.key, alone)
+            async with self._turns.turn(self._history.killed_alone(asked.key)) as alone:
+                self._notes.asked(asked.key, alone)
                 try:
-                    result = await ask.run()
+                    result = await asked.run()
                 except EngineDeadError as error:
                     self._die(error)
-                self._notes.done(ask.key)
+                self._notes.done(asked.key)
                 return result
 
         return await asyncio.gather(*(one(ask) for ask in asks))
@@ -212,10 +211,11 @@ class RolloutActor:
             judge = self._engine(config.build.verify.judge_engine)
         verifiers = open_verifiers(self._scores, config, retriever, generator, judge)
         if generator is None:
-            return _Room([AnnotationTeacher(retriever, config.reasoning)], verifiers)
-        samples = range(config.build.samples)
+            return _Room([[AnnotationTeacher(retriever, config.reasoning)]], verifiers)
+        first = self._job.first_sample
         how = (retriever, generator, config.reasoning, config.sampling, self._job.source)
-        return _Room([Reasoner(*how, sample) for sample in samples], verifiers)
+        samples = [Reasoner(*how, sample) for sample in range(first, first + config.build.samples)]
+        return _Room(turns(samples, config.build), verifiers)
 
     def _engine(self, config: EngineConfig) -> Generator:
         from steper_ray.generation import open_generator  # brings torch, which annotations do not need
@@ -236,6 +236,10 @@ class RolloutActor:
         for engine in self._engines:
             if self._loop is not None:
                 asyncio.run_coroutine_threadsafe(engine.close(), self._loop).result(_CLOSE_SECONDS)
+
+
+def _given_up(question: Question, group: Sequence[Teacher], why: str) -> list[Trajectory]:
+    return [group[0].give_up(question, why)]
 
 
 def _no_scores(trajectory: Trajectory, why: str) -> list[float | None]:

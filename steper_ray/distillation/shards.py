@@ -11,9 +11,11 @@ import json
 import os
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +23,8 @@ import pyarrow.parquet as pq
 from steper_ray.distillation.identity import digest
 from steper_ray.errors import DataError
 from steper_ray.schema import TRAJECTORY_SCHEMA, Question, Trajectory, to_row, trajectory_from_row
+
+T = TypeVar("T")
 
 _TEMPORARY = ".writing-"
 
@@ -61,6 +65,22 @@ def cut(questions: Sequence[Question], size: int, identity: str) -> list[Shard]:
     return shards
 
 
+def by_question(streams: Sequence[Iterable[T]], question_id: Callable[[T], str]) -> Iterator[tuple[T, ...]]:
+    """What several teachers made of each question, the first teacher's first.
+
+    Each stream has its questions in the first one's order; all but the first may leave some out.
+    """
+    grouped = [groupby(stream, key=question_id) for stream in streams]
+    heads = [next(stream, None) for stream in grouped[1:]]
+    for key, own in grouped[0]:
+        found = list(own)
+        for number, head in enumerate(heads):
+            if head is not None and head[0] == key:
+                found.extend(head[1])
+                heads[number] = next(grouped[number + 1], None)
+        yield tuple(found)
+
+
 class ShardStore:
     """The committed shards below one folder, which every actor of a run must be able to write to."""
 
@@ -86,8 +106,8 @@ class ShardStore:
     def commit(self, shard: Shard, trajectories: Sequence[Trajectory]) -> ShardManifest:
         """Writes the shard's trajectories: in the questions' order, those of one question in the samples' order."""
         ids = tuple(q.id for q in shard.questions)
-        samples = len(trajectories) // len(ids)
-        if [(t.question.id, t.sample) for t in trajectories] != [(i, n) for i in ids for n in range(samples)]:
+        own = [key for key, _ in groupby(trajectories, key=lambda trajectory: trajectory.question.id)]
+        if tuple(own) != ids or len({t.id for t in trajectories}) < len(trajectories):
             raise ValueError(f"shard {shard.id}: the trajectories are not those of its questions")
         table = pa.Table.from_pylist([to_row(t) for t in trajectories], schema=TRAJECTORY_SCHEMA)
         data = self._temporary()

@@ -7,6 +7,7 @@ could succeed. This module knows retrievers and generators as protocols, and no 
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -49,7 +50,7 @@ class Reasoner:
         source: str = "",
         sample: int = 0,
     ) -> None:
-        self.config, self._sample = config, sample
+        self.config, self._sample, self._attempt = config, sample, 0
         self._retriever, self._generator, self._sampling, self._source = (
             retriever,
             generator,
@@ -82,6 +83,14 @@ class Reasoner:
         trajectory = self._end(question, steps, reason, error)
         emit(Finished(trajectory))
         return trajectory
+
+    def second_chance(self, wrong: Trajectory) -> Reasoner:
+        """The same teacher, for the question of `wrong` alone: it sees its own wrong chain, never the right answer."""
+        again = copy.copy(self)
+        again._attempt = wrong.attempt + 1
+        again._layout = self._layout.after(wrong.question.text, wrong.chain)
+        again._encoder = None if self._encoder is None else self._encoder.of(again._layout)
+        return again
 
     def give_up(self, question: Question, error: str) -> Trajectory:
         """The trajectory of a question that is not asked, because the engine dies of it."""
@@ -124,6 +133,7 @@ class Reasoner:
             error=error,
             source=self._source,
             sample=self._sample,
+            attempt=self._attempt,
         )
 
     def _check(self, question: Question) -> None:
@@ -178,6 +188,8 @@ class Reasoner:
         if self._sampling.temperature == 0:
             return self._sampling
         name = f"{self._sampling.seed} {self._sample} {index} {question.id}"
+        if self._attempt:
+            name += f" {self._attempt}"
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) >> 1  # engines take 31 bits
         return self._sampling.model_copy(update={"seed": seed})
 

@@ -11,6 +11,8 @@ from steper_ray.config.file import load_config
 from steper_ray.corpora.miniature import make_corpus
 from steper_ray.distillation import pipeline
 from steper_ray.distillation.engine_log import EngineLog
+from steper_ray.distillation.filtering import drop_reason
+from steper_ray.distillation.inspection import DataSet
 from steper_ray.distillation.pipeline import MAX_RESTARTS, build_data
 from steper_ray.distillation.rollout_actor import Job, RolloutActor, shard_row
 from steper_ray.distillation.shards import cut
@@ -52,9 +54,18 @@ ENGINE = ("reasoning.max_steps=2", "sampling.max_tokens=12", "build.in_flight=6"
 
 def trajectories(report):
     """In input order, as the manifest lists the shards."""
-    ids = json.loads((report.folder / "manifest.json").read_text())["shards"]
+    (teacher,) = json.loads((report.folder / "manifest.json").read_text())["teachers"]
+    ids = teacher["shards"]
     files = [report.folder / "trajectories" / f"shard-{key}.parquet" for key in ids]
     return [trajectory_from_row(row) for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def made_by(report):
+    """Teacher -> the ids of its trajectories, in the order of the questions."""
+    found = {}
+    for seen in DataSet(report.folder.parent):
+        found.setdefault(seen.trajectory.source, []).append(seen.trajectory.id)
+    return found
 
 
 def example_bytes(report):
@@ -100,7 +111,7 @@ def test_a_rerun_makes_nothing_and_a_lost_shard_alone_is_made_again(configure):
 
 
 def test_samples_of_a_question_differ_are_the_same_in_another_run_and_any_choice_of_them_is_free(configure):
-    sampled = (*ENGINE, "corpus.limit=6", "build.samples=3", "sampling.temperature=6")
+    sampled = (*ENGINE, "corpus.limit=6", "build.ask=all", "build.samples=3", "sampling.temperature=6")
     report = build_data(configure(*sampled, "build.keep=all"))
     found = trajectories(report)
     assert [(t.question, t.sample) for t in found] == [(q, n) for q in QUESTIONS[:6] for n in range(3)]
@@ -112,6 +123,38 @@ def test_samples_of_a_question_differ_are_the_same_in_another_run_and_any_choice
     assert again.shards_run == 2
     assert [t.chain for t in trajectories(again)] == [t.chain for t in found]
     assert build_data(configure(*sampled, "build.keep=first")).shards_run == 0
+
+
+def test_a_second_teacher_is_asked_what_the_first_got_wrong_and_each_row_tells_its_teacher(configure):
+    teachers = "build.teachers=[{engine: {model: 'miniature:base'}}, {engine: {model: 'miniature:teacher'}}]"
+    config = ("corpus.limit=5", teachers)
+    report = build_data(configure(*config))
+    made = made_by(report)
+    right = [s.trajectory.question.id for s in DataSet(report.folder.parent) if s.fate == "kept"]
+    of_base = report.sources["miniature:base"].kept
+    assert made["miniature:base"] == [q.id for q in QUESTIONS[:5]]
+    assert len(made["miniature:teacher"]) == 5 - of_base
+    assert {i.partition("~")[2] for i in made["miniature:teacher"]} == {"1"}
+    assert report.sources["miniature:teacher"].kept > 0
+    assert report.questions_kept == len(set(right)) == report.kept
+    assert report.questions == 5
+    again = build_data(configure(*config))
+    assert (again.shards_run, made_by(again)) == (0, made)
+    everyone = build_data(configure(*config, "build.keep=all"))
+    assert [len(ids) for ids in made_by(everyone).values()] == [5, 5]
+
+
+def test_a_wrong_answer_gets_a_second_chance_that_a_rerun_does_not_repeat(configure):
+    # With one passage a step the teacher often guesses.
+    config = ("reasoning.k=1", "corpus.limit=8", "build.self_correct=true")
+    report = build_data(configure(*config))
+    found = trajectories(report)
+    wrong = [t for t in found if not t.attempt and drop_reason(t, "exact") == "wrong_answer"]
+    assert wrong
+    assert [t.question.id for t in found if t.attempt] == [t.question.id for t in wrong]
+    assert report.questions == 8
+    assert report.trajectories == 8 + len(wrong)
+    assert build_data(configure(*config)).shards_run == 0
 
 
 def test_another_filter_setting_reuses_all_trajectories_and_another_k_none(configure):
@@ -179,7 +222,7 @@ def dying(monkeypatch, marks: Path, deaths: int):
     class Dying(RolloutActor):
         def _open(self):
             room, asked = super()._open(), []
-            (teacher,) = room.teachers
+            ((teacher,),) = room.groups
             run = teacher.run
 
             async def run_or_die(question):

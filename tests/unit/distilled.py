@@ -3,7 +3,7 @@
 import dataclasses
 
 from steper_ray.config import Config
-from steper_ray.distillation.assemble import assemble
+from steper_ray.distillation.assemble import Part, assemble
 from steper_ray.distillation.scores import ScoreStore
 from steper_ray.distillation.shards import ShardStore, cut
 from steper_ray.schema import Hit, Passage, Question, Step, StopReason, SubQuestion, Trajectory, Usage
@@ -59,4 +59,4 @@ def assembled(run_dir, trajectories, samples=1, keep="first", judged=(), **verif
         ids = {question.id for question in shard.questions}
         of_shard = [score for score in judged if score.question_id.partition("~")[0] in ids]
         stores["judge"].commit(shard.id, of_shard)
-    return assemble(config, {"teacher": "engine"}, shards, store, stores, run=len(shards), skipped=0)
+    return assemble(config, [Part({"teacher": "engine"}, shards, store, stores)], run=len(shards), skipped=0)

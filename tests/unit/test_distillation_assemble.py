@@ -58,10 +58,11 @@ def test_dropped_questions_are_named_with_their_reason(build):
 def test_the_manifest_ties_config_identity_and_counts_together(build):
     report = build()
     manifest = json.loads((report.folder / "manifest.json").read_text())
-    assert manifest["identity"] == {"teacher": "engine"}
+    (teacher,) = manifest["teachers"]
+    assert teacher["identity"] == {"teacher": "engine"}
     assert manifest["counts"]["dropped"] == report.dropped
     assert manifest["config"]["reasoning"]["k"] == 4
-    assert len(manifest["shards"]) == report.shards == 3
+    assert len(teacher["shards"]) == report.shards == 3
     assert len(manifest["code"]) == len(manifest["examples_sha256"]) == 64
 
 
@@ -117,22 +118,22 @@ def test_the_summary_tells_the_counts(build):
 
 def test_progress_off_a_terminal_writes_lines_now_and_then_and_at_the_end():
     out, times = io.StringIO(), iter([0.0, 1.0, 12.0, 13.0])
-    work = Work.of(10, [with_usage(trajectory(1)), trajectory(2, reason="step_limit")])
+    work = Work.of(10, [with_usage(trajectory(1)), trajectory(2, reason="step_limit")], "exact")
     with Progress(100, 20, out, lambda: next(times)) as progress:
         for part in (work, Work(30), Work(40)):
             progress.advance(part)
     assert out.getvalue().splitlines() == [
         "trajectories: 60 of 100 questions (60 %), 3.3/s, 12 s left; "
-        "1 answered, 0.3 steps/s, 2 tokens/s, 50 % of prompts cached",
+        "1 right, 0.3 steps/s, 2 tokens/s, 50 % of prompts cached",
         "trajectories: 100 of 100 questions (100 %), 6.2/s, 0 s left; "
-        "1 answered, 0.3 steps/s, 2 tokens/s, 50 % of prompts cached",
+        "1 right, 0.3 steps/s, 2 tokens/s, 50 % of prompts cached",
     ]
 
 
 def test_engines_may_start_so_often_and_the_error_has_their_last_words(tmp_path):
     log = EngineLog(tmp_path / "engines", limit=2)
-    log.started()
-    log.died("out of memory")
+    notes, _ = log.started()
+    notes.died("out of memory")
     log.started()
     with pytest.raises(EngineDeadError, match=r"started 2 times .*out of memory"):
         log.started()

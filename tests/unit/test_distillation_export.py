@@ -233,7 +233,10 @@ def test_no_key_no_address_and_no_absolute_path_leaves_the_machine(tmp_path, mon
     config["engine"] |= {"kind": "openai", "model": "big", "url": "http://user:pass@inner-host:8000/v1"}
     config["corpus"] |= {"kind": "plain", "questions": "/home/someone/q.jsonl", "passages": "data/p.jsonl"}
     config["reasoning"]["demonstrations"] = "../someone/shots.txt"
-    manifest["identity"]["engine"] = {"model": "/home/someone/models/big", "url": "http://inner-host"}
+    manifest["teachers"][0]["identity"]["engine"] = {
+        "model": "/home/someone/models/big",
+        "url": "http://inner-host",
+    }
     path.write_text(json.dumps(manifest))
     export(run_dir, tmp_path / "out")
     for name, content in files_of(tmp_path / "out").items():

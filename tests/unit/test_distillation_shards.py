@@ -7,7 +7,7 @@ from distilled import question, trajectory
 
 from steper_ray.config.file import load_config
 from steper_ray.distillation.identity import digest, run_identity
-from steper_ray.distillation.shards import ShardStore, cut
+from steper_ray.distillation.shards import ShardStore, by_question, cut
 from steper_ray.errors import DataError, ModelError
 
 QUESTIONS = [question(n) for n in range(7)]
@@ -151,9 +151,27 @@ def test_retrained_weights_and_edited_demonstrations_are_another_identity(tmp_pa
     assert identity(*overrides) != second
 
 
-def test_the_samples_of_a_question_stand_together_and_none_is_missing(store, shard):
-    samples = [dataclasses.replace(t, sample=n) for t in TRAJECTORIES for n in (0, 1)]
+def test_the_samples_of_a_question_stand_together_each_once_and_no_question_is_missing(store, shard):
+    one, other = TRAJECTORIES
+    samples = [one, dataclasses.replace(one, sample=1), dataclasses.replace(one, sample=1, attempt=1), other]
     store.commit(shard, samples)
     assert store.read(shard.id) == samples
-    with pytest.raises(ValueError, match="not those of its questions"):
-        store.commit(shard, samples[:3])
+    for wrong in ([other, one], [one, other, one], [one, one, other]):
+        with pytest.raises(ValueError, match="not those of its questions"):
+            store.commit(shard, wrong)
+
+
+def test_what_several_teachers_made_of_a_question_stands_together_in_the_first_ones_order():
+    streams = [["a1", "a2", "b1", "c1"], [], ["b3", "b4", "c3"], ["a5"]]
+    assert list(by_question(streams, lambda made: made[0])) == [
+        ("a1", "a2", "a5"),
+        ("b1", "b3", "b4"),
+        ("c1", "c3"),
+    ]
+
+
+@pytest.mark.parametrize("again", ["build.self_correct=true", "sampling.temperature=1 build.samples=2"])
+def test_what_counts_as_right_is_part_of_the_identity_where_it_decides_what_is_asked(again):
+    overrides = again.split()
+    assert identity(*overrides, "build.match=contains") != identity(*overrides)
+    assert identity(*overrides, "build.ask=all") != identity(*overrides)
