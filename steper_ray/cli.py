@@ -13,17 +13,14 @@ from typing import Annotated, Any
 
 import typer
 
-from steper_ray.cli_data import export, inspect_data
+from steper_ray.cli_data import estimate, export, inspect_data
+from steper_ray.cli_options import ConfigFile, DryRun, Overrides
 from steper_ray.config import Config
 from steper_ray.config.file import load_config
 from steper_ray.errors import SteperError
 
 DEFAULT = Path("jobs/configs/miniature.yaml")
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file of a run.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides, such as train.epochs=3.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and stop.")]
 
 
 def _run(
@@ -67,6 +64,7 @@ def build(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRu
 
 app.command("inspect")(inspect_data)
 app.command()(export)
+app.command()(estimate)
 
 
 @app.command()

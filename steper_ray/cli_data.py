@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from steper_ray.cli_options import ConfigFile, Overrides
+
 RunDir = Annotated[Path, typer.Argument(help="Folder of a run that was built.")]
 
 
@@ -65,3 +67,34 @@ def export(
     from steper_ray.distillation.export import export as write
 
     typer.echo(write(run_dir, out, validation=validation, language=language).summary())
+
+
+def estimate(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    gpu: Annotated[str, typer.Option(help="Kind of GPU: A100, H100 or H200.")] = "H100",
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="GPUs in all; by default build.engines engines.")
+    ] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="Price of a GPU hour.")] = None,
+    params: Annotated[
+        float | None, typer.Option(min=1, help="Parameters of a model not on this disk.")
+    ] = None,
+    tokens_per_second: Annotated[
+        float | None, typer.Option(min=1e-9, help="Tokens that one engine writes, reading included.")
+    ] = None,
+    from_run: Annotated[
+        Path | None, typer.Option("--from", help="Run whose speed and steps are taken.")
+    ] = None,
+    steps: Annotated[float | None, typer.Option(min=1, help="Mean steps of a trajectory; else S.")] = None,
+    written: Annotated[float | None, typer.Option(min=1, help="Mean tokens written in a step.")] = None,
+) -> None:
+    """What a build will take, before it runs: generations, tokens and engine hours, with what they assume."""
+    from rich.console import Console
+
+    from steper_ray.config.file import load_config
+    from steper_ray.distillation.estimate_report import Options, make_estimate, text
+
+    options = Options(gpu, gpus, price, params, tokens_per_second, from_run, steps, written)
+    console = Console(markup=False, highlight=False)
+    console.print(text(make_estimate(load_config(config, overrides or []), options)))

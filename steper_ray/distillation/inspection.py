@@ -50,8 +50,9 @@ class DataSet:
 
     @property
     def in_flight(self) -> int:
-        """Trajectories side by side in an engine, as the last build was told."""
-        return int(self.manifest["config"]["build"]["in_flight"])
+        """Most trajectories side by side in an engine: as the last build was told, and as there were."""
+        build, counts = self.manifest["config"]["build"], self.manifest["counts"]
+        return max(1, min(build["in_flight"], counts["trajectories"] // build["engines"]))
 
     @property
     def recall(self) -> list[float]:

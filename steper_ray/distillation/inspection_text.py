@@ -26,13 +26,13 @@ from steper_ray.schema import Ability
 
 def summary(data: DataSet, found: Inspection) -> RenderableType:
     """Counts, lengths, recall and cost."""
-    counts = _table("", "number", "share")
+    counts = figures_table("", "number", "share")
     for fate, number in sorted(found.fates.items(), key=lambda pair: (pair[0] != KEPT, pair[0])):
         counts.add_row(fate.replace("_", " "), f"{number:,}", f"{number / found.trajectories:.1%}")
-    hops = _table("hops", "trajectories", "kept")
+    hops = figures_table("hops", "trajectories", "kept")
     for hop, (asked, kept) in sorted(found.hops.items(), key=lambda pair: pair[0] or 0):
         hops.add_row("not known" if hop is None else str(hop), f"{asked:,}", f"{kept / asked:.1%}")
-    lengths = _table("of kept trajectories", "median", "95 %", "most")
+    lengths = figures_table("of kept trajectories", "median", "95 %", "most")
     for name, counted in (
         ("steps", found.steps_kept),
         ("passages", found.passages),
@@ -114,7 +114,7 @@ def plain(shown: RenderableType, width: int = 100) -> str:
 
 
 def _examples(found: Inspection) -> Table:
-    table = _table(
+    table = figures_table(
         "examples", "number", "share", "passages", "prompt words", "target words", "tokens read",
         "written",
     )  # fmt: skip
@@ -139,26 +139,29 @@ def _bill(data: DataSet, found: Inspection) -> list[Text]:
     cost = found.cost
     if not cost.n:
         return []
-    waits = f"{_time(cost.generation_seconds)} for generation, {_time(cost.retrieval_seconds)} for retrieval"
+    waits = f"{duration(cost.generation_seconds)} for generation, {duration(cost.retrieval_seconds)} for retrieval"
     return [
         Text(
             f"read {cost.prompt_tokens:,} tokens: {cost.fresh_tokens:,} fresh, {cost.cached_tokens:,} from the prefix "
             f"cache; wrote {cost.completion_tokens:,}"
         ),
         Text(
-            f"waited {waits} ({cost.retrieval_share:.1%}): at least {_time(cost.engine_seconds(data.in_flight))} of "
+            f"waited {waits} ({cost.retrieval_share:.1%}): at least {duration(cost.engine_seconds(data.in_flight))} of "
             f"one engine, with always {data.in_flight} trajectories in flight"
         ),
     ]
 
 
-def _time(seconds: float) -> str:
-    return f"{seconds / 3600:,.2f} h" if seconds >= 3600 else f"{seconds:,.1f} s"
+def duration(seconds: float) -> str:
+    """In the unit that leaves it readable."""
+    if seconds < 120:
+        return f"{seconds:,.1f} s"
+    return f"{seconds / 60:,.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
 def _costs(data: DataSet, found: Inspection) -> Table:
     recall = data.recall
-    table = _table(
+    table = figures_table(
         "step", "taken", "recall", "prompt tokens", "cached", "written", "s retrieval", "s generation"
     )
     for number, cost in enumerate(found.costs):
@@ -175,8 +178,9 @@ def _costs(data: DataSet, found: Inspection) -> Table:
     return table
 
 
-def _table(*headings: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def figures_table(*headings: str) -> Table:
+    """The first column is for names, the others are for numbers."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=not number)
-    return table
+        made.add_column(heading, justify="right" if number else "left", no_wrap=not number)
+    return made

@@ -19,6 +19,8 @@ class StepCost:
     seconds are waits added up and not time on a clock."""
 
     n: int = 0
+    passages: int = 0
+    """Those that were new at the step."""
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
@@ -27,6 +29,7 @@ class StepCost:
 
     def add(self, step: Step) -> None:
         self.n += 1
+        self.passages += len(step.hits)
         self.prompt_tokens += step.usage.prompt_tokens
         self.cached_tokens += step.usage.cached_tokens
         self.completion_tokens += step.usage.completion_tokens

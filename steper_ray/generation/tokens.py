@@ -32,10 +32,10 @@ def tokenizer_name(config: EngineConfig) -> str:
     return name
 
 
-def load_tokenizer(name: str) -> Any:
-    """A Hugging Face tokenizer with an end of sequence. Raises ModelError."""
+def load_tokenizer(name: str, *, local: bool = False) -> Any:
+    """A Hugging Face tokenizer with an end of sequence; `local` asks no hub. Raises ModelError."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
     except Exception as error:  # a broken file raises anything: the Rust core even plain Exceptions
         what = f"{type(error).__name__}: {error}"
         raise ModelError(f"tokenizer '{name}' cannot be loaded ({what})") from error
