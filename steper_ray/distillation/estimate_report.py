@@ -22,7 +22,7 @@ from steper_ray.distillation.inspection import DataSet, inspect
 from steper_ray.distillation.inspection_text import duration, figures_table
 from steper_ray.errors import DataError
 
-SENTENCE_TOKENS = 32  # what a teacher writes in a step of one sentence, if nothing better is known
+SENTENCE_TOKENS = 32  # written in a step that is cut as soon as it is complete; a figure of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ def _course(config: Config, options: Options, said: list[str]) -> tuple[Course, 
     if options.written is not None:
         written, why = options.written, "--written"
     elif reasoning.unit == "sentence":
-        written, why = min(SENTENCE_TOKENS, sampling.max_tokens), "one sentence; --written to change it"
+        written, why = min(SENTENCE_TOKENS, sampling.max_tokens), "a short step; --written to change it"
     else:
         written, why = sampling.max_tokens, "sampling.max_tokens; --written to change it"
     said.append(f"{written:g} tokens written a step ({why})")
