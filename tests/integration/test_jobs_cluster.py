@@ -10,11 +10,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import httpx
 import pytest
+from waiting import answers, wait_until
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(sys.executable).parent
@@ -69,17 +69,19 @@ class Cluster:
     def wait_until_ready(self) -> None:
         """Until a job can be submitted: the job server answers some seconds before its agent takes jobs."""
         headers = {"Authorization": f"Bearer {self.env['RAY_AUTH_TOKEN']}"}
-        deadline = time.monotonic() + 180
-        while time.monotonic() < deadline:
-            assert self.head.poll() is None, self.log.read_text()
+
+        def takes_a_job() -> bool:
             with contextlib.suppress(httpx.TransportError):
                 reply = httpx.post(
                     f"{self.address}/api/jobs/", headers=headers, json={"entrypoint": "true"}, timeout=60
                 )
-                if reply.status_code == 200:
-                    return
-            time.sleep(0.5)
-        raise AssertionError(f"no job server in 180 s: {self.log.read_text()}")
+                return reply.status_code == 200
+            return False
+
+        def ended() -> str | None:
+            return None if self.head.poll() is None else self.log.read_text()
+
+        wait_until(takes_a_job, "the job server", seconds=180, in_vain=ended, every=0.5)
 
     def submit(self, *entrypoint: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         command = ["ray", "job", "submit", "--address", self.address, "--working-dir", str(ROOT), "--"]
@@ -172,14 +174,12 @@ def test_serve_run_answers_with_the_student_of_the_run(cluster, run_dir, tmp_pat
     )
     try:
         url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 240
-        while True:
-            assert service.poll() is None, service.stdout.read()
-            assert time.monotonic() < deadline, "not ready in 240 s"
-            with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{url}/readyz").status_code == 200:
-                    break
-            time.sleep(0.5)
+        wait_until(
+            lambda: answers(f"{url}/readyz"),
+            "the service",
+            in_vain=lambda: None if service.poll() is None else service.stdout.read(),
+            every=0.5,
+        )
         reply = httpx.post(
             f"{url}/v1/reason", json={"question": "Who is the mayor of Velmora?"}, timeout=120
         ).json()

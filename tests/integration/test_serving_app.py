@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from types import SimpleNamespace
 
@@ -13,6 +12,7 @@ import httpx
 import pytest
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from serving_apps import REST, deploy, free_port, hanging, serving, small_config
+from waiting import answers, wait_until
 
 from steper_ray.config.file import load_config
 from steper_ray.corpora import open_corpus
@@ -168,10 +168,8 @@ def test_a_client_that_leaves_aborts_the_engines_request(service):
     with stream(service.hanging, "Who shot Alba?") as reply:
         told = events(reply)
         read_until_it_hangs(told)
-    until = time.monotonic() + 60
-    while (now := stats(service)).running and time.monotonic() < until:
-        pass
-    assert (now.running, now.aborted) == (0, before + 1)
+    wait_until(lambda: not stats(service).running, "the end of the request", seconds=60)
+    assert stats(service).aborted == before + 1
 
 
 def test_beyond_a_full_queue_a_question_is_refused_and_those_that_wait_are_answered(service):
@@ -212,7 +210,12 @@ def test_the_command_serves_behind_its_token_logs_no_question_and_ends_orderly(t
             command, stdout=out, stderr=subprocess.STDOUT, env=environ | {"STEPER_API_TOKEN": TOKEN}
         )
     try:
-        _wait_for(process, f"http://127.0.0.1:{port}/readyz", log)
+        wait_until(
+            lambda: answers(f"http://127.0.0.1:{port}/readyz"),
+            "the service",
+            in_vain=lambda: None if process.poll() is None else log.read_text(),
+            every=0.2,
+        )
         url = f"http://127.0.0.1:{port}"
         question = '{"question": "Where does Zyxwvut live?", "max_steps": 1}'
         for shown in ("", "Bearer", "Bearer wrong", f"Basic {TOKEN}", "Bearer ünïcode".encode()):
@@ -226,15 +229,3 @@ def test_the_command_serves_behind_its_token_logs_no_question_and_ends_orderly(t
     assert "stopping" in text
     assert "Zyxwvut" not in text
     assert TOKEN not in text
-
-
-def _wait_for(process, url, log):
-    until = time.monotonic() + 240
-    while time.monotonic() < until:
-        assert process.poll() is None, log.read_text()
-        try:
-            if httpx.get(url).status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.2)
-    raise AssertionError(log.read_text())

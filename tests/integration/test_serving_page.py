@@ -3,7 +3,6 @@
 import json
 import shutil
 import threading
-import time
 from types import SimpleNamespace
 
 import httpx
@@ -15,6 +14,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 from serving_apps import FIRST, PASSAGES, REST, deploy, free_port, hanging, serving, small_config
+from waiting import wait_until
 
 from steper_ray.config import ReasoningConfig, SamplingConfig, ServeConfig
 from steper_ray.corpora import open_corpus
@@ -286,9 +286,7 @@ def guarded():
     server = uvicorn.Server(uvicorn.Config(make_app(engine, settings), port=port, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
-    until = time.monotonic() + 60
-    while not server.started and time.monotonic() < until:
-        time.sleep(0.02)
+    wait_until(lambda: server.started, "the server", seconds=60, in_vain=lambda: not thread.is_alive())
     yield f"http://127.0.0.1:{port}/"
     server.should_exit = True
     thread.join(timeout=60)

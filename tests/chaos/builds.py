@@ -1,0 +1,106 @@
+"""Builds that are disturbed, seen from outside: their settings, how far they are, and what they came to."""
+
+import json
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from steper_ray.config.file import load_config
+from steper_ray.schema import Trajectory, trajectory_from_row
+
+N_QUESTIONS, SHARD_SIZE = 16, 2
+N_SHARDS = N_QUESTIONS // SHARD_SIZE
+SETTINGS = [
+    "corpus.miniature.worlds=2",
+    "corpus.miniature.questions_per_world=8",
+    f"build.shard_size={SHARD_SIZE}",
+    "build.in_flight=3",
+    "build.match=contains",
+    "reasoning.max_steps=3",
+    "sampling.max_tokens=24",
+]
+
+
+def config(run_dir: Path):
+    return load_config(None, [*SETTINGS, f"run_dir={run_dir}"])
+
+
+class Watched:
+    """A build's folder. Its engines' log says what was asked, its shards' manifests what is committed."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.data = run_dir / "data"
+
+    def events(self) -> list[list[str]]:
+        """[event, question] in the order noted. A line that is being written is left out."""
+        logs = sorted((self.data / "engines").glob("start-*"))
+        lines = [line for log in logs for line in log.read_bytes().splitlines(keepends=True)]
+        return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+    def begun(self) -> int:
+        return sum(event in ("asked", "alone") for event, _ in self.events())
+
+    def starts(self) -> int:
+        return len(list((self.data / "engines").glob("start-*")))
+
+    def committed(self) -> dict[str, tuple[int, int]]:
+        """Shard -> its file's inode and time, both of which change when it is written again."""
+        folder = self.data / "trajectories"
+        files = {note.stem: note.with_suffix(".parquet").stat() for note in folder.glob("shard-*.json")}
+        return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in files.items()}
+
+    def examples(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (self.data / "examples").glob("*.parquet")}
+
+    def trajectories(self) -> list[Trajectory]:
+        """In input order."""
+        shards = json.loads((self.data / "manifest.json").read_text())["shards"]
+        files = [self.data / "trajectories" / f"shard-{shard}.parquet" for shard in shards]
+        return [trajectory_from_row(row) for file in files for row in pq.read_table(file).to_pylist()]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The first sight of so many shards committed, or of so many questions asked: then a shard is in the middle."""
+
+    of: str
+    count: int
+
+    @classmethod
+    def drawn(cls, rng: random.Random) -> "Moment":
+        if rng.random() < 0.5:
+            return cls("shards", rng.randint(1, N_SHARDS - 3))
+        return cls("questions", rng.randint(2, N_QUESTIONS - 4))
+
+    def has_come(self, build: Watched) -> bool:
+        return (len(build.committed()) if self.of == "shards" else build.begun()) >= self.count
+
+
+def timeless(trajectory: Trajectory) -> Trajectory:
+    """Without what depends on who else was in the engine: timings, what its cache gave, and the last bits of the
+    log-probabilities."""
+    steps = [
+        replace(
+            step,
+            usage=replace(step.usage, cached_tokens=0),
+            retrieval_seconds=0.0,
+            generation_seconds=0.0,
+            mean_logprob=None if step.mean_logprob is None else round(step.mean_logprob, 4),
+        )
+        for step in trajectory.steps
+    ]
+    return replace(trajectory, steps=tuple(steps))
+
+
+def same_data(build: Watched, whole: Watched) -> bool:
+    """The examples are equal to the byte, the trajectories in all that `timeless` leaves."""
+    assert whole.examples()
+    assert build.examples() == whole.examples()
+    found, wanted = ([timeless(t) for t in each.trajectories()] for each in (build, whole))
+    assert [t.id for t in found] == [t.id for t in wanted]
+    assert len({t.id for t in found}) == N_QUESTIONS
+    assert found == wanted
+    return True

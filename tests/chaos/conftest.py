@@ -1,0 +1,45 @@
+"""One Ray for all builds whose case leaves it alive, and one undisturbed build that all are compared with."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from builds import Watched, config
+
+from steper_ray.distillation.pipeline import build_data
+
+
+@pytest.fixture
+def ray_folder() -> Iterator[str]:
+    """Short: a socket's path may have 107 characters, and pytest's own folders leave too few of them."""
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """Of the tests' own process."""
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    ray.init(
+        address="local",
+        num_cpus=4,
+        num_gpus=0,
+        include_dashboard=False,
+        log_to_driver=False,
+        _temp_dir=folder,
+    )
+    yield
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def whole(cluster, tmp_path_factory: pytest.TempPathFactory) -> Watched:
+    """The undisturbed build."""
+    run_dir: Path = tmp_path_factory.mktemp("whole")
+    build_data(config(run_dir))
+    return Watched(run_dir)
