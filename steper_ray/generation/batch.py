@@ -26,7 +26,10 @@ _SIMILAR = 7 / 8
 
 
 class Running:
-    """One sequence, from its prompt to its end. `max_tokens` must fit into the model after the prompt."""
+    """One sequence, from its prompt to its end. `max_tokens` must fit into the model after the prompt.
+
+    It may leave a batch before its end and join again: it goes on where it was.
+    """
 
     def __init__(
         self,
@@ -41,7 +44,8 @@ class Running:
         self.next_token = prompt[-1]
         self.length = len(prompt) - 1  # tokens in the cache, once it has joined
         self.cached = 0  # of them, those that were not computed for this sequence
-        self._max_tokens, self._written = max_tokens, 0
+        self._max_tokens = max_tokens
+        self._written: list[int] = []
         self._uniforms = draws(sampling, max_tokens)
         self._detokenizer = Detokenizer(decode, prompt)
         self._stop = StopStrings(stop)
@@ -49,22 +53,27 @@ class Running:
     @property
     def may_end(self) -> bool:
         """Whether the next token may be an end of sequence."""
-        return self._written >= self.sampling.min_tokens
+        return len(self._written) >= self.sampling.min_tokens
 
     @property
     def uniform(self) -> float | None:
         """The draw of the next token; None if it is greedy."""
-        return self._uniforms[self._written] if self._uniforms else None
+        return self._uniforms[len(self._written)] if self._uniforms else None
+
+    @property
+    def tokens(self) -> list[int]:
+        """The prompt and what was written after it: what is read when it joins, but for the last one."""
+        return [*self.prompt, *self._written]
 
     def accept(self, token: int, logprob: float, is_end: bool) -> Chunk:
         """Takes the next token; the chunk that ends the sequence has a finish reason."""
         self.next_token = token
         self.length += 1
-        self._written += 1
+        self._written.append(token)
         text, stopped = ("", False) if is_end else self._stop.push(self._detokenizer.push(token))
         stopped = stopped or is_end
-        usage = Usage(len(self.prompt), self._written, self.cached)
-        if not stopped and self._written < self._max_tokens:
+        usage = Usage(len(self.prompt), len(self._written), self.cached)
+        if not stopped and len(self._written) < self._max_tokens:
             return Chunk(text, (token,), (logprob,), None, usage)
         return Chunk(text + self._stop.flush(), (token,), (logprob,), "stop" if stopped else "length", usage)
 
@@ -77,10 +86,10 @@ def next_group(waiting: Sequence[R], room: int, max_tokens: int) -> list[R]:
 
     At most `room` of them, and at most `max_tokens` with padding (a longer prompt goes alone).
     """
-    longest = shortest = max(len(waiting[0].prompt), 1)
+    longest = shortest = waiting[0].length + 1
     group: list[R] = []
     for sequence in waiting:
-        size = len(sequence.prompt)
+        size = sequence.length + 1
         high, low = max(longest, size), min(shortest, size)
         if not group or (low >= _SIMILAR * high and high * (len(group) + 1) <= max_tokens):
             group.append(sequence)
@@ -110,7 +119,7 @@ class Batch(Generic[R]):
 
         If it raises, none of them has joined.
         """
-        known = {id(s): found for s in group if (found := self._prefixes.take(s.prompt[:-1])) is not None}
+        known = {id(s): found for s in group if (found := self._prefixes.take(s.tokens[:-1])) is not None}
         fresh = [sequence for sequence in group if id(sequence) not in known]
         rest = [sequence for sequence in group if id(sequence) in known]
         self._prefill(fresh)
@@ -124,7 +133,7 @@ class Batch(Generic[R]):
             return
         ids = torch.zeros((len(group), columns), dtype=torch.long)
         for row, sequence in enumerate(group):
-            ids[row, : sequence.length] = torch.tensor(sequence.prompt[:-1])
+            ids[row, : sequence.length] = torch.tensor(sequence.tokens[:-1])
         self._cache.prefill(len(self.rows), len(group), columns)
         # Padding lies to the right, where causal attention does not look: no mask, the fastest kernels.
         self._forward(ids.to(self._model.device))
@@ -132,11 +141,11 @@ class Batch(Generic[R]):
     def _extend(self, row: int, sequence: R, prefix: Prefix, shared: int) -> None:
         device, end = self._model.device, sequence.length
         self._cache.extend(row, prefix.states, shared, end)
-        sequence.cached = shared
+        sequence.cached = min(shared, len(sequence.prompt))
         if shared < end:
             positions = torch.arange(shared, end, device=device)
             seen = torch.arange(end, device=device) <= positions[:, None]
-            ids = torch.tensor([sequence.prompt[shared:end]], device=device)
+            ids = torch.tensor([sequence.tokens[shared:end]], device=device)
             self._forward(ids, attention_mask=seen[None, None], position_ids=positions[None])
 
     def step(self) -> list[tuple[R, Chunk]]:

@@ -165,7 +165,7 @@ class _Worker:
             group = next_group(self._waiting, room, self._prefill_tokens)
             chosen = set(map(id, group))
             self._waiting = [request for request in self._waiting if id(request) not in chosen]
-            budget -= sum(len(request.prompt) for request in group)
+            budget -= sum(request.length + 1 for request in group)
             self._join(group)
 
     def _join(self, group: list[_Request]) -> None:
@@ -181,16 +181,36 @@ class _Worker:
                 self._join([request])
 
     def _step(self) -> None:
-        if not self._batch.rows:
+        rows = list(self._batch.rows)
+        if not rows:
             return
         try:
             _deliver(self._batch.step())
+            return
         except torch.AcceleratorError:
             raise
         except RuntimeError as error:
-            failed = list(self._batch.rows)
-            self._batch.clear()
-            _deliver((request, GenerationError(f"the model failed on a step: {error}")) for request in failed)
+            failed = GenerationError(f"the model failed on a step: {error}")
+        # Here and not above, where the error's traceback would keep the failed pass in memory.
+        self._batch.clear()
+        if len(rows) == 1:
+            _deliver([(rows[0], failed)])
+        else:
+            self._step_alone(rows)
+
+    def _step_alone(self, requests: list[_Request]) -> None:
+        """Each request's next token, with no other in the batch: the one that the model fails on fails for itself.
+
+        The others then wait to join again, before those that came later.
+        """
+        going_on = []
+        for request in requests:
+            self._join([request])
+            self._step()
+            if self._batch.rows:
+                self._batch.remove(0)
+                going_on.append(request)
+        self._waiting = going_on + self._waiting
 
     def _finish(self) -> None:
         """Whatever ended the worker, nobody waits for it forever."""

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from steper_ray.config import EngineConfig, SamplingConfig
-from steper_ray.errors import ModelError, PromptTooLongError
+from steper_ray.errors import GenerationError, ModelError, PromptTooLongError
 from steper_ray.generation import generate, open_generator
 from steper_ray.generation.prefixes import PrefixStore
 from steper_ray.generation.slots import SlotCache
@@ -121,6 +121,31 @@ def test_a_prefix_is_used_once_and_the_oldest_leave_first():
     assert store.take([1, *range(100)]) is None
     assert store.take([3, *range(100)])[1] == 101
     assert store.take([3, *range(100)]) is None
+
+
+@pytest.mark.parametrize("at", [1, 4])
+async def test_a_request_that_the_model_fails_on_in_a_step_fails_alone(engine, monkeypatch, at):
+    alone = [await generate(engine, prompt, GREEDY) for prompt in PROMPTS]
+    batch = engine._worker._batch
+    step, company = batch.step, []
+
+    def failing():
+        """Fails from the poisoned prompt's n-th step on."""
+        if any(row.prompt == PROMPTS[1] for row in batch.rows):
+            company.append(len(batch.rows))
+            if len(company) >= at:
+                raise RuntimeError("no kernel for this shape")
+        return step()
+
+    monkeypatch.setattr(batch, "step", failing)
+    found = await asyncio.gather(*(generate(engine, p, GREEDY) for p in PROMPTS), return_exceptions=True)
+    assert company[at - 1 :] == [len(PROMPTS), 1]
+    assert isinstance(found[1], GenerationError)
+    assert "no kernel for this shape" in str(found[1])
+    for n in (0, 2, 3, 4, 5):
+        assert (found[n].text, found[n].token_ids) == (alone[n].text, alone[n].token_ids)
+        assert found[n].mean_logprob == pytest.approx(alone[n].mean_logprob, abs=1e-4)
+        assert found[n].usage.completion_tokens == alone[n].usage.completion_tokens
 
 
 async def test_a_stop_string_ends_the_text_before_itself(engine):
