@@ -35,16 +35,18 @@ __all__ = ["BuildReport", "build_data"]
 
 logger = logging.getLogger(__name__)
 
-#: Restarts an engine in one build: one death may be an accident, four are none. Ray alone would never stop.
+#: Restarts an engine in one build, besides those after deaths that a question is to blame for (suspects.py): one
+#: death may be an accident, four are none. Ray Data alone restarts actors, and gives them their shards again, forever.
 MAX_RESTARTS = 3
 
 
 def build_data(config: Config) -> BuildReport:
     """Builds, or goes on building, run_dir/data/: trajectories/, examples/, dropped.jsonl, manifest.json.
 
-    Questions that fail are rows with their error; they are counted, and named in dropped.jsonl. Raises
-    DataError (corpus, duplicate question ids), RetrievalError, ModelError, and EngineDeadError where engines
-    died more than MAX_RESTARTS times each; what was committed stays, and the same call goes on from there.
+    Questions that fail are rows with their error, also those that kill engines each time; they are counted, and named
+    in dropped.jsonl. Raises DataError (corpus, duplicate question ids), RetrievalError, ModelError, and EngineDeadError
+    where engines died more than MAX_RESTARTS times each of no question's fault; what was committed stays, and the
+    same call goes on from there.
     """
     corpus = open_corpus(config.corpus)
     questions, fingerprint = list(corpus.questions()), corpus.fingerprint()

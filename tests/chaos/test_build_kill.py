@@ -14,6 +14,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import psutil
@@ -89,38 +90,28 @@ def kill(process):
         process.kill()
 
 
-@pytest.fixture
-def at_moment():
-    """Runs a build in this process; `victim` is killed at the moment. The committed shards there were then."""
+def build_and_kill(build, moment, victim):
+    """A build in this process, `victim()` of which is killed at the moment: its report, and the shards that were
+    committed at the moment."""
 
-    def run(build, moment, victim):
-        seen, error = [], []
+    def disturb():
+        wait_until(lambda: moment.has_come(build), str(moment), every=0.002, in_vain=ended.is_set)
+        committed = build.committed()
+        kill(victim())
+        return committed
 
-        def disturb():
-            try:
-                wait_until(lambda: moment.has_come(build), str(moment), every=0.002, in_vain=ended.is_set)
-                seen.append(build.committed())
-                kill(victim())
-            except BaseException as failed:
-                error.append(failed)
-
-        ended = threading.Event()
-        thread = threading.Thread(target=disturb)
-        thread.start()
+    ended = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        before = pool.submit(disturb)
         try:
             report = build_data(config(build.run_dir))
         finally:
             ended.set()
-            thread.join()
-        if error:
-            raise error[0]
-        return report, seen[0]
-
-    return run
+        return report, before.result()
 
 
 @pytest.mark.parametrize(("case", "seed"), rounds("engine", "worker"))
-def test_a_build_survives_the_death_of_a_worker(case, seed, whole, at_moment, tmp_path):
+def test_a_build_survives_the_death_of_a_worker(case, seed, whole, tmp_path):
     rng = random.Random(f"{case} {seed}")
     moment, build = Moment.drawn(rng), Watched(tmp_path)
     killed = []
@@ -132,7 +123,7 @@ def test_a_build_survives_the_death_of_a_worker(case, seed, whole, at_moment, tm
         print(f"{case} at {moment}: {killed[0].cmdline()[0]}")
         return killed[0]
 
-    report, before = at_moment(build, moment, victim)
+    report, before = build_and_kill(build, moment, victim)
     assert not killed[0].is_running()
     assert len(before) < N_SHARDS
     assert report.shards_run == N_SHARDS
