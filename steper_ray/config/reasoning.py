@@ -23,7 +23,7 @@ class EngineConfig(Section):
     max_model_len: Positive = 2048
     """Longest prompt and completion together, in tokens."""
     max_batch: Positive = 64
-    """Most requests that run together in one engine."""
+    """Most requests that run together in one engine. An endpoint gets fewer at once while it refuses more."""
     tensor_parallel_size: Positive = 1
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
     url: str | None = None
@@ -31,7 +31,15 @@ class EngineConfig(Section):
     api_key_env: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the endpoint's key. The key itself is never in a config."""
     timeout_s: float = Field(120.0, gt=0)
-    """Longest wait for one generation."""
+    """Longest wait for one generation with its retries, from when the engine takes it: the time in which a limit
+    below keeps it waiting does not count."""
+    retries: int = Field(8, ge=0, le=100)
+    """Further attempts when an endpoint is busy, unreachable or fails before its first token; the waits between them
+    double from half a second to half a minute, at random below that."""
+    requests_per_minute: Positive | None = None
+    """Most requests that an endpoint is sent; each of `build.engines` clients counts its own."""
+    tokens_per_minute: Positive | None = None
+    """Most tokens of prompts and completions together, counted like the requests."""
 
     @model_validator(mode="after")
     def _url(self) -> EngineConfig:

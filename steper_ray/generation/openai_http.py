@@ -3,84 +3,128 @@
 With `engine.tokenizer` the prompts go as token ids, so the endpoint sees what training saw, to the token; without it
 they go as text. Token ids come back where the endpoint can give them (vLLM does). It knows no model: what fits is the
 endpoint's to say. The key is read from the environment and appears in no message.
+
+This is the one place that decides about attempts: the client's own are off. A request that is refused for the moment,
+or whose stream breaks before its first token, is sent again; nothing that was given out is ever repeated.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from itertools import count
 from json import JSONDecodeError
+from random import Random
 from typing import Any
 
-from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, AsyncOpenAI, AsyncStream
+from openai import APIError, APIStatusError, AsyncOpenAI, AsyncStream, Timeout
 from openai.types import Completion, CompletionChoice, CompletionUsage
 
 from steper_ray.config import EngineConfig, SamplingConfig
-from steper_ray.errors import EngineDeadError, GenerationError, PromptTooLongError
+from steper_ray.errors import EngineDeadError, GenerationError
 from steper_ray.generation.base import Chunk, Prompt
+from steper_ray.generation.limiter import Clock, Limiter, Sleep, Slot
+from steper_ray.generation.openai_errors import (
+    Broken,
+    as_ours,
+    asked_to_wait,
+    in_short,
+    is_overload,
+    is_passing,
+    is_refusal,
+)
+from steper_ray.generation.retrying import backoff
 from steper_ray.generation.tokens import fit_tokens, load_tokenizer, prompt_ids, tokenizer_name
-from steper_ray.generation.waiting import Deadline
+from steper_ray.generation.waiting import Deadline, DeadlineError
 from steper_ray.prompt import Tokenizer
 from steper_ray.schema import Usage
 
+logger = logging.getLogger(__name__)
+
 _NO_KEY = "none"  # the client insists on a key; local endpoints ignore it
-_RETRIES = 3  # of requests that were refused for the moment, with the client's own back-off
+_CONNECT_S = 10.0  # then a host that does not even refuse the connection counts as not reached
+_WARN_S = 30.0  # between two lines about an endpoint that refuses requests
+_CHARS_A_TOKEN = 4  # of a prompt as text, for the budget of tokens
 _CLOSED = "the engine was closed"
 _TOKEN_IDS = "return_token_ids"  # vLLM's extension of the protocol
 _MIN_TOKENS = "min_tokens"  # vLLM's too
-# How endpoints say that a prompt does not fit: OpenAI's error code, vLLM's and others' words.
-_TOO_LONG = ("context_length_exceeded", "context length", "maximum model length", "max_model_len", "too long")
+
+
+class _Failure(Exception):
+    """One attempt failed with `error`, which the reader sees if there is no other one.
+
+    `reason` is for the log and in our own words: the endpoint's may repeat the prompt or the key.
+    """
+
+    def __init__(self, error: GenerationError, reason: str, again: bool, after_s: float = 0.0) -> None:
+        super().__init__(reason)
+        self.error, self.reason, self.again, self.after_s = error, reason, again, after_s
 
 
 class OpenAIGenerator:
     """Generates with the model that an endpoint serves under the name `engine.model`.
 
-    `engine.timeout_s` holds for each generation with its retries. Raises ModelError for a tokenizer that cannot be
-    loaded; whether the endpoint is there shows with the first request.
+    As many requests at once as the endpoint takes, `engine.max_batch` at most. `engine.timeout_s` holds for each
+    generation with its retries, but for the wait until it may start. Raises ModelError for a tokenizer that cannot
+    be loaded; whether the endpoint is there shows with the first request. One event loop only.
     """
 
     tokenizer: Tokenizer | None
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        clock: Clock = time.monotonic,
+        sleep: Sleep = asyncio.sleep,
+        rng: Random | None = None,
+    ) -> None:
         assert config.url is not None  # the config's own check
         self.tokenizer = load_tokenizer(tokenizer_name(config)) if config.tokenizer else None
+        self.limiter = Limiter(
+            config.max_batch,
+            requests_per_minute=config.requests_per_minute,
+            tokens_per_minute=config.tokens_per_minute,
+            clock=clock,
+            sleep=sleep,
+        )
         self._config, self._url = config, config.url
+        self._clock, self._sleep, self._rng = clock, sleep, rng or Random()
+        self._warned_at = float("-inf")
         self._knows_more = True  # than the standard's fields, until it says otherwise
         self._client = AsyncOpenAI(
             base_url=config.url,
             api_key=os.environ.get(config.api_key_env) or _NO_KEY,
-            timeout=None,  # a deadline stands over the whole generation
-            max_retries=_RETRIES,
+            timeout=Timeout(None, connect=_CONNECT_S),  # a deadline stands over the whole generation
+            max_retries=0,
         )
 
     async def stream(
         self, prompt: Prompt, sampling: SamplingConfig, stop: Sequence[str] = ()
     ) -> AsyncGenerator[Chunk, None]:
         """See Generator. Token ids and log-probabilities are empty where the endpoint gives none."""
-        if self._client.is_closed():
-            raise EngineDeadError(_CLOSED)
         request = self._request(prompt, sampling, stop)
-        last: Chunk | None = None
-        async with aclosing(self._completions(request)) as completions:
-            async for completion in completions:
-                if completion.choices and last is None:
-                    chunk = _chunk(completion.choices[0])
-                    if chunk.finish_reason is None:
+        deadline = Deadline(self._config.timeout_s)
+        given = False
+        for attempt in count(1):
+            try:
+                async with aclosing(self._attempt(request, deadline)) as chunks:
+                    async for chunk in chunks:
+                        given = True
                         yield chunk
-                    else:
-                        last = chunk
-                # The usage comes with the finish reason, or after it, or never.
-                if completion.usage and last is not None:
-                    last = replace(last, usage=_usage(completion.usage))
-        if last is None:
-            raise GenerationError(
-                f"{self._url} ended the stream before the completion: see the endpoint's log"
-            )
-        if last.finish_reason not in ("stop", "length"):
-            raise GenerationError(f"{self._url} ended the completion with '{last.finish_reason}'")
-        yield last
+                return
+            except _Failure as failure:
+                wait_s = backoff(attempt, self._rng, failure.after_s)
+                last = given or not failure.again or attempt > self._config.retries
+                if last or wait_s >= deadline.left:
+                    raise failure.error from failure.__cause__
+                self._warn(failure.reason)
+                await self._sleep(wait_s)
 
     async def close(self) -> None:
         """Closes the connections. The endpoint stays."""
@@ -105,21 +149,59 @@ class OpenAIGenerator:
             "extra_body": {_TOKEN_IDS: True, _MIN_TOKENS: min(sampling.min_tokens, max_tokens)},
         }
 
-    async def _completions(self, request: dict[str, Any]) -> AsyncGenerator[Completion, None]:
-        """The endpoint's own stream, within the deadline and with its errors as ours."""
-        deadline = Deadline(self._config.timeout_s)
-        try:
-            stream = await deadline.wait(self._open(request))
-        except APIError as error:
-            raise self._refusal(error) from error
-        async with stream:
+    async def _attempt(self, request: dict[str, Any], deadline: Deadline) -> AsyncGenerator[Chunk, None]:
+        """One request, from its place in the line to its end, within the deadline. Raises _Failure."""
+        prompt_tokens = _size(request["prompt"])
+        with deadline.paused():
+            slot = await self.limiter.acquire(prompt_tokens + request["max_tokens"])
+        stream: AsyncStream[Completion] | None = None
+        with slot:
+            if self._client.is_closed():
+                raise EngineDeadError(_CLOSED)
             try:
-                while (completion := await deadline.wait(anext(stream, None))) is not None:
-                    yield completion
+                stream = await deadline.wait(self._open(request))
+                async with stream:
+                    chunks = self._chunks(stream, deadline, slot, prompt_tokens)
+                    async with aclosing(chunks):
+                        async for chunk in chunks:
+                            yield chunk
+            except DeadlineError:
+                slot.overloaded()
+                raise
             except (APIError, JSONDecodeError) as error:
                 if self._client.is_closed():
                     raise EngineDeadError(_CLOSED) from error
-                raise GenerationError(f"{self._url} broke off the completion: {_words(error)}") from error
+                raise self._failure(error, slot, opened=stream is not None) from error
+
+    async def _chunks(
+        self, stream: AsyncStream[Completion], deadline: Deadline, slot: Slot, prompt_tokens: int
+    ) -> AsyncGenerator[Chunk, None]:
+        """The endpoint's stream as chunks, the last one with the usage. Raises _Failure if it has no end."""
+        last: Chunk | None = None
+        written = 0
+        while (completion := await deadline.wait(anext(stream, None))) is not None:
+            if completion.choices and last is None:
+                chunk = _chunk(completion.choices[0])
+                written += len(chunk.token_ids) or 1
+                slot.accepted()
+                slot.used(prompt_tokens + written)
+                if chunk.finish_reason is not None:
+                    last = chunk
+                elif chunk.text or chunk.token_ids:
+                    yield chunk
+            # The usage comes with the finish reason, or after it, or never.
+            if completion.usage and last is not None:
+                usage = _usage(completion.usage)
+                slot.used(usage.prompt_tokens + usage.completion_tokens)
+                last = replace(last, usage=usage)
+        if last is None:
+            error = GenerationError(
+                f"{self._url} ended the stream before the completion: see the endpoint's log"
+            )
+            raise _Failure(error, "ended a stream before the completion", again=True)
+        if last.finish_reason not in ("stop", "length"):
+            raise GenerationError(f"{self._url} ended the completion with '{last.finish_reason}'")
+        yield last
 
     async def _open(self, request: dict[str, Any]) -> AsyncStream[Completion]:
         if self._knows_more:
@@ -138,30 +220,32 @@ class OpenAIGenerator:
         )
         return stream
 
-    def _refusal(self, error: APIError) -> GenerationError:
-        """Why no completion began. What would refuse every request is an EngineDeadError."""
-        config = self._config
-        if isinstance(error, APITimeoutError):
-            return GenerationError(f"{self._url} did not answer: {_words(error)}")
-        if isinstance(error, APIConnectionError):
-            return EngineDeadError(
-                f"cannot reach {self._url} ({error.__cause__ or error}): start the endpoint, or correct engine.url"
+    def _failure(self, error: Broken, slot: Slot, opened: bool) -> _Failure:
+        """What an error of the endpoint or the connection means for the attempt; tells the slot too."""
+        begun, after_s = slot.served is True, asked_to_wait(error)
+        if is_refusal(error) and not begun:
+            slot.used(0)
+        if is_overload(error):
+            # Whoever stands in the line waits no longer for another one's refusal than a generation may take.
+            slot.overloaded(min(after_s, self._config.timeout_s))
+        ours = as_ours(error, self._config, opened, begun)
+        return _Failure(ours, in_short(error, opened), is_passing(error), after_s)
+
+    def _warn(self, reason: str) -> None:
+        now = self._clock()
+        if now - self._warned_at >= _WARN_S:
+            self._warned_at = now
+            logger.warning(
+                "the endpoint of %s %s: asking again, %d requests at once for now",
+                self._config.model,
+                reason,
+                self.limiter.limit,
             )
-        match error.status_code if isinstance(error, APIStatusError) else None:
-            case 401 | 403:
-                # Not in the endpoint's words: they may repeat the key.
-                return EngineDeadError(f"{self._url} refused the key: set it in ${config.api_key_env}")
-            case 404:
-                return EngineDeadError(
-                    f"{self._url} has no model '{config.model}' or no completions: set engine.model to a name that it "
-                    "serves, and engine.url to its base, which mostly ends in /v1"
-                )
-            case 400 | 413 | 422 if any(words in f"{error.code} {error.message}" for words in _TOO_LONG):
-                return PromptTooLongError(
-                    f"the prompt does not fit into the endpoint's context: {_words(error)}; ask for fewer passages, or "
-                    "serve the model with a longer context"
-                )
-        return GenerationError(f"{self._url} refused the request: {_words(error)}")
+
+
+def _size(prompt: str | list[int]) -> int:
+    """Tokens of a prompt; of text, about."""
+    return len(prompt) // _CHARS_A_TOKEN if isinstance(prompt, str) else len(prompt)
 
 
 def _chunk(choice: CompletionChoice) -> Chunk:
@@ -174,10 +258,3 @@ def _chunk(choice: CompletionChoice) -> Chunk:
 def _usage(usage: CompletionUsage) -> Usage:
     details = usage.prompt_tokens_details
     return Usage(usage.prompt_tokens, usage.completion_tokens, (details and details.cached_tokens) or 0)
-
-
-def _words(error: Exception) -> str:
-    """The endpoint's own message, shortened: it may repeat parts of the prompt."""
-    body = error.body if isinstance(error, APIError) else None
-    message = body.get("message") if isinstance(body, dict) else None
-    return str(message or error)[:300]

@@ -1,10 +1,10 @@
 """The endpoint's client: what it sends, what it makes of answers, and whose fault an error is."""
 
 import asyncio
-import json
 from contextlib import aclosing
 
 import pytest
+from http_endpoint import ANSWER, KEY, Endpoint, clients, piece, refusal, serving
 
 from steper_ray.config import EngineConfig, SamplingConfig
 from steper_ray.errors import EngineDeadError, GenerationError, PromptTooLongError
@@ -12,89 +12,20 @@ from steper_ray.generation import generate, open_generator
 from steper_ray.schema import Usage
 
 GREEDY = SamplingConfig(max_tokens=12)
-KEY = "sk-very-secret"
-
-
-def piece(text, finish=None, **more):
-    return {"choices": [{"index": 0, "text": text, "finish_reason": finish, **more}]}
-
-
-USAGE = {
-    "choices": [],
-    "usage": {
-        "prompt_tokens": 7,
-        "completion_tokens": 2,
-        "total_tokens": 9,
-        "prompt_tokens_details": {"cached_tokens": 4},
-    },
-}
-ANSWER = (200, [piece(" Bo"), piece(" was", "stop"), USAGE])
-
-
-def refusal(message, code=None):
-    return {"error": {"message": message, "code": code, "type": "error"}}
-
-
-class Endpoint:
-    """A server on loopback with scripted replies, each (status, events or one JSON body); notes what came."""
-
-    def __init__(self):
-        self.replies, self.bodies, self.keys = [], [], []
-        self.hang_up = asyncio.Event()
-
-    async def answer(self, reader, writer):
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        fields = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
-        self.bodies.append(json.loads(await reader.readexactly(int(fields["content-length"]))))
-        self.keys.append(fields["authorization"])
-        status, content = self.replies.pop(0)
-        kind = "text/event-stream" if isinstance(content, list) else "application/json"
-        writer.write(f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\n".encode())
-        writer.write(b"retry-after-ms: 1\r\nconnection: close\r\n")
-        if isinstance(content, list):
-            writer.write(b"transfer-encoding: chunked\r\n\r\n")
-            for event in content:
-                if event is None:
-                    await writer.drain()
-                    await reader.read()  # waits for the client to leave
-                    self.hang_up.set()
-                    break
-                data = f"data: {json.dumps(event)}\n\n".encode()
-                writer.write(b"%x\r\n%s\r\n" % (len(data), data))
-            else:
-                writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
-        else:
-            body = json.dumps(content).encode()
-            writer.write(b"content-length: %d\r\n\r\n%s" % (len(body), body))
-        writer.close()
 
 
 @pytest.fixture
 async def endpoint(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("ENDPOINT_KEY", KEY)
-    endpoint = Endpoint()
-    server = await asyncio.start_server(endpoint.answer, "127.0.0.1", 0)
-    endpoint.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-    yield endpoint
-    server.close()
+    async with serving(Endpoint()) as endpoint:
+        yield endpoint
 
 
 @pytest.fixture
 async def opened(endpoint):
-    """Opens a generator for the endpoint, with further settings."""
-    generators = []
-
-    def open_it(**settings):
-        config = EngineConfig(
-            kind="openai", model="tiny", url=endpoint.url, api_key_env="ENDPOINT_KEY", **settings
-        )
-        generators.append(open_generator(config))
-        return generators[-1]
-
-    yield open_it
-    for generator in generators:
-        await generator.close()
+    async with clients(endpoint.url) as opened:
+        yield opened
 
 
 async def test_text_goes_as_text_with_every_setting_and_the_key(endpoint, opened):
@@ -157,18 +88,6 @@ async def test_a_refusal_names_its_cause_and_never_the_key(endpoint, opened, sta
     assert KEY not in str(raised.value)
 
 
-async def test_an_endpoint_that_is_busy_for_a_moment_is_asked_again(endpoint, opened):
-    endpoint.replies = [(429, refusal("slow down")), (503, refusal("starting")), ANSWER]
-    assert (await generate(opened(), "Q", GREEDY)).text == " Bo was"
-
-
-async def test_an_endpoint_that_stays_broken_fails_the_request_alone(endpoint, opened):
-    endpoint.replies = [(500, refusal("out of memory"))] * 9
-    with pytest.raises(GenerationError, match="out of memory") as raised:
-        await generate(opened(), "Q", GREEDY)
-    assert type(raised.value) is GenerationError
-
-
 @pytest.mark.parametrize(
     "events",
     [
@@ -196,15 +115,20 @@ async def test_an_endpoint_that_goes_silent_runs_into_the_timeout(endpoint, open
         await generate(opened(timeout_s=0.2), "Q", GREEDY)
 
 
-async def test_nobody_at_the_url_is_a_dead_engine(monkeypatch):
-    monkeypatch.setattr("steper_ray.generation.openai_http._RETRIES", 0)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-    server.close()
-    generator = open_generator(EngineConfig(kind="openai", model="tiny", url=url))
-    with pytest.raises(EngineDeadError, match=rf"cannot reach {url} .*engine\.url"):
-        await generate(generator, "Q", GREEDY)
-    await generator.close()
-    with pytest.raises(EngineDeadError, match="closed"):
-        await generate(generator, "Q", GREEDY)
+async def test_a_refusal_as_the_only_event_of_a_stream_is_a_refusal(endpoint, opened):
+    endpoint.replies = [(200, [refusal("the maximum context length is 8 tokens", 400)])]
+    with pytest.raises(PromptTooLongError, match="is 8 tokens"):
+        await generate(opened(), "Q", GREEDY)
+
+
+async def test_a_closed_generator_is_dead_for_new_requests_and_for_those_in_the_line(endpoint):
+    config = EngineConfig(kind="openai", model="tiny", url=endpoint.url, max_batch=1)
+    generator = open_generator(config)
+    with await generator.limiter.acquire():
+        waiting = asyncio.create_task(generate(generator, "Q", GREEDY))
+        await asyncio.sleep(0)
+        await generator.close()
+    for request in (waiting, generate(generator, "Q", GREEDY)):
+        with pytest.raises(EngineDeadError, match="closed"):
+            await request
+    assert endpoint.bodies == []
