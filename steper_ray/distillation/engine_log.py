@@ -16,6 +16,7 @@ import shutil
 import time
 import uuid
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class EngineLog:
         """Notes a start, after which nobody else notes anything. Returns the new engine's notes, and what earlier ones
         tell. Raises EngineDeadError, with the last words of an engine, if there were too many."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        read = [_read(path) for path in sorted(self.folder.glob("start-*"))]  # oldest first
+        read = [_read(path) for path in lives(self.folder)]
         history = History([life for life, _ in read])
         if len(read) - history.explained >= self.limit:
             words = [said for _, said in read if said]
@@ -62,32 +63,57 @@ class EngineNotes:
     def asked(self, key: str, alone: bool) -> None:
         self._write(_ALONE if alone else _ASKED, key)
 
-    def done(self, key: str) -> None:
-        self._write(_DONE, key)
+    def done(self, key: str, counts: Sequence[int] = ()) -> None:
+        """`counts` are for whoever watches (see live.py)."""
+        self._write(_DONE, key, list(counts))
 
     def died(self, words: str) -> None:
         """Notes why an engine is about to be restarted."""
         self._write(_DIED, words)
 
-    def _write(self, event: str, text: str) -> None:
-        os.write(self._file, json.dumps([event, text]).encode() + b"\n")
+    def _write(self, event: str, text: str, *more: Sequence[int]) -> None:
+        os.write(self._file, json.dumps([event, text, *more]).encode() + b"\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of an engine's notes: `text` is the key of what was asked, or an engine's last words."""
+
+    kind: str
+    text: str
+    counts: tuple[int, ...] = ()
+
+    @property
+    def is_end(self) -> bool:
+        return self.kind == _DONE
+
+
+def lives(folder: Path) -> list[Path]:
+    """The notes of all engines that were started, oldest first."""
+    return sorted(folder.glob("start-*"))
+
+
+def events(lines: bytes) -> Iterator[Event]:
+    """The events of some lines of notes; one that was cut short by the death of its machine is passed over."""
+    for line in lines.splitlines():
+        try:
+            kind, text, *counts = json.loads(line)
+        except ValueError:
+            continue
+        yield Event(kind, text, tuple(*counts))
 
 
 def _read(path: Path) -> tuple[Life, str]:
     """A life and its last words. Of one question, several things may be asked at a time (samples)."""
     asked, done, alone, words = Counter[str](), Counter[str](), set[str](), ""
-    for line in path.read_bytes().splitlines():
-        try:
-            event, text = json.loads(line)
-        except ValueError:  # cut short by the death of its machine
-            continue
-        if event == _DONE:
-            done[text] += 1
-        elif event == _DIED:
-            words = text
+    for event in events(path.read_bytes()):
+        if event.is_end:
+            done[event.text] += 1
+        elif event.kind == _DIED:
+            words = event.text
         else:
-            asked[text] += 1
-            if event == _ALONE:
-                alone.add(text)
+            asked[event.text] += 1
+            if event.kind == _ALONE:
+                alone.add(event.text)
     left = frozenset(asked - done)
     return Life(frozenset(done) - left, left, left & alone, done.total()), words

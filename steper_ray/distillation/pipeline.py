@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from steper_ray.corpora import Corpus, open_corpus
 from steper_ray.distillation.assemble import Part, assemble
 from steper_ray.distillation.engine_log import EngineLog
 from steper_ray.distillation.identity import digest, run_identity
+from steper_ray.distillation.live import Live
 from steper_ray.distillation.progress import Progress, Work
 from steper_ray.distillation.report import BuildReport
 from steper_ray.distillation.rollout_actor import Job, RolloutActor, shard_row
@@ -122,18 +124,21 @@ def _absolute_engine(engine: EngineConfig) -> EngineConfig:
 
 def _run(job: Job, missing: Sequence[Shard], *, n_questions: int) -> None:
     """Makes and commits the missing shards. Ctrl-C leaves those that are committed."""
-    left = sum(len(shard.questions) for shard in missing)
-    with Progress(n_questions, n_questions - left) as progress:
+    questions = {shard.id: [question.id for question in shard.questions] for shard in missing}
+    left = [question for ids in questions.values() for question in ids]
+    build = job.config.build
+    live = Live(job.log.folder, left, groups=1 if build.until_right else build.samples)
+    with Progress(n_questions, n_questions - len(left), live) as progress:
         try:
-            for done in _committed(job, missing):
-                progress.advance(done)
+            for shard_id, done in _committed(job, missing):
+                progress.advance(done, partial(live.committed, questions[shard_id]))
         except KeyboardInterrupt:
             logger.warning("stopped; committed shards are kept in %s: build again to go on", job.shards)
             raise
 
 
-def _committed(job: Job, missing: Sequence[Shard]) -> Iterator[Work]:
-    """What each shard came to, as it is committed."""
+def _committed(job: Job, missing: Sequence[Shard]) -> Iterator[tuple[str, Work]]:
+    """Each shard's id and what it came to, as it is committed."""
     build = job.config.build
     # Enough shards in an actor to fill its slots while one of them waits for its last questions.
     at_once = math.ceil(build.in_flight / build.shard_size) + 1
@@ -157,4 +162,4 @@ def _committed(job: Job, missing: Sequence[Shard]) -> Iterator[Work]:
         for row in batch.to_pylist():
             if row["error"] is not None:
                 raise getattr(errors, row["kind"], SteperError)(row["error"])
-            yield Work(**row["work"])
+            yield row["shard"], Work(**row["work"])

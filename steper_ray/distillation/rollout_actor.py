@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, astuple, dataclass, field, fields
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -43,6 +43,7 @@ _CLOSE_SECONDS = 30.0
 _ROW_SCHEMA = pa.schema([("shard", pa.string()), ("questions", pa.list_(pa.struct(list(QUESTION_SCHEMA))))])
 _RESULT_SCHEMA = pa.schema(
     [
+        ("shard", pa.string()),
         ("work", pa.struct([(count.name, pa.int64()) for count in fields(Work)])),
         ("kind", pa.string()),
         ("error", pa.string()),
@@ -80,6 +81,8 @@ class _Ask(Generic[T]):
     run: Callable[[], Awaitable[T]]
     give_up: Callable[[str], T]
     """What stands for the result if engines die of it, told why."""
+    count: Callable[[T], Sequence[int]] = lambda result: ()
+    """What the result came to, for whoever watches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ class RolloutActor:
         except SteperError as failed:
             kind, error = type(failed).__name__, str(failed)
         return pa.Table.from_pylist(
-            [{"work": asdict(work), "kind": kind, "error": error}], schema=_RESULT_SCHEMA
+            [{"shard": shard.id, "work": asdict(work), "kind": kind, "error": error}], schema=_RESULT_SCHEMA
         )
 
     async def _make(self, shard: Shard) -> Work:
@@ -135,8 +138,14 @@ class RolloutActor:
 
     async def _trajectories(self, shard: Shard) -> list[Trajectory]:
         groups, build = (await self._opened()).groups, self._job.config.build
+
+        def count(trajectories: Sequence[Trajectory]) -> tuple[int, ...]:
+            return astuple(Work.of(1, trajectories, build.match))[1:]
+
         asks = [
-            _Ask(question.id, partial(ask, question, group, build), partial(_given_up, question, group))
+            _Ask(
+                question.id, partial(ask, question, group, build), partial(_given_up, question, group), count
+            )
             for question in shard.questions
             for group in groups
         ]
@@ -194,7 +203,7 @@ class RolloutActor:
                     result = await asked.run()
                 except EngineDeadError as error:
                     self._die(error)
-                self._notes.done(asked.key)
+                self._notes.done(asked.key, asked.count(result))
                 return result
 
         return await asyncio.gather(*(one(ask) for ask in asks))

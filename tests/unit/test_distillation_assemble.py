@@ -1,16 +1,14 @@
 """Committed shards -> examples, dropped ids and a manifest; counts, recall and progress."""
 
 import dataclasses
-import io
 import json
 
 import pyarrow.parquet as pq
 import pytest
-from distilled import assembled, question, trajectory, with_usage
+from distilled import assembled, question, trajectory
 
 from steper_ray.distillation import assemble as room
 from steper_ray.distillation.engine_log import EngineLog
-from steper_ray.distillation.progress import Progress, Work
 from steper_ray.distillation.report import Tally
 from steper_ray.errors import EngineDeadError
 from steper_ray.schema import EXAMPLE_SCHEMA, StepScore, example_from_row
@@ -114,20 +112,6 @@ def test_the_summary_tells_the_counts(build):
     text = build().summary()
     assert "5, kept 3, dropped 2 (generator_failed 1, wrong_answer 1)" in text
     assert "recall@4" in text
-
-
-def test_progress_off_a_terminal_writes_lines_now_and_then_and_at_the_end():
-    out, times = io.StringIO(), iter([0.0, 1.0, 12.0, 13.0])
-    work = Work.of(10, [with_usage(trajectory(1)), trajectory(2, reason="step_limit")], "exact")
-    with Progress(100, 20, out, lambda: next(times)) as progress:
-        for part in (work, Work(30), Work(40)):
-            progress.advance(part)
-    assert out.getvalue().splitlines() == [
-        "trajectories: 60 of 100 questions (60 %), 3.3/s, 12 s left; "
-        "1 right, 0.3 steps/s, 2 tokens/s, 50 % of prompts cached",
-        "trajectories: 100 of 100 questions (100 %), 6.2/s, 0 s left; "
-        "1 right, 0.3 steps/s, 2 tokens/s, 50 % of prompts cached",
-    ]
 
 
 def test_engines_may_start_so_often_and_the_error_has_their_last_words(tmp_path):
