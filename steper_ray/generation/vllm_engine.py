@@ -21,13 +21,10 @@ from steper_ray.config import EngineConfig, SamplingConfig
 from steper_ray.errors import EngineDeadError, GenerationError, ModelError
 from steper_ray.generation.base import Chunk, Prompt
 from steper_ray.generation.tokens import fit_tokens, load_tokenizer, model_prompt, tokenizer_name
+from steper_ray.generation.vllm_settings import ENVIRONMENT, vllm_arguments
 from steper_ray.generation.waiting import Deadline
 from steper_ray.models import resolve_model
 from steper_ray.schema import Usage
-
-# What the environment may say otherwise.
-_QUIET = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
-_CPU_CACHE_GIB = "1"
 
 _SHUTDOWN_S = 30.0  # then vLLM kills its processes; its own default is too short for a busy machine
 
@@ -141,8 +138,8 @@ def _params(sampling: SamplingConfig, max_tokens: int, stop: Sequence[str]) -> A
 
 def _start(config: EngineConfig) -> Any:
     """A running AsyncLLM."""
-    folder, tokenizer = resolve_model(config.model), tokenizer_name(config)
-    for name, value in _QUIET.items():
+    folder = resolve_model(config.model)
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         from vllm.engine.arg_utils import AsyncEngineArgs
@@ -154,25 +151,13 @@ def _start(config: EngineConfig) -> Any:
             "or set engine.kind=transformers"
         ) from error
     on_cpu = current_platform.is_cpu()
-    if on_cpu:
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", _CPU_CACHE_GIB)
-    dtype = {"auto": "float32" if on_cpu else "bfloat16"}.get(config.dtype, config.dtype)
     try:
         return AsyncLLM.from_engine_args(
             AsyncEngineArgs(
+                **vllm_arguments(config, on_cpu),
                 model=folder,
-                tokenizer=tokenizer,
-                dtype=dtype,
-                max_model_len=config.max_model_len,
-                max_num_seqs=config.max_batch,
-                tensor_parallel_size=config.tensor_parallel_size,
                 # Inside of a Ray actor vLLM would otherwise place its workers itself, on other actors' GPUs.
                 distributed_executor_backend="mp" if config.tensor_parallel_size > 1 else None,
-                gpu_memory_utilization=config.gpu_memory_utilization,
-                enable_prefix_caching=True,
-                enforce_eager=on_cpu,
-                use_tqdm_on_load=False,
-                enable_log_requests=False,
                 disable_log_stats=True,
             )
         )

@@ -6,58 +6,34 @@ environment of the Ray nodes; without it only clients of the server's own machin
 """
 # No `from __future__ import annotations`: Serve reads the annotation of `build` and takes text for no model.
 
-import json
 import os
-import shlex
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
-from pydantic import BaseModel, ConfigDict, field_validator
 from ray import serve
 
 from steper_ray.config import Config
-from steper_ray.config.file import load_config
 from steper_ray.errors import SteperError
+from steper_ray.serving.args import ConfigArgs
 from steper_ray.serving.deployments import bind
 from steper_ray.serving.plan import make_plan
 
 APP_NAME = "steper"
 
 
-class ServeArgs(BaseModel):
-    """Arguments of the builder. Relative paths are seen from where the builder runs."""
+class ServeArgs(ConfigArgs):
+    """Arguments of the builder."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    config: Path | None = None
-    """YAML file of a run."""
-    overrides: tuple[str, ...] = ()
-    """Such as `reasoning.unit=chain`: a list, a mapping, or on a command line all in one, parted by blanks."""
-    model: str | None = None
-    """engine.model."""
     run_dir: Path | None = None
     index: Path | None = None
     """retrieval.index_dir."""
 
-    @field_validator("overrides", mode="before")
-    @classmethod
-    def _as_list(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return tuple(shlex.split(value))
-        if isinstance(value, Mapping):
-            return tuple(_dotted(value))
-        return tuple(value) if isinstance(value, list) else value
-
-    def resolve(self) -> Config:
-        """Raises ConfigError."""
-        named = {"engine.model": self.model, "run_dir": self.run_dir, "retrieval.index_dir": self.index}
-        short = [f"{key}={json.dumps(str(value))}" for key, value in named.items() if value is not None]
-        return load_config(self.config, [*self.overrides, *short])
+    def named(self) -> dict[str, Any]:
+        return super().named() | {"run_dir": self.run_dir, "retrieval.index_dir": self.index}
 
 
 def build(args: ServeArgs) -> serve.Application:
@@ -113,11 +89,3 @@ def _check_port(host: str, port: int) -> None:
             raise SteperError(
                 f"serve.host and serve.port: cannot listen on {host}:{port}: {error}"
             ) from error
-
-
-def _dotted(value: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            yield from _dotted(item, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}={json.dumps(item)}"

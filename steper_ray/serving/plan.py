@@ -73,10 +73,11 @@ def _absolute(config: Config) -> Config:
     reasoning = config.reasoning
     if reasoning.demonstrations is not None:
         reasoning = reasoning.model_copy(update={"demonstrations": reasoning.demonstrations.resolve()})
-    return config.model_copy(update={"engine": _absolute_engine(config.engine), "reasoning": reasoning})
+    return config.model_copy(update={"engine": absolute_engine(config.engine), "reasoning": reasoning})
 
 
-def _absolute_engine(engine: EngineConfig) -> EngineConfig:
+def absolute_engine(engine: EngineConfig) -> EngineConfig:
+    """The engine with its folders by their whole paths."""
     if engine.kind == "openai":
         return engine
     names = {"model": engine.model, "tokenizer": engine.tokenizer}

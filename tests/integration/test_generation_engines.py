@@ -1,4 +1,4 @@
-"""The three engines, real ones: transformers and vLLM in this process, and vLLM's server behind the client."""
+"""The engines, real ones: transformers and vLLM in this process, vLLM's server and Ray Serve LLM behind the client."""
 
 import asyncio
 import multiprocessing
@@ -10,9 +10,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing, suppress
+from pathlib import Path
 
 import pytest
+import ray
+from ray import serve
+from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
+from serving_apps import serving
 
 from steper_ray.config import EngineConfig, SamplingConfig
 from steper_ray.corpora.miniature import make_corpus
@@ -21,6 +27,7 @@ from steper_ray.generation import generate, open_generator, openai_http, vllm_en
 from steper_ray.generation.tokens import load_tokenizer
 from steper_ray.models import resolve_model
 from steper_ray.prompt import IRCOT, PromptEncoder
+from steper_ray.serving.teacher import build, served_name
 
 # An engine belongs to one event loop: all tests share the module's.
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
@@ -28,7 +35,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 MODEL, LENGTH = "miniature:teacher", 1024
 GREEDY = SamplingConfig(max_tokens=24)
 LONG = SamplingConfig(max_tokens=900)
-KINDS = ["transformers", "vllm", "openai"]
+KINDS = ["transformers", "vllm", "openai", "teacher"]
 START_S = 240
 
 
@@ -94,6 +101,17 @@ def server(tmp_path_factory, free_port):
         process.wait()
 
 
+@pytest.fixture(scope="module")
+def teacher(ray_cluster):
+    """The shared teacher on Ray Serve on its way up, as a future, and its base URL. It loads beside the others."""
+    overrides = f"engine.kind=vllm engine.max_model_len={LENGTH} engine.max_batch=16"
+    args = {"overrides": overrides, "model": MODEL}
+    with serving() as url, ThreadPoolExecutor(1) as loading:
+        # As `serve run` calls it.
+        app = call_user_app_builder_with_args_if_necessary(build, args)
+        yield loading.submit(serve.run, app, name="teacher"), url
+
+
 def fetch(url):
     """The text at a local URL, past any proxy; None as long as nobody answers."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -112,12 +130,18 @@ async def wait_until(condition, seconds, failure):
 
 
 @pytest.fixture(scope="module")
-async def engines(server, free_port):
+async def engines(server, free_port, teacher):
     """The engines by kind, all loaded with the same model."""
     process, log = server
     common = {"model": MODEL, "max_model_len": LENGTH, "max_batch": 16, "timeout_s": 60}
     base = f"http://127.0.0.1:{free_port}"
-    remote = common | {"model": "tiny", "tokenizer": MODEL, "url": f"{base}/v1"}
+    remote = common | {"kind": "openai", "tokenizer": MODEL}
+    settings = {
+        "transformers": common | {"kind": "transformers"},
+        "vllm": common | {"kind": "vllm"},
+        "openai": remote | {"model": "tiny", "url": f"{base}/v1"},
+        "teacher": remote | {"model": served_name(MODEL), "url": f"{teacher[1]}/v1"},
+    }
 
     def ready():
         assert process.poll() is None, f"the server ended: {log.read_text()[-4000:]}"
@@ -126,9 +150,10 @@ async def engines(server, free_port):
     async with AsyncExitStack() as stack:
         opened = {}
         for kind in KINDS:
-            opened[kind] = open_generator(EngineConfig(kind=kind, **(remote if kind == "openai" else common)))
+            opened[kind] = open_generator(EngineConfig(**settings[kind]))
             stack.push_async_callback(opened[kind].close)
         await wait_until(ready, START_S, lambda: f"the server is not ready: {log.read_text()[-4000:]}")
+        await asyncio.wait_for(asyncio.wrap_future(teacher[0]), START_S)
         yield opened
 
 
@@ -206,7 +231,7 @@ async def test_text_prompts_are_the_endpoints_to_tokenise_and_its_own_limit_is_t
     await generator.close()
 
 
-@pytest.mark.parametrize("kind", ["vllm", "openai"])
+@pytest.mark.parametrize("kind", ["vllm", "openai", "teacher"])
 async def test_token_ids_outside_of_the_vocabulary_fail_the_request_alone(engines, prompts, wanted, kind):
     with pytest.raises(GenerationError) as raised:
         await generate(engines[kind], [5, 10**6], GREEDY)
@@ -243,6 +268,24 @@ async def test_closing_a_stream_aborts_the_request_at_the_endpoint(engines, free
     assert len(second.token_ids) == LONG.max_tokens
     await wait_until(lambda: ran_to_the_end() > before, 30, lambda: "the metrics show no request")
     assert await asyncio.to_thread(ran_to_the_end) == before + 1
+
+
+async def test_the_shared_teacher_tells_what_its_cache_saved_and_logs_no_prompt(engines):
+    prompt = [5, 6, 7] * 200  # several blocks of the cache
+    first, again = [await generate(engines["teacher"], prompt, GREEDY) for _ in range(2)]
+    assert again.token_ids == first.token_ids
+    assert (first.usage.cached_tokens, 0 < again.usage.cached_tokens < len(prompt)) == (0, True)
+    words = "Zanzibarian quokkas"
+    text = EngineConfig(**engines["teacher"]._config.model_dump() | {"tokenizer": None})
+    generator = open_generator(text)
+    assert (await generate(generator, f"Who saw the {words}?", GREEDY)).usage.prompt_tokens > 0
+    await generator.close()
+    logs = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
+    ours = [file for file in (logs / "serve").iterdir() if "teacher" in file.name]
+    assert [file for file in ours if "POST /v1/completions" in file.read_text()]
+    assert [
+        file for file in logs.rglob("*") if file.is_file() and words in file.read_text(errors="ignore")
+    ] == []
 
 
 @pytest.mark.usefixtures("endless")

@@ -1,0 +1,28 @@
+"""A vLLM engine's settings from the config, for an engine in process as for a deployed one. It imports no vLLM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from steper_ray.config import EngineConfig
+from steper_ray.generation.tokens import tokenizer_name
+
+#: What vLLM reads from its environment, unless that says otherwise: few lines, no statistics sent, and the room of
+#: the key-value cache on a CPU, in GiB.
+ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+
+
+def vllm_arguments(config: EngineConfig, on_cpu: bool) -> dict[str, Any]:
+    """Arguments of vLLM's engine, but for the model and for what depends on who runs it. Raises ModelError."""
+    return {
+        "tokenizer": tokenizer_name(config),
+        "dtype": {"auto": "float32" if on_cpu else "bfloat16"}.get(config.dtype, config.dtype),
+        "max_model_len": config.max_model_len,
+        "max_num_seqs": config.max_batch,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "gpu_memory_utilization": config.gpu_memory_utilization,
+        "enable_prefix_caching": True,
+        "enforce_eager": on_cpu,
+        "use_tqdm_on_load": False,
+        "enable_log_requests": False,
+    }
