@@ -104,11 +104,16 @@ class ShardStore:
         return manifest if size == manifest.file_bytes else None
 
     def commit(self, shard: Shard, trajectories: Sequence[Trajectory]) -> ShardManifest:
-        """Writes the shard's trajectories: in the questions' order, those of one question in the samples' order."""
+        """Writes the shard's trajectories: in the questions' order, those of one question in the samples' order.
+
+        The first commit stands: an actor of a killed driver may live on for a moment, beside that of the next run.
+        """
         ids = tuple(q.id for q in shard.questions)
         own = [key for key, _ in groupby(trajectories, key=lambda trajectory: trajectory.question.id)]
         if tuple(own) != ids or len({t.id for t in trajectories}) < len(trajectories):
             raise ValueError(f"shard {shard.id}: the trajectories are not those of its questions")
+        if (committed := self.manifest(shard.id)) is not None:
+            return committed
         table = pa.Table.from_pylist([to_row(t) for t in trajectories], schema=TRAJECTORY_SCHEMA)
         data = self._temporary()
         pq.write_table(table, data, compression="zstd")

@@ -62,6 +62,14 @@ def test_a_committed_shard_reads_back_equal(store, shard):
     assert manifest.stop_reasons == {"answered": 1, "step_limit": 1}
 
 
+def test_the_first_commit_of_a_shard_stands(store, shard):
+    first = store.commit(shard, TRAJECTORIES)
+    files = {path: path.stat().st_ino for path in store.folder.iterdir()}
+    assert store.commit(shard, [dataclasses.replace(t, answer="other") for t in TRAJECTORIES]) == first
+    assert {path: path.stat().st_ino for path in store.folder.iterdir()} == files
+    assert store.read(shard.id) == TRAJECTORIES
+
+
 def test_a_shard_is_no_shard_without_both_of_its_files_whole(store, shard):
     for ending in ("json", "parquet"):
         store.commit(shard, TRAJECTORIES)
