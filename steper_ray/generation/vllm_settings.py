@@ -11,6 +11,8 @@ from steper_ray.generation.tokens import tokenizer_name
 #: the key-value cache on a CPU, in GiB.
 ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
 
+_CPU_BLOCK = 32  # the least that its kernels for CPUs take
+
 
 def vllm_arguments(config: EngineConfig, on_cpu: bool) -> dict[str, Any]:
     """Arguments of vLLM's engine, but for the model and for what depends on who runs it. Raises ModelError."""
@@ -22,6 +24,8 @@ def vllm_arguments(config: EngineConfig, on_cpu: bool) -> dict[str, Any]:
         "tensor_parallel_size": config.tensor_parallel_size,
         "gpu_memory_utilization": config.gpu_memory_utilization,
         "enable_prefix_caching": True,
+        # What is cached is cached in whole blocks; on a CPU vLLM's own are of 128 tokens, two passages.
+        "block_size": _CPU_BLOCK if on_cpu else None,
         "enforce_eager": on_cpu,
         "use_tqdm_on_load": False,
         "enable_log_requests": False,

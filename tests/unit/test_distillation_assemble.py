@@ -8,9 +8,7 @@ import pytest
 from distilled import assembled, question, trajectory
 
 from steper_ray.distillation import assemble as room
-from steper_ray.distillation.engine_log import EngineLog
 from steper_ray.distillation.report import Tally
-from steper_ray.errors import EngineDeadError
 from steper_ray.schema import EXAMPLE_SCHEMA, StepScore, example_from_row
 
 TRAJECTORIES = [
@@ -112,17 +110,6 @@ def test_the_summary_tells_the_counts(build):
     text = build().summary()
     assert "5, kept 3, dropped 2 (generator_failed 1, wrong_answer 1)" in text
     assert "recall@4" in text
-
-
-def test_engines_may_start_so_often_and_the_error_has_their_last_words(tmp_path):
-    log = EngineLog(tmp_path / "engines", limit=2)
-    notes, _ = log.started()
-    notes.died("out of memory")
-    log.started()
-    with pytest.raises(EngineDeadError, match=r"started 2 times .*out of memory"):
-        log.started()
-    log.clear()
-    log.started()
 
 
 def test_a_question_without_steps_has_no_recall():
