@@ -156,7 +156,14 @@ class Driver:
 
     @staticmethod
     def _start(command, env):
-        return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # A session of its own: when a driver is gone, a process of Ray's ends the whole group that it was of.
+        return subprocess.Popen(
+            command,
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     def victims(self, case):
         if case == "driver":
