@@ -67,6 +67,16 @@ class Ways:
         self.recorder = Recorder(engine)
         self._reasoner = Reasoner(retriever, self.recorder, config.reasoning, config.sampling)
         self._numbers = iter(range(10**9))
+        self._passes = 0
+        core = engine._llm.engine_core
+        next_output = core.get_output_async
+
+        async def counted() -> Any:
+            outputs = await next_output()
+            self._passes += bool(outputs.outputs)
+            return outputs
+
+        core.get_output_async = counted
 
     async def one_by_one(self, count: int) -> list[Trajectory]:
         return [await self._reasoner.run(question) for question in self.questions[:count]]
@@ -150,10 +160,10 @@ class Ways:
                 before = prompt
         return shared / total
 
-    async def timed(self, run: Callable[[], Awaitable[Any]]) -> tuple[float, Any]:
-        """Seconds from an empty prefix cache, and what came."""
+    async def timed(self, run: Callable[[], Awaitable[Any]]) -> tuple[float, int, Any]:
+        """Seconds from an empty prefix cache, the engine's forward passes that wrote something, and what came."""
         if not await self.engine._llm.reset_prefix_cache():
             raise RuntimeError("the engine is not idle")
-        started = time.perf_counter()
+        started, self._passes = time.perf_counter(), 0
         found = await run()
-        return time.perf_counter() - started, found
+        return time.perf_counter() - started, self._passes, found

@@ -60,11 +60,11 @@ async def measure(worlds: int, in_flight: int, rounds: int, folder: Path) -> dic
     await ways.one_by_one(4)  # warms up
     found: list[dict[str, float]] = []
     for number in range(rounds):
-        chained, chains = await ways.timed(lambda: ways.lockstep(shared_cache=False))
-        lockstep, _ = await ways.timed(lambda: ways.lockstep(shared_cache=True))
-        ours, trajectories = await ways.timed(ways.ours)
+        chained, passes_chained, chains = await ways.timed(lambda: ways.lockstep(shared_cache=False))
+        lockstep, passes_lockstep, _ = await ways.timed(lambda: ways.lockstep(shared_cache=True))
+        ours, passes_ours, trajectories = await ways.timed(ways.ours)
         requests = list(ways.recorder.requests)
-        bound, tokens = await ways.timed(partial(ways.bound, requests))
+        bound, passes_bound, tokens = await ways.timed(partial(ways.bound, requests))
         if tokens != sum(request.written for request in requests):
             raise RuntimeError("the bound did not write as much as the rollouts")
         steps = [step for trajectory in trajectories for step in trajectory.steps]
@@ -76,6 +76,10 @@ async def measure(worlds: int, in_flight: int, rounds: int, folder: Path) -> dic
                 "lockstep_shared_cache_s": lockstep,
                 "ours_s": ours,
                 "bound_s": bound,
+                "lockstep_passes": passes_chained,
+                "lockstep_shared_cache_passes": passes_lockstep,
+                "ours_passes": passes_ours,
+                "bound_passes": passes_bound,
                 "same_chains": sum(t.chain == c for t, c in zip(trajectories, chains, strict=True)),
                 "requests": len(requests),
                 "prompt_tokens": sum(len(request.prompt) for request in requests),
@@ -87,7 +91,7 @@ async def measure(worlds: int, in_flight: int, rounds: int, folder: Path) -> dic
             }
         )
         print(f"round {number + 1}: " + ", ".join(f"{k} {v:.3g}" for k, v in found[-1].items()), flush=True)
-    one, _ = await ways.timed(lambda: ways.one_by_one(_ONE_BY_ONE))
+    one, _, _ = await ways.timed(lambda: ways.one_by_one(_ONE_BY_ONE))
     await engine.close()
 
     def median(name: str, over: str | None = None) -> float:
@@ -97,6 +101,7 @@ async def measure(worlds: int, in_flight: int, rounds: int, folder: Path) -> dic
         "ratio_to_lockstep": median("lockstep_s", "ours_s"),
         "ratio_to_lockstep_shared_cache": median("lockstep_shared_cache_s", "ours_s"),
         "ratio_to_engine_bound": median("bound_s", "ours_s"),
+        "forward_passes_lockstep_over_ours": median("lockstep_passes", "ours_passes"),
         "ratio_to_one_by_one": one / _ONE_BY_ONE / (median("ours_s") / len(questions)),
         "prefix_cache_hit_rate": median("prefix_cache_hit_rate"),
         "prefix_cache_hit_limit": median("prefix_cache_hit_limit"),
@@ -117,8 +122,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=Path, help="write all figures to this file")
-    parser.add_argument("--worlds", type=int, default=24, help="8 questions each")
-    parser.add_argument("--in-flight", type=int, default=96)
+    parser.add_argument("--worlds", type=int, default=48, help="8 questions each")
+    parser.add_argument("--in-flight", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -79,8 +79,9 @@ class BuildConfig(Section):
     """Questions a shard: the unit that is committed, and redone after a kill."""
     engines: Positive = 1
     """Engine actors, each with `num_cpus`, or `tensor_parallel_size` GPUs on a GPU cluster."""
-    in_flight: Positive = 64
-    """Trajectories an engine keeps in flight."""
+    in_flight: Positive = 128
+    """Trajectories an engine keeps in flight: more than its `max_batch`, so that the batch stays full while some of them
+    retrieve; no more than its key-value cache holds, or their prompts are read again at each step."""
     num_cpus: float = Field(1.0, gt=0)
     """CPUs reserved for each engine actor."""
     num_gpus: float = Field(0.0, ge=0)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 from builds import Watched, config
+from local_ray import local_ray
 
 from steper_ray.distillation.pipeline import build_data
 
@@ -23,18 +23,8 @@ def ray_folder() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
     """Of the tests' own process."""
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-    ray.init(
-        address="local",
-        num_cpus=4,
-        num_gpus=0,
-        include_dashboard=False,
-        log_to_driver=False,
-        _temp_dir=folder,
-    )
-    yield
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+    with local_ray():
+        yield
 
 
 @pytest.fixture(scope="session")
