@@ -80,7 +80,7 @@ class BuildConfig(Section):
     engines: Positive = 1
     """Engine actors, each with `num_cpus`, or `tensor_parallel_size` GPUs on a GPU cluster."""
     in_flight: Positive = 128
-    """Trajectories an engine keeps in flight: more than its `max_batch`, so that the batch stays full while some of them
+    """Trajectories an engine keeps in flight: more than its `max_batch`, so that the batch stays full while some
     retrieve; no more than its key-value cache holds, or their prompts are read again at each step."""
     num_cpus: float = Field(1.0, gt=0)
     """CPUs reserved for each engine actor."""
