@@ -1,6 +1,6 @@
 """A build over more and more questions: the most memory that its driver and its engine actor take, and its pace.
 
-    python benchmarks/growth.py --questions 100 1000 10000 [SETTING=VALUE ...]
+    python benchmarks/growth.py --questions 100,1000,10000 [SETTING=VALUE ...]
 
 Memory is what a process has for itself (USS, in MB), looked at every second.
 """
@@ -62,14 +62,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--questions", type=int, nargs="+", default=[100, 1000])
+    parser.add_argument("--questions", default="100,1000", help="how many, one build each")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args, settings = parser.parse_known_args()
     if args.child:
         build(settings)
         return
-    for questions in args.questions:
-        measure(questions, settings)
+    for questions in args.questions.split(","):
+        measure(int(questions), settings)
 
 
 if __name__ == "__main__":
