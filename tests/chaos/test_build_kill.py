@@ -4,7 +4,6 @@ The moments are drawn from seeds. STEPER_CHAOS_ROUNDS=20 tries so many seeds of 
 """
 
 import copy
-import json
 import os
 import random
 import secrets
@@ -24,7 +23,6 @@ from builds import (
     N_QUESTIONS,
     N_SHARDS,
     SETTINGS,
-    SHARD_SIZE,
     Moment,
     Watched,
     config,
@@ -269,15 +267,3 @@ def test_questions_that_kill_the_engine_or_fail_in_it_cost_their_own_rows_alone(
     others = [n for n in range(N_QUESTIONS) if n not in (KILLER, FAILER)]
     assert [timeless(found[n]) for n in others] == [timeless(wanted[n]) for n in others]
     assert report.dropped["generator_failed"] == 2
-
-    # They are asked again when their shards are deleted, as the error says, and no other is.
-    monkeypatch.undo()
-    before = build.committed()
-    for number in (KILLER, FAILER):
-        shard = json.loads((build.data / "manifest.json").read_text())["shards"][number // SHARD_SIZE]
-        assert number != KILLER or f"shard-{shard}.parquet" in found[number].error
-        (build.data / "trajectories" / f"shard-{shard}.parquet").unlink()
-    assert build_data(config(tmp_path)).shards_run == 2
-    after = build.committed()
-    assert sum(after[shard] == before[shard] for shard in after) == N_SHARDS - 2
-    assert same_data(build, whole)
