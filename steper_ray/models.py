@@ -1,6 +1,6 @@
 """Model names: the embedded miniature models, Hugging Face folders and hub names, resolved and checked.
 
-Knows no other room.
+Knows the settings and no other room.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from steper_ray.config import EngineConfig
 from steper_ray.errors import ModelError
 
 ASSETS = Path(__file__).parent / "miniature" / "assets"
@@ -41,6 +42,20 @@ def resolve_model(name: str) -> str:
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise ModelError(f"model '{name}': {folder} has no weights (*.safetensors)")
     return str(folder)
+
+
+def absolute_engine(engine: EngineConfig) -> EngineConfig:
+    """The engine with its folders by their whole paths, for processes that work in other folders.
+
+    An endpoint's model is a name that it serves; its tokenizer may be a folder all the same.
+    """
+    names = {"tokenizer": engine.tokenizer} | ({} if engine.kind == "openai" else {"model": engine.model})
+    folders = {
+        field: str(Path(name).expanduser().resolve())
+        for field, name in names.items()
+        if name and Path(name).expanduser().is_dir()
+    }
+    return engine.model_copy(update=folders)
 
 
 def partial_attention(model_config: Any, tokens: int) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from steper_ray.distillation.measures import ExampleLengths, Repeats, StepCost, add_examples
 from steper_ray.distillation.shards import ShardStore, by_question
 from steper_ray.errors import DataError
-from steper_ray.schema import Ability, Trajectory
+from steper_ray.schema import SCHEMA_VERSION, Ability, Trajectory
 
 T = TypeVar("T")
 KEPT = "kept"
@@ -46,6 +46,11 @@ class DataSet:
             ) from error
         except ValueError as error:
             raise DataError(f"{path}: not valid JSON: {error}. {_AGAIN}") from error
+        version = self.manifest.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise DataError(
+                f"{path}: written in version {version} of the schema, this is version {SCHEMA_VERSION}: build again"
+            )
         self._store = ShardStore(self.folder / "trajectories", "")
 
     @property

@@ -11,13 +11,12 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
 
 from steper_ray import errors
-from steper_ray.config import Config, EngineConfig
+from steper_ray.config import Config
 from steper_ray.corpora import Corpus, open_corpus
 from steper_ray.distillation.assemble import Part, assemble
 from steper_ray.distillation.engine_log import EngineLog
@@ -30,6 +29,7 @@ from steper_ray.distillation.scores import score_stores
 from steper_ray.distillation.shards import Shard, ShardStore, by_question, cut
 from steper_ray.distillation.teachers import TeacherRun, is_answered, teacher_runs
 from steper_ray.errors import SteperError
+from steper_ray.models import absolute_engine
 from steper_ray.retrieval.index import ensure_index, index_folder
 from steper_ray.schema import Question
 
@@ -107,19 +107,12 @@ def _absolute(config: Config) -> Config:
     """The config with whole paths in what an actor opens by it: an actor runs in another folder."""
     reasoning, build = config.reasoning, config.build
     if build.verify.judge_engine is not None:
-        judge = _absolute_engine(build.verify.judge_engine)
+        judge = absolute_engine(build.verify.judge_engine)
         build = build.model_copy(update={"verify": build.verify.model_copy(update={"judge_engine": judge})})
     if reasoning.demonstrations is not None:
         reasoning = reasoning.model_copy(update={"demonstrations": reasoning.demonstrations.resolve()})
-    engine = _absolute_engine(config.engine)
+    engine = absolute_engine(config.engine)
     return config.model_copy(update={"engine": engine, "reasoning": reasoning, "build": build})
-
-
-def _absolute_engine(engine: EngineConfig) -> EngineConfig:
-    """An endpoint's model is a name that it serves, its tokenizer may be a folder all the same."""
-    names = {"tokenizer": engine.tokenizer} | ({} if engine.kind == "openai" else {"model": engine.model})
-    folders = {key: str(Path(name).resolve()) for key, name in names.items() if name and Path(name).is_dir()}
-    return engine.model_copy(update=folders)
 
 
 def _run(job: Job, missing: Sequence[Shard], *, n_questions: int) -> None:

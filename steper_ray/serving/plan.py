@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from steper_ray.config import Config, EngineConfig
+from steper_ray.config import Config
 from steper_ray.corpora import Corpus, open_corpus
-from steper_ray.models import resolve_model
+from steper_ray.models import absolute_engine, resolve_model
 from steper_ray.retrieval import ensure_index, index_folder, read_manifest
 from steper_ray.serving.api import Limits
 from steper_ray.serving.wire import About
@@ -74,16 +74,3 @@ def _absolute(config: Config) -> Config:
     if reasoning.demonstrations is not None:
         reasoning = reasoning.model_copy(update={"demonstrations": reasoning.demonstrations.resolve()})
     return config.model_copy(update={"engine": absolute_engine(config.engine), "reasoning": reasoning})
-
-
-def absolute_engine(engine: EngineConfig) -> EngineConfig:
-    """The engine with its folders by their whole paths."""
-    if engine.kind == "openai":
-        return engine
-    names = {"model": engine.model, "tokenizer": engine.tokenizer}
-    folders = {
-        field: str(Path(name).expanduser().resolve())
-        for field, name in names.items()
-        if name and Path(name).expanduser().is_dir()
-    }
-    return engine.model_copy(update=folders)

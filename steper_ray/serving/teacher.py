@@ -19,10 +19,10 @@ from ray import serve
 from steper_ray.config import Config
 from steper_ray.config.base import Positive
 from steper_ray.errors import ModelError
-from steper_ray.models import resolve_model
+from steper_ray.models import absolute_engine, resolve_model
 from steper_ray.serving.args import ConfigArgs
 from steper_ray.serving.deployments import INGRESS_CPUS
-from steper_ray.serving.plan import absolute_engine, public_name
+from steper_ray.serving.plan import public_name
 
 # Ray 2.60 logs no prompts; versions that do read this.
 _ENVIRONMENT = {"RAYLLM_ENABLE_REQUEST_PROMPT_LOGS": "0"}

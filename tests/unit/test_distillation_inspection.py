@@ -14,7 +14,7 @@ from steper_ray.distillation.inspection_text import page, plain, summary
 from steper_ray.distillation.inspection_text import trajectory as show
 from steper_ray.distillation.measures import Repeats, StepCost, spread
 from steper_ray.errors import DataError
-from steper_ray.schema import Ability, Passage, Question
+from steper_ray.schema import SCHEMA_VERSION, Ability, Passage, Question
 
 TRAJECTORIES = [trajectory(1), trajectory(2, answer="Bo"), trajectory(3, hops=3), trajectory(4)]
 
@@ -153,6 +153,14 @@ def test_the_command_pages_through_those_that_were_asked_for(data):
 
 def test_a_run_that_was_not_built_is_an_error_with_the_fix(tmp_path):
     with pytest.raises(DataError, match=r"manifest\.json: no data set here: run the build stage"):
+        DataSet(tmp_path)
+
+
+def test_data_of_another_schema_is_an_error_with_the_fix(tmp_path):
+    assembled(tmp_path, [trajectory(1)])
+    path = tmp_path / "data" / "manifest.json"
+    path.write_text(path.read_text().replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 2'))
+    with pytest.raises(DataError, match=r"manifest\.json: written in version 2 .*build again"):
         DataSet(tmp_path)
 
 

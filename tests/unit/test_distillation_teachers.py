@@ -1,13 +1,21 @@
 """Several teachers, several samples and second chances: who is asked, what they see, what is made of it."""
 
+from dataclasses import replace
+
 import pytest
+from distilled import trajectory
 from scripted import CharTokenizer, KeywordRetriever, ScriptedGenerator
 
-from steper_ray.config import ReasoningConfig, SamplingConfig
+from steper_ray.config import Config, ReasoningConfig, SamplingConfig
 from steper_ray.config.file import ConfigError, load_config
+from steper_ray.distillation.assemble import Part, assemble
 from steper_ray.distillation.examples import make_examples
 from steper_ray.distillation.filtering import choose, drop_reason
+from steper_ray.distillation.inspection import DataSet
+from steper_ray.distillation.report import SourceCount
+from steper_ray.distillation.shards import ShardStore, cut
 from steper_ray.distillation.teachers import ask, teacher_runs, turns
+from steper_ray.errors import GenerationError
 from steper_ray.prompt import LAYOUTS, PromptEncoder
 from steper_ray.reasoning import Reasoner
 from steper_ray.schema import Passage, Question, StopReason
@@ -79,8 +87,6 @@ async def test_the_examples_of_a_second_chance_do_not_show_the_first():
 
 @pytest.mark.parametrize("replies", [[answer("Zed")], ["", ""], [FACT], [ValueError("no")]])
 async def test_only_a_wrong_answer_gets_a_second_chance(replies):
-    from steper_ray.errors import GenerationError
-
     replies = [GenerationError(str(r)) if isinstance(r, Exception) else r for r in replies]
     (group,) = turns(samples(ScriptedGenerator(replies), max_steps=1), build("build.self_correct=true"))
     (only,) = await ask(QUESTION, group, build("build.self_correct=true"))
@@ -152,3 +158,29 @@ def test_each_teacher_is_a_run_of_its_own_with_what_it_does_not_say_from_the_bui
 def test_choices_that_cannot_be_are_refused_with_the_fix(overrides, says):
     with pytest.raises(ConfigError, match=says):
         load_config(None, overrides)
+
+
+def test_what_two_teachers_gave_is_told_and_read_question_by_question(tmp_path):
+    store = ShardStore(tmp_path / "data" / "trajectories", "run")
+    store.clean()
+    small = [replace(trajectory(n, answer="Cem" if n == 2 else "Alba"), source="small") for n in (1, 2, 3)]
+    corrected = replace(trajectory(3), source="small", attempt=1)
+    big = [replace(trajectory(1), source="big", sample=1)]
+    parts = []
+    for name, made in (("small", [*small, corrected]), ("big", big)):
+        questions = [t.question for t in made if not t.attempt]
+        shards = cut(questions, 2, name)
+        for shard in shards:
+            store.commit(shard, [t for t in made if t.question in shard.questions])
+        parts.append(Part({"teacher": name}, shards, store, {}))
+    report = assemble(Config(run_dir=tmp_path), parts, run=3, skipped=0)
+    assert (report.questions, report.questions_kept, report.shards) == (3, 3, 3)
+    assert report.sources == {"small": SourceCount(4, 2, 1), "big": SourceCount(1, 1, 0)}
+    assert "small: 4 chains, kept 2, 1 of them at the second chance" in report.summary()
+    assert [(s.trajectory.id, s.fate) for s in DataSet(tmp_path)] == [
+        ("q1", "wrong_answer"),
+        ("q1~1", "kept"),
+        ("q2", "kept"),
+        ("q3", "wrong_answer"),
+        ("q3~0.1", "kept"),
+    ]

@@ -1,9 +1,12 @@
-"""What a model's config says of its layers."""
+"""Names of models as paths, and what a model's config says of its layers."""
+
+from pathlib import Path
 
 import pytest
 from transformers import AutoConfig
 
-from steper_ray.models import partial_attention
+from steper_ray.config import EngineConfig
+from steper_ray.models import absolute_engine, partial_attention
 
 
 @pytest.mark.parametrize(
@@ -19,3 +22,17 @@ from steper_ray.models import partial_attention
 )
 def test_a_window_that_no_sequence_outgrows_is_full_attention(family, settings, tokens, kinds):
     assert partial_attention(AutoConfig.for_model(family, **settings), tokens) == kinds
+
+
+def test_folders_become_whole_paths_and_names_stay(tmp_path, monkeypatch):
+    (tmp_path / "teacher").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("teacher", "./teacher", "~/teacher"):
+        found = absolute_engine(EngineConfig(model=name, tokenizer=name))
+        assert (found.model, found.tokenizer) == (str(tmp_path / "teacher"),) * 2
+    served = EngineConfig(kind="openai", url="http://host/v1", model="teacher", tokenizer="teacher")
+    assert absolute_engine(served).model == "teacher"
+    assert Path(absolute_engine(served).tokenizer or "") == tmp_path / "teacher"
+    for name in ("miniature:teacher", "meta-llama/Llama-3.1-8B"):
+        assert absolute_engine(EngineConfig(model=name)).model == name
