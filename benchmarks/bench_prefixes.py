@@ -39,7 +39,7 @@ class Way:
             return list(await asyncio.gather(*(self._reasoner.run(q) for q in self._questions)))
 
         batch = self.engine._worker._batch  # each round starts with nothing remembered
-        batch._prefixes = PrefixStore(batch.max_rows if self._remembers else 0)
+        batch._prefixes = PrefixStore(batch.max_rows * batch._max_model_len if self._remembers else 0)
         self.found = asyncio.run(all_of_them())
 
     def cached(self, step: int) -> float:

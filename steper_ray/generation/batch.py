@@ -107,7 +107,8 @@ class Batch(Generic[R]):
         self.max_rows = max_rows
         self._model, self._end_ids, self._max_model_len = model, end_ids, max_model_len
         self._cache = self._new_cache()
-        self._prefixes = PrefixStore(max_rows)
+        # As much as the batch itself may hold: there are more trajectories than rows.
+        self._prefixes = PrefixStore(max_rows * max_model_len)
 
     @property
     def device_type(self) -> str:

@@ -24,15 +24,17 @@ class Prefix:
 
 
 class PrefixStore:
-    """The prompts that left last, at most `capacity` of them. One that is used again is taken out."""
+    """The prompts that left last, of at most `max_tokens` together. One that is used again is taken out."""
 
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
+    def __init__(self, max_tokens: int) -> None:
+        self._room = max_tokens
         self._kept: list[Prefix] = []  # oldest first
 
     def put(self, tokens: Sequence[int], states: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
         self._kept.append(Prefix(np.asarray(tokens, dtype=np.int64), states))
-        del self._kept[: max(0, len(self._kept) - self._capacity)]
+        self._room -= len(tokens)
+        while self._room < 0:
+            self._room += len(self._kept.pop(0).tokens)
 
     def take(self, tokens: Sequence[int]) -> tuple[Prefix, int] | None:
         """The prompt that shares most tokens with the beginning of these, and how many; None if they are few."""
@@ -46,7 +48,12 @@ class PrefixStore:
             same = int(differ.argmax()) if differ.any() else size
             if same > shared:
                 best, shared = at, same
-        return (self._kept.pop(best), shared) if best >= 0 else None
+        if best < 0:
+            return None
+        prefix = self._kept.pop(best)
+        self._room += len(prefix.tokens)
+        return prefix, shared
 
     def clear(self) -> None:
+        self._room += sum(len(prefix.tokens) for prefix in self._kept)
         self._kept.clear()

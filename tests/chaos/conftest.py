@@ -20,14 +20,14 @@ def ray_folder() -> Iterator[str]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """Of the tests' own process."""
+    """Of the tests' own process. It has lost workers, so no other tests get it."""
     with local_ray():
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def whole(cluster, tmp_path_factory: pytest.TempPathFactory) -> Watched:
     """The undisturbed build."""
     run_dir: Path = tmp_path_factory.mktemp("whole")

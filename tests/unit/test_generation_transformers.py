@@ -107,7 +107,7 @@ async def test_a_prompt_for_which_there_is_no_memory_is_forgotten_and_no_request
     ],
 )
 def test_the_prompt_that_shares_most_is_found(tokens, shared):
-    store = PrefixStore(capacity=3)
+    store = PrefixStore(max_tokens=300)
     for size in (300, 80, 150, 70):
         store.put([*range(size)] if size < 300 else [9] * 300, [])
     found = store.take(list(tokens))
@@ -115,12 +115,26 @@ def test_the_prompt_that_shares_most_is_found(tokens, shared):
 
 
 def test_a_prefix_is_used_once_and_the_oldest_leave_first():
-    store = PrefixStore(capacity=2)
+    store = PrefixStore(max_tokens=202)
     for first in (1, 2, 3):
         store.put([first, *range(100)], [])
     assert store.take([1, *range(100)]) is None
     assert store.take([3, *range(100)])[1] == 101
     assert store.take([3, *range(100)]) is None
+    store.put([4, *range(100)], [])  # there is room for it again
+    assert store.take([2, *range(100)])[1] == 101
+    store.clear()
+    for first in (5, 6):
+        store.put([first, *range(100)], [])
+    assert store.take([5, *range(100)])[1] == 101
+
+
+def test_a_prompt_longer_than_all_the_room_is_not_kept():
+    store = PrefixStore(max_tokens=80)
+    store.put([*range(100)], [])
+    assert store.take([*range(100)]) is None
+    store.put([*range(80)], [])
+    assert store.take([*range(80)])[1] == 80
 
 
 @pytest.mark.parametrize("at", [1, 4])
