@@ -38,7 +38,7 @@ class Watched:
         """[event, question] in the order noted. A line that is being written is left out."""
         logs = sorted((self.data / "engines").glob("start-*"))
         lines = [line for log in logs for line in log.read_bytes().splitlines(keepends=True)]
-        return [json.loads(line) for line in lines if line.endswith(b"\n")]
+        return [json.loads(line)[:2] for line in lines if line.endswith(b"\n")]
 
     def begun(self) -> int:
         return sum(event in ("asked", "alone") for event, _ in self.events())
@@ -57,7 +57,7 @@ class Watched:
 
     def trajectories(self) -> list[Trajectory]:
         """In input order."""
-        shards = json.loads((self.data / "manifest.json").read_text())["shards"]
+        shards = json.loads((self.data / "manifest.json").read_text())["teachers"][0]["shards"]
         files = [self.data / "trajectories" / f"shard-{shard}.parquet" for shard in shards]
         return [trajectory_from_row(row) for file in files for row in pq.read_table(file).to_pylist()]
 
