@@ -38,8 +38,8 @@ __all__ = ["BuildReport", "build_data"]
 logger = logging.getLogger(__name__)
 
 #: Restarts an engine in one build, besides those after deaths that a question is to blame for (suspects.py): one
-#: death may be an accident, four are none. Ray Data alone restarts actors, and gives them their shards again, forever.
-MAX_RESTARTS = 3
+#: death may be an accident, five are none. Ray Data alone restarts actors, and gives them their shards again, forever.
+MAX_RESTARTS = 4
 
 
 def build_data(config: Config) -> BuildReport:

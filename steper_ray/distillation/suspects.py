@@ -1,7 +1,7 @@
 """Which questions are suspected of killing engines, which are given up, and which deaths that explains.
 
-A question that was in flight when an engine died is a suspect until it has been done once. A suspect is asked alone,
-so that another death is its own; one that killed GIVE_UP engines alone is asked no more. Pure: no files, no engine,
+A question that was in flight when SUSPECT engines died is a suspect until it has been done once. A suspect is asked
+alone, so that another death is its own; one that killed GIVE_UP engines alone is asked no more. Pure: no files, no engine,
 no Ray.
 """
 
@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 #: Engines that a question may kill while it is alone in them. One death may be chance.
 GIVE_UP = 2
+#: Engines that died with a question in flight before it is a suspect. After one death, an accident mostly, all that was
+#: in flight is asked again in company: one by one it would keep a large engine busy with one question for long.
+SUSPECT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +40,13 @@ class History:
         self._deaths = Counter(key for life in lives for key in life.left)
         self._alone = Counter(key for life in lives for key in life.alone)
         self._suspects: set[str] = set()
+        deaths = Counter[str]()  # since the question was done last
         for life in lives:
+            for key in life.done:
+                deaths.pop(key, None)
+            deaths.update(life.left)
             self._suspects -= life.done
-            self._suspects |= life.left
+            self._suspects |= {key for key in life.left if deaths[key] >= SUSPECT} | life.alone
         at = [life.survived for life in lives if life.alone]
         #: What a new engine must survive before a suspect that killed one is asked again: something, and not as much as
         #: last time, or an engine that always dies of its second question would be taken for a question that kills.

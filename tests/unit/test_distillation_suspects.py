@@ -6,25 +6,31 @@ import random
 import pytest
 
 from steper_ray.distillation.engine_log import EngineLog
-from steper_ray.distillation.suspects import GIVE_UP, History, Life
+from steper_ray.distillation.suspects import GIVE_UP, SUSPECT, History, Life
 from steper_ray.distillation.turns import Turns
 from steper_ray.errors import EngineDeadError
 
-LIMIT = 4
+LIMIT = 5
 
 
 def life(*, done=(), left=(), alone=()):
     return Life(frozenset(done), frozenset(left), frozenset(alone))
 
 
-def test_what_was_in_flight_at_a_death_is_suspected_until_it_is_done():
+def test_what_was_in_flight_at_two_deaths_is_suspected_until_it_is_done():
     company = life(done="a", left="bc")
-    history = History([company])
+    assert [History([company]).killed_alone(key) for key in "abc"] == [None, None, None]
+    history = History([company, company])
     assert [history.killed_alone(key) for key in "abcd"] == [None, 0, 0, None]
-    history = History([company, life(done="b", left="c", alone="c")])
+    history = History([company, company, life(done="b", left="c", alone="c")])
     assert [history.killed_alone(key) for key in "bc"] == [None, 1]
-    again = History([company, life(done="b"), life(left="b")])
-    assert again.killed_alone("b") == 0
+    done = [company, company, life(done="b")]
+    assert History([*done, company]).killed_alone("b") is None
+    assert History([*done, company, company]).killed_alone("b") == 0
+
+
+def test_what_killed_alone_is_a_suspect_at_once():
+    assert History([life(left="b", alone="b")]).killed_alone("b") == 1
 
 
 def test_only_deaths_alone_give_a_question_up_and_they_explain_those_in_company():
@@ -129,15 +135,20 @@ def test_the_log_tells_what_was_in_flight_whatever_cut_it_short(tmp_path):
     (file,) = (tmp_path / "engines").iterdir()
     with file.open("ab") as stream:
         stream.write(b'["done", "b')
+    second, history = log_in(tmp_path).started()
+    assert [history.killed_alone(key) for key in ("a", "b", awkward)] == [None] * 3
+    for key in ("b", awkward):
+        second.asked(key, alone=False)
     _, history = log_in(tmp_path).started()
     assert [history.killed_alone(key) for key in ("a", "b", awkward)] == [None, 0, 0]
 
 
 def test_samples_of_a_question_are_suspected_together(tmp_path):
-    notes, _ = log_in(tmp_path).started()
-    for _ in range(3):
-        notes.asked("q", alone=False)
-    notes.done("q")
+    for _ in range(SUSPECT):
+        notes, _ = log_in(tmp_path).started()
+        for _ in range(3):
+            notes.asked("q", alone=False)
+        notes.done("q")
     _, history = log_in(tmp_path).started()
     assert history.killed_alone("q") == 0
 
@@ -206,7 +217,7 @@ async def test_poisoned_questions_are_given_up_wherever_they_stand_and_all_other
     in_flight = rng.choice([1, 2, 8, 64])
     done, deaths = await lives(log_in(tmp_path), keys, lambda key, _: key in poison, in_flight)
     assert done == {key: "given up" if key in poison else "answered" for key in keys}
-    assert deaths <= (1 + GIVE_UP) * len(poison)
+    assert deaths <= (SUSPECT + GIVE_UP) * len(poison)
 
 
 @pytest.mark.parametrize("in_flight", [1, 3, 64])
@@ -220,7 +231,13 @@ async def test_an_engine_that_dies_of_anything_ends_the_build_and_is_blamed_on_n
         await lives(log_in(tmp_path), keys, lambda _, asked: asked == at, in_flight)
 
 
-async def test_an_accident_costs_no_question(tmp_path):
+async def test_after_one_accident_nothing_is_asked_alone(tmp_path):
+    log, accident = log_in(tmp_path), iter([True])
+    await lives(log, [f"q{n}" for n in range(12)], lambda _, asked: asked == 5 and next(accident, False), 4)
+    assert not any(b'"alone"' in path.read_bytes() for path in log.folder.iterdir())
+
+
+async def test_accidents_cost_no_question(tmp_path):
     keys, accidents = [f"q{n}" for n in range(12)], iter([True, True, True])
     done, deaths = await lives(
         log_in(tmp_path), keys, lambda _, asked: asked == 5 and next(accidents, False), 4
