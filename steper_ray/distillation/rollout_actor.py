@@ -4,8 +4,8 @@ An actor commits its shards itself: run_dir must be a folder that all nodes see.
 never made again, neither by a retry nor by a later run.
 
 A question may kill the engine, and with it the actor's process, which Ray then starts again and gives its shards
-once more. What was in flight at two deaths is then asked alone, and a question that goes on killing ends as an error of its own
-row: see suspects.py for what is given up and turns.py for who is asked when.
+once more. What was in flight at two deaths is then asked alone, and a question that goes on killing ends as an error
+of its own row: see suspects.py for what is given up and turns.py for who is asked when.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which questions are suspected of killing engines, which are given up, and which deaths that explains.
 
 A question that was in flight when SUSPECT engines died is a suspect until it has been done once. A suspect is asked
-alone, so that another death is its own; one that killed GIVE_UP engines alone is asked no more. Pure: no files, no engine,
-no Ray.
+alone, so that another death is its own; one that killed GIVE_UP engines alone is asked no more. Pure: no files, no
+engine, no Ray.
 """
 
 from __future__ import annotations
