@@ -21,7 +21,7 @@ from rich.text import Text
 from steper_ray.distillation.files import write_text
 from steper_ray.distillation.inspection import KEPT, DataSet, Inspection, Seen
 from steper_ray.distillation.measures import spread
-from steper_ray.schema import Ability
+from steper_ray.schema import Ability, Trajectory
 
 
 def summary(data: DataSet, found: Inspection) -> RenderableType:
@@ -67,6 +67,7 @@ def trajectory(seen: Seen) -> RenderableType:
         Text.assemble(
             ("right ", "dim"), ", ".join(question.answers), ("   given ", "dim"), seen.trajectory.answer,
             ("   ", ""), (seen.fate.replace("_", " "), "green" if seen.fate == KEPT else "red"),
+            (f"   {_by(seen.trajectory)}", "dim"),
         ),
     ]  # fmt: skip
     if seen.error:
@@ -80,6 +81,11 @@ def trajectory(seen: Seen) -> RenderableType:
             parts.append(Padding(line, (0, 0, 0, 4)))
         parts.append(Padding(Text(step.reasoning), (0, 0, 0, 2)))
     return Padding(Group(*parts), (1, 0, 0, 0))
+
+
+def _by(trajectory: Trajectory) -> str:
+    """Whose trajectory it is."""
+    return trajectory.source + (", second chance" if trajectory.attempt else "")
 
 
 def page(data: DataSet, found: Inspection, shown: Iterable[Seen], path: Path) -> None:
@@ -101,6 +107,7 @@ def page(data: DataSet, found: Inspection, shown: Iterable[Seen], path: Path) ->
         fates=fates,
         numbers={fate: number for number, (fate, _) in enumerate(fates, 1)},
         kept=KEPT,
+        by=_by,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)

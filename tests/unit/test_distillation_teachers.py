@@ -11,7 +11,9 @@ from steper_ray.config.file import ConfigError, load_config
 from steper_ray.distillation.assemble import Part, assemble
 from steper_ray.distillation.examples import make_examples
 from steper_ray.distillation.filtering import choose, drop_reason
-from steper_ray.distillation.inspection import DataSet
+from steper_ray.distillation.inspection import DataSet, inspect
+from steper_ray.distillation.inspection_text import page, plain
+from steper_ray.distillation.inspection_text import trajectory as show
 from steper_ray.distillation.report import SourceCount
 from steper_ray.distillation.shards import ShardStore, cut
 from steper_ray.distillation.teachers import ask, teacher_runs, turns
@@ -184,3 +186,7 @@ def test_what_two_teachers_gave_is_told_and_read_question_by_question(tmp_path):
         ("q3", "wrong_answer"),
         ("q3~0.1", "kept"),
     ]
+    assert "small, second chance" in plain(show(list(DataSet(tmp_path))[-1]))
+    page(DataSet(tmp_path), inspect(DataSet(tmp_path)), DataSet(tmp_path), tmp_path / "page.html")
+    html = (tmp_path / "page.html").read_text()
+    assert [html.count(f"; by {name}</p>") for name in ("small", "big", "small, second chance")] == [3, 1, 1]
