@@ -42,17 +42,24 @@ def choose(
 def _draw(
     logits: torch.Tensor, samplings: Sequence[SamplingConfig], uniforms: Sequence[float | None]
 ) -> torch.Tensor:
-    """Inverts the cumulative distribution of each row's nucleus at its uniform number."""
+    """Draws from each row's nucleus by Gumbel noise, which the row's uniform number seeds.
 
-    def column(values: Sequence[float | None]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=logits.device)[:, None]
+    The largest noisy logit is a draw from the softmax. It hardly ever depends on the last bits of the logits, which
+    differ with the company of a row; the inverse of a cumulative distribution often does.
+    """
+    found = []
+    for row, sampling, uniform in zip(logits, samplings, uniforms, strict=True):
+        assert uniform is not None
+        row = row / sampling.temperature
+        if sampling.top_p < 1:
+            row = row.masked_fill(~_nucleus(row.softmax(-1), sampling.top_p), -torch.inf)
+        generator = torch.Generator().manual_seed(int(uniform * 2**62))
+        noise = torch.rand(len(row), generator=generator, dtype=torch.float64)
+        found.append((row - (-noise.log()).log().to(row)).argmax(-1))
+    return torch.stack(found)
 
-    probs = (logits / column([s.temperature for s in samplings])).softmax(-1)
+
+def _nucleus(probs: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Which tokens have less than `top_p` of the mass before them; the likeliest one always is among them."""
     probs, tokens = probs.sort(-1, descending=True)
-    # The nucleus: tokens before which less than top_p of the mass lies. The first one always belongs to it.
-    before = probs.cumsum(-1) - probs
-    probs = probs.masked_fill(before >= column([s.top_p for s in samplings]), 0.0)
-    mass = probs.cumsum(-1)
-    rank = (mass <= column(uniforms) * mass[:, -1:]).sum(-1, keepdim=True)
-    last = (probs > 0).sum(-1, keepdim=True) - 1
-    return tokens.gather(-1, torch.minimum(rank, last))[:, 0]
+    return torch.zeros_like(tokens, dtype=torch.bool).scatter(-1, tokens, probs.cumsum(-1) - probs < top_p)

@@ -89,9 +89,23 @@ def test_draws_follow_the_seed_alone_and_greedy_has_none():
     assert draws(SamplingConfig(), 4) == ()
 
 
-def test_top_p_never_draws_from_the_tail():
-    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(3, 1)
+def test_draws_follow_the_distribution_of_the_nucleus_and_never_its_tail():
+    n = 3000
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(n, 1)
     nucleus = SamplingConfig(temperature=1.0, top_p=0.75)
-    ids, logprobs = choose(logits, [nucleus] * 3, [0.0, 0.7, 0.999999])
-    assert ids == [0, 1, 1]
-    assert logprobs == pytest.approx([-0.6931, -1.2040, -1.2040], abs=1e-3)
+    ids, logprobs = choose(logits, [nucleus] * n, [number / n for number in range(n)])
+    assert set(ids) == {0, 1}
+    assert ids.count(0) / n == pytest.approx(0.5 / 0.8, abs=0.03)
+    assert {round(value, 3) for value in logprobs} == {-0.693, -1.204}
+    hot, _ = choose(logits, [SamplingConfig(temperature=2.0)] * n, [number / n for number in range(n)])
+    wanted = torch.tensor([0.5, 0.3, 0.15, 0.05]).sqrt()
+    for token, share in enumerate((wanted / wanted.sum()).tolist()):
+        assert hot.count(token) / n == pytest.approx(share, abs=0.03)
+
+
+def test_a_draw_does_not_depend_on_the_last_bits_of_the_logits():
+    n = 3000
+    logits = torch.randn(n, 1024, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(n, 1024, generator=torch.Generator().manual_seed(1)) * 1e-5
+    hot, uniforms = [SamplingConfig(temperature=6.0)] * n, [number / n + 1e-5 for number in range(n)]
+    assert choose(logits, hot, uniforms)[0] == choose(logits + noise, hot, uniforms)[0]
