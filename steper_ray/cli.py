@@ -99,6 +99,19 @@ def evaluate(
 
 
 @app.command()
+def self_distil(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Rounds in which a student learns from right trajectories of its own, with no teacher."""
+
+    def stage(resolved: Config) -> None:
+        from steper_ray.rounds import format_rounds
+        from steper_ray.rounds import self_distil as run
+
+        typer.echo(format_rounds(run(resolved)))
+
+    _run(stage, config, overrides, dry_run)
+
+
+@app.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="Folder with a results.json.")]) -> None:
     """Write report.html again from a run's results.json, and print its table."""
     typer.echo(stages().report(run_dir))

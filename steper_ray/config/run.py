@@ -42,6 +42,22 @@ class DemoConfig(Section):
     """Training seeds; the table shows mean and spread over them."""
 
 
+class SelfDistilConfig(Section):
+    """Self-distillation: students that learn from right trajectories of their own, with no teacher."""
+
+    rounds: Positive = 1
+    """Rounds: in each the last student reasons over the questions that have no right trajectory yet, what it gets right
+    joins the data, and a student is trained on it, from `train.student` anew (as STaR does, Zelikman et al., 2022)."""
+    student: str | None = None
+    """The first student, who reasons in round 1: a folder or name; by default run_dir/models/<train.method>."""
+    engine: EngineConfig | None = None
+    """What runs the students (its `model` is set to theirs); by default as `engine`."""
+    samples: Positive = 1
+    """Trajectories of a question at most, until one is right; more than one needs a temperature above 0."""
+    temperature: float | None = Field(None, ge=0)
+    """By default that of `sampling`."""
+
+
 class ServeConfig(Section):
     """The reasoner endpoint."""
 
@@ -79,6 +95,7 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     serve: ServeConfig = ServeConfig()
     demo: DemoConfig = DemoConfig()
+    self_distil: SelfDistilConfig = SelfDistilConfig()
 
     @model_validator(mode="after")
     def _verifiers(self) -> Config:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -129,6 +130,17 @@ class ShardStore:
         _move(data, self._path(shard.id, "parquet"))
         _move(note, self._path(shard.id, "json"))
         return manifest
+
+    def adopt(self, other: Path) -> None:
+        """Copies the committed shards of another folder, of whatever identity, that are not here yet."""
+        self.clean()
+        for note in sorted(other.glob("shard-*.json")):
+            mine = self.folder / note.name
+            if not mine.exists():
+                for source in (note.with_suffix(".parquet"), note):
+                    copy = self._temporary()
+                    shutil.copyfile(source, copy)
+                    _move(copy, self.folder / source.name)
 
     def read(self, shard_id: str) -> list[Trajectory]:
         """The trajectories of a committed shard, as they were committed. Raises DataError if it cannot be read."""
