@@ -24,7 +24,7 @@ lint: setup ## ruff and mypy
 	@$(BIN)/mypy
 
 bench: setup ## the figures of the README, measured again
-	@set -e; for script in benchmarks/bench_*.py benchmarks/rollouts.py; do echo "$$script"; $(BIN)/python "$$script"; done
+	@set -e; for script in benchmarks/bench_*.py benchmarks/packing.py benchmarks/rollouts.py; do echo "$$script"; $(BIN)/python "$$script"; done
 
 freeze: setup ## write constraints.txt from .venv (after an upgrade that passes `make test`)
 	@bash scripts/freeze.sh

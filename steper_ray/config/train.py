@@ -44,11 +44,12 @@ class TrainConfig(Section):
     """Tokens of one packed row; no trajectory may be longer."""
     rows_per_micro_batch: Positive = 1
     """Rows of one forward pass on one worker: the lever for memory."""
-    packing: Literal["tree", "padded"] = "tree"
-    """Share a trajectory's passages between its steps (exact), or one padded row an example."""
-    attention: Literal["blocks", "dense"] = "blocks"
+    packing: Literal["tree", "rows", "padded"] = "tree"
+    """Share a trajectory's passages between its steps (exact); fill rows with examples that share nothing; or one
+    padded row an example. The same losses and gradients: the second and third are there to compare with."""
+    attention: Literal["blocks", "dense", "flex"] = "blocks"
     """Leave out what no token of a packed row sees, or mask it: same gradients; `dense` is for models whose layers do
-    not pass on what blocks need."""
+    not pass on what blocks need, `flex` is FlexAttention, on a GPU."""
     gradient_checkpointing: bool = False
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
     seed: int = 0
@@ -69,4 +70,8 @@ class TrainConfig(Section):
     def _bounds(self) -> TrainConfig:
         if self.log_sigma_bounds[0] >= self.log_sigma_bounds[1]:
             raise ValueError("log_sigma_bounds must be (low, high) with low < high")
+        if self.attention == "flex" and not self.use_gpu:
+            raise ValueError(
+                "attention 'flex' has no backward pass on a CPU: set use_gpu=true, or attention=blocks"
+            )
         return self

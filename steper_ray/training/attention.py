@@ -1,8 +1,9 @@
-"""What a token of packed trees may see: as one dense mask, or as blocks that skip what nobody sees.
+"""What a token of packed trees may see: as one dense mask, as blocks that skip what nobody sees, or for FlexAttention.
 
 A row of several trees is mostly what its tokens do NOT see. The blocks are a tree's trunk, plain causal, and its
-branches against the tree; nothing between trees is computed. Both give the same outputs and gradients. Knows torch
-and transformers' attention functions; no model, no Ray.
+branches against the tree; nothing between trees is computed. FlexAttention (Dong et al., 2024) skips tiles
+of which nothing is seen, in one fused kernel a layer. All give the same outputs and gradients. Knows torch and
+transformers' attention functions; no model, no Ray.
 """
 
 from __future__ import annotations
@@ -10,21 +11,28 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from steper_ray.errors import TrainingError
 from steper_ray.training.packing import Packed, Span
 
-Attention = Literal["blocks", "dense"]
+Attention = Literal["blocks", "dense", "flex"]
 #: What a model is loaded with (`attn_implementation`) to take the inputs of `attention_inputs`.
-IMPLEMENTATIONS: dict[Attention, str] = {"blocks": "step_tree_blocks", "dense": "sdpa"}
+IMPLEMENTATIONS: dict[Attention, str] = {
+    "blocks": "step_tree_blocks",
+    "dense": "sdpa",
+    "flex": "flex_attention",
+}
 
 
 def attention_inputs(packed: Packed, attention: Attention) -> dict[str, Any]:
     """The arguments of a model's forward pass that say what each token sees."""
     if attention == "dense":
         return {"attention_mask": attention_mask(packed)}
+    if attention == "flex":
+        return {"attention_mask": flex_mask(packed)}
     return {"attention_blocks": attention_blocks(packed)}
 
 
@@ -39,16 +47,31 @@ def attention_mask(packed: Packed) -> torch.Tensor:
     return mask[:, None]
 
 
+def flex_mask(packed: Packed) -> BlockMask:
+    """As `attention_mask`, for FlexAttention: it keeps the tiles of which a token sees anything."""
+    rows, length = packed.input_ids.shape
+
+    def visible(
+        row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor
+    ) -> torch.Tensor:
+        return _sees(packed, row, query, key) | (query == key)
+
+    return create_block_mask(visible, rows, None, length, length, device=packed.input_ids.device)
+
+
+def _sees(packed: Packed, row: int | torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Whether the token at place `query` of a row sees the one at `key`: the one rule of a step tree."""
+    tree, branch = packed.tree, packed.branch
+    same_tree = (tree[row, query] == tree[row, key]) & (tree[row, query] != -1)
+    same_branch = branch[row, query] == branch[row, key]
+    in_cut = (branch[row, key] == -1) & (packed.position_ids[row, key] < packed.cut[row, query])
+    return (query >= key) & same_tree & (same_branch | in_cut)
+
+
 def _visible(packed: Packed, row: int, start: int, end: int, first_query: int) -> torch.Tensor:
     """What the tokens from `first_query` to `end` of one row see of those from `start` to `end`."""
     order = torch.arange(start, end, device=packed.input_ids.device)
-    tree, branch, cut = packed.tree[row], packed.branch[row], packed.cut[row]
-    queries, keys = slice(first_query, end), slice(start, end)
-    causal = order[first_query - start :, None] >= order
-    same_tree = (tree[queries, None] == tree[keys]) & (tree[queries, None] != -1)
-    same_branch = branch[queries, None] == branch[keys]
-    in_cut = (branch[keys] == -1) & (packed.position_ids[row, keys] < cut[queries, None])
-    return causal & same_tree & (same_branch | in_cut)
+    return _sees(packed, row, order[first_query - start :, None], order)
 
 
 #: Of each row its trees: (tokens of the trunk, tokens of the branches, mask of the branches against the tree or

@@ -33,7 +33,7 @@ _NAMED = 10  # question ids that a message spells out
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One trajectory: the unit of batches. With tree packing one tree, with padding one a step."""
+    """One trajectory: the unit of batches. With tree packing one tree, otherwise one a step."""
 
     question_id: str
     trees: tuple[Tree, ...]
@@ -250,7 +250,9 @@ def _micro_batches(trees: Sequence[Tree], config: TrainConfig) -> list[Rows]:
     """Rows of similar length together, so that little is padded."""
     sizes = [len(tree) for tree in trees]
     rows = (
-        fill_rows(sizes, config.row_tokens) if config.packing == "tree" else [[i] for i in range(len(trees))]
+        [[i] for i in range(len(trees))]
+        if config.packing == "padded"
+        else fill_rows(sizes, config.row_tokens)
     )
     rows.sort(key=lambda row: (-sum(sizes[i] for i in row), row))
     step = config.rows_per_micro_batch

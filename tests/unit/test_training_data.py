@@ -46,8 +46,9 @@ def test_a_branch_reads_what_the_engine_is_sent_at_its_step_and_learns_the_cumul
             assert TASKS[branch.task] is example.ability
 
 
-def test_padded_packing_has_the_same_examples_one_a_tree(path):
-    (_, trees), (_, padded) = load(path), load(path, packing="padded")
+@pytest.mark.parametrize("packing", ["rows", "padded"])
+def test_examples_that_share_nothing_are_the_same_ones_one_a_tree(path, packing):
+    (_, trees), (_, padded) = load(path), load(path, packing=packing)
     for item, alone in zip(trees.items, padded.items, strict=True):
         (tree,) = item.trees
         assert [t.branches for t in alone.trees] == [(b,) for b in tree.branches]
@@ -90,7 +91,18 @@ def test_an_epoch_shows_every_trajectory_once_in_batches_of_even_size(path):
     assert data.batch(data.steps_per_epoch).epoch == 1
 
 
-@pytest.mark.parametrize("packing", ["tree", "padded"])
+def test_rows_hold_several_examples_where_padding_gives_each_a_row_of_its_own(path):
+    rows = {}
+    for packing in ("rows", "padded"):
+        config, data = load(path, packing=packing, row_tokens=4000)
+        (share,) = split(data.batch(0), 1, config)
+        rows[packing] = [row for micro_batch in share.micro_batches for row in micro_batch]
+    assert all(len(row) == 1 for row in rows["padded"])
+    assert max(len(row) for row in rows["rows"]) > 1
+    assert sum(map(len, rows["rows"])) == len(rows["padded"])
+
+
+@pytest.mark.parametrize("packing", ["tree", "rows", "padded"])
 def test_workers_share_a_batch_whole_balanced_and_in_equally_many_forward_passes(path, packing):
     config, data = load(path, packing=packing, rows_per_micro_batch=1, row_tokens=4000)
     batch = data.batch(0)

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from steper_ray.errors import TrainingError
-from steper_ray.training.attention import IMPLEMENTATIONS, attention_inputs, attention_mask
+from steper_ray.training.attention import IMPLEMENTATIONS, attention_inputs, attention_mask, flex_mask
 from steper_ray.training.packing import (
     IGNORE,
     Branch,
@@ -133,6 +133,23 @@ def test_logits_of_a_branch_equal_those_of_the_separate_example(attention):
             alone = model(input_ids=ids).logits[0, branch.cut :]
             torch.testing.assert_close(logits[0, at : at + size], alone, rtol=1e-4, atol=1e-5)
             at += size
+
+
+def test_flex_attention_gives_the_losses_of_the_dense_mask():
+    """Its forward pass, not compiled: on a CPU it has no backward pass."""
+    rng = Random(4)
+    packed = pack([random_tree(rng) for _ in range(6)], 90, pad_id=0)
+    assert len(packed.input_ids) > 1
+    model = tiny_model().eval()
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        flex = packed_losses(model, packed, "flex")
+        torch.testing.assert_close(flex, packed_losses(model, packed, "dense"), rtol=1e-5, atol=1e-6)
+
+
+def test_flex_attention_skips_the_tiles_between_trees():
+    tree = Tree(range(100), (Branch(100, (1,), (2,) * 27, 0),))
+    mask = flex_mask(pack([tree] * 4, length=512, pad_id=0))
+    assert mask.to_dense()[0, 0].tolist() == torch.eye(4, dtype=torch.int).tolist()
 
 
 @both
