@@ -203,7 +203,8 @@ def sum_over_workers(values: torch.Tensor, worker: Worker) -> torch.Tensor:
     return torch.stack(parts).sum(dim=0).cpu()
 
 
-def _shape_and_tokenizer(model: str) -> tuple[Any, Any]:
+def shape_and_tokenizer(model: str) -> tuple[Any, Any]:
+    """The text model's config and the tokenizer of a resolved model. Raises ModelError."""
     try:
         shape = AutoConfig.from_pretrained(model).get_text_config()
         return shape, AutoTokenizer.from_pretrained(model)
@@ -222,7 +223,7 @@ def _load_together(task: Task) -> TrainingData:
     """The data, or one worker's error raised by all: a worker that stopped alone would leave the others waiting."""
     data, message = None, None
     try:
-        shape, tokenizer = _shape_and_tokenizer(task.model)
+        shape, tokenizer = shape_and_tokenizer(task.model)
         if kinds := partial_attention(shape, task.job.config.row_tokens):
             raise TrainingError(
                 f"job '{task.name}': {task.model} has layers of {', '.join(kinds)}, which do not see all of a "

@@ -31,6 +31,7 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 
+from steper_ray.config import TrainConfig
 from steper_ray.errors import SteperError, TrainingError
 from steper_ray.training.checkpoints import Checkpoints, Saver, WriteError, newest
 from steper_ray.training.job import Task, TrainJob, TrainResult, at_work, finished, make_task, note_sources
@@ -164,10 +165,16 @@ def _run_worker(config: dict[str, Any]) -> str | None:
         if done[0]:
             continue
         checkpoints = Checkpoints(config["store"], config["home"], task.name, task.fingerprint)
-        keep = task.job.config.keep_checkpoints
-        saver = Saver(checkpoints, worker.rank, worker.size, keep, first_message, _reporter(task))
+        saver = Saver(
+            checkpoints,
+            worker.rank,
+            worker.size,
+            task.job.config.keep_checkpoints,
+            first_message,
+            _reporter(task),
+        )
         try:
-            with _resume_folder(checkpoints, worker, keep) as folder:
+            with _resume_folder(checkpoints, task.job.config, worker) as folder:
                 trainer = Trainer(task, worker, folder)
             trainer.run(saver)
             trainer.close()
@@ -181,15 +188,16 @@ def _run_worker(config: dict[str, Any]) -> str | None:
 
 
 @contextmanager
-def _resume_folder(checkpoints: Checkpoints, worker: Worker, keep: int) -> Iterator[Path | None]:
+def _resume_folder(checkpoints: Checkpoints, config: TrainConfig, worker: Worker) -> Iterator[Path | None]:
     """The folder of the newest whole checkpoint, cut anew if another number of workers wrote it."""
     from steper_ray.training.loop import first_message
 
     if worker.rank == 0:
-        checkpoints.prune(keep, unsealed=True)
+        checkpoints.prune(config.keep_checkpoints, unsealed=True)
     first_message(None)  # the others look once that is done
     stored = newest(checkpoints, worker.rank, worker.size, first_message)
-    if stored is None or stored.workers == worker.size:
+    # Without ZeRO every worker has the whole state, and any number of them can read it as it is.
+    if stored is None or stored.workers == worker.size or config.zero_stage == 0:
         yield None if stored is None else stored.folder
         return
     from steper_ray.training.resharding import to_any_world

@@ -8,8 +8,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from steper_ray.config import TrainConfig
+from steper_ray.errors import TrainingError
+from steper_ray.training import loop
 from steper_ray.training.attention import IMPLEMENTATIONS, attention_inputs
 from steper_ray.training.data import Batch, Item, filler, split
+from steper_ray.training.difficulty import DifficultyWeights
+from steper_ray.training.engine import Worker
 from steper_ray.training.loop import Trainer
 from steper_ray.training.objective import N_TASKS, task_divisors, task_weights, total_loss
 from steper_ray.training.packing import Branch, Tree, example_losses, supervised_columns
@@ -129,3 +133,20 @@ def test_a_task_that_is_missing_leaves_the_gradient_of_the_others_alone(cut):
     assert value == pytest.approx(third * (losses[0] + losses[2]).item())
     for gradient, other in zip(ours, fixed, strict=True):
         torch.testing.assert_close(gradient, other)
+
+
+def test_a_sigma_that_is_no_number_stops_the_training_before_anything_is_saved(monkeypatch):
+    batch = batch_of((0, 1, 2))
+    config = TrainConfig(row_tokens=ROW)
+    trainer = Trainer.__new__(Trainer)
+    trainer._config, trainer._worker, trainer._step, trainer._steps = config, Worker(0, 1, "cpu"), 6, 9
+    trainer._saved, trainer._task = 4, SimpleNamespace(name="student")
+    trainer._difficulty = DifficultyWeights(N_TASKS, config.sigma_lr, config.log_sigma_bounds)
+    trainer._engine = SimpleNamespace(step=lambda lr: 1.0)
+    # Finite where losses are added up, and beyond what sigma's own float32 can hold.
+    monkeypatch.setattr(Trainer, "_accumulate", lambda *_: torch.full((3,), 1e300, dtype=torch.float64))
+    monkeypatch.setattr(loop, "sum_over_workers", lambda values, worker: values)
+    with pytest.raises(
+        TrainingError, match=r"the sigma of step 7 is not a finite.* good checkpoint is of step 4"
+    ):
+        trainer._train_step(batch, trainer._difficulty.log_sigma)

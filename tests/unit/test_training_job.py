@@ -12,7 +12,7 @@ from steper_ray.config import TrainConfig
 from steper_ray.errors import ModelError, TrainingError
 from steper_ray.training.engine import deepspeed_config
 from steper_ray.training.job import PROVENANCE, TrainJob, at_work, finished, make_task, note_sources
-from steper_ray.training.loop import learning_rate
+from steper_ray.training.loop import learning_rate, shape_and_tokenizer
 from steper_ray.training.metrics import MetricsLog, ProgressBars, read_lines
 from steper_ray.training.trainer import train
 
@@ -211,3 +211,12 @@ def test_a_fingerprint_ties_settings_student_weights_and_examples_together(tmp_p
     sources = task_of(tmp_path, examples).sources
     assert list(sources) == ["name", "settings", "student", "weights", "examples"]
     assert "workers" not in json.loads(sources["settings"])
+
+
+def test_a_student_whose_config_or_tokenizer_does_not_load_is_named(tmp_path):
+    folder = tmp_path / "student"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelError, match=r"model '.*student': its config or tokenizer cannot be loaded: "):
+        shape_and_tokenizer(str(folder))
