@@ -18,6 +18,9 @@ class TrainConfig(Section):
     """The model to start from: a Hugging Face folder or hub name, or `miniature:base`."""
     method: Literal["steper", "vanilla_kd"] = "steper"
     """StepER learns all steps; vanilla-KD the final step alone."""
+    steps: Literal["all", "first_final", "first_mid_final"] = "all"
+    """Which of a trajectory's examples StepER learns: all, the first and the final one, or these two and one between
+    them, drawn from `seed` and the question (Fig. 3, which goes from vanilla-KD to StepER in these steps)."""
     weighting: Literal["difficulty", "uniform", "fixed"] = "difficulty"
     """Difficulty-aware (a learned sigma a task), the plain sum, or `fixed_weights`."""
     fixed_weights: Weights = (1.0, 1.0, 1.0)
@@ -73,5 +76,13 @@ class TrainConfig(Section):
         if self.attention == "flex" and not self.use_gpu:
             raise ValueError(
                 "attention 'flex' has no backward pass on a CPU: set use_gpu=true, or attention=blocks"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _steps(self) -> TrainConfig:
+        if self.method == "vanilla_kd" and self.steps != "all":
+            raise ValueError(
+                f"method vanilla_kd learns the final step alone: steps={self.steps} goes with method steper"
             )
         return self

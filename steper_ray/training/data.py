@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from random import Random
 
@@ -98,7 +99,12 @@ def load_data(path: Path, tokenizer: Tokenizer, config: TrainConfig, max_positio
     left out whole (never cut), counted and named in a warning. Raises TrainingError, naming the file or the
     question and the fix, where nothing is left or an example contradicts its trajectory.
     """
-    trajectories = {q: _of_method(steps, config.method) for q, steps in _read(path).items()}
+    if tokenizer.eos_token_id is None:
+        raise TrainingError(
+            f"the tokenizer of {config.student} has no end-of-sequence token, so its student could never learn where a "
+            "step ends: name one as `eos_token` in its tokenizer_config.json"
+        )
+    trajectories = {q: _chosen(steps, config) for q, steps in _read(path).items()}
     kept = {q: steps for q, steps in trajectories.items() if steps}
     if not kept:
         raise TrainingError(
@@ -109,7 +115,9 @@ def load_data(path: Path, tokenizer: Tokenizer, config: TrainConfig, max_positio
     items = [_item(question, steps, encoders, config.packing) for question, steps in sorted(kept.items())]
     short = [item for item in items if _fits(item, config.row_tokens, max_positions)]
     _report_long(path, items, short, config.row_tokens, max_positions)
-    examples = sum(sum(item.counts()) for item in short)
+    counts = [sum(column) for column in zip(*(item.counts() for item in short), strict=True)]
+    _report_absent(path, counts, config)
+    examples = sum(counts)
     batch_trajectories = max(1, round(config.batch_examples * len(short) / examples))
     return TrainingData(tuple(short), math.ceil(len(short) / batch_trajectories), config.seed)
 
@@ -149,8 +157,17 @@ def _shared(example: StepExample, passages: dict[Passage, Passage]) -> StepExamp
     return replace(example, passages=shared)
 
 
-def _of_method(steps: list[StepExample], method: str) -> list[StepExample]:
-    return [e for e in steps if method == "steper" or e.ability is Ability.AGGREGATION]
+def _chosen(steps: list[StepExample], config: TrainConfig) -> list[StepExample]:
+    """The examples of one trajectory, in step order, that the config learns."""
+    if config.method == "vanilla_kd":
+        return [e for e in steps if e.ability is Ability.AGGREGATION]
+    if config.steps == "all":
+        return steps
+    middle = [e for e in steps if e.ability is Ability.EXPANSION]
+    drawn = middle if config.steps == "first_mid_final" else []
+    if len(drawn) > 1:
+        drawn = [Random(f"{config.seed}-{middle[0].question_id}").choice(middle)]
+    return [e for e in steps if e.ability is not Ability.EXPANSION or e in drawn]
 
 
 def _item(question: str, steps: list[StepExample], encoders: dict[str, PromptEncoder], packing: str) -> Item:
@@ -213,6 +230,33 @@ def _report_long(
     more = ", ..." if len(left_out) > _NAMED else ""
     logger.warning("%d of %d trajectories are too long and left out (%s%s): %s", len(left_out), len(items),
                    named, more, fix)  # fmt: skip
+
+
+def _report_absent(path: Path, counts: Sequence[int], config: TrainConfig) -> None:
+    """Says which abilities no example teaches. An empty middle that was asked for is no news."""
+    absent = [task for task, count in zip(TASKS, counts, strict=True) if not count]
+    if config.steps == "first_final":
+        absent = [task for task in absent if task is not Ability.EXPANSION]
+    if config.method == "vanilla_kd" or not absent:
+        return
+    sigma = "; their sigma stays where it starts" if config.weighting == "difficulty" else ""
+    logger.warning("%s: no example of %s among %d: what the student learns of it, it learns from the others%s. "
+                   "Trajectories of one step have only aggregation, those of two no expansion: see "
+                   "`reasoning.max_steps`", path, " and ".join(absent), sum(counts), sigma)  # fmt: skip
+
+
+def check_vocabulary(data: TrainingData, size: int, model: str) -> None:
+    """Raises TrainingError, with the question, for a token id that the model's embedding of `size` rows has not."""
+    for item in data.items:
+        for tree in item.trees:
+            pieces = (piece for b in tree.branches for piece in (b.prompt, b.target))
+            highest = max(chain(tree.trunk, *pieces))
+            if highest >= size:
+                raise TrainingError(
+                    f"question {item.question_id}: token {highest} of the tokenizer in {model} is beyond the model's "
+                    f"vocabulary of {size}: the tokenizer is another model's, or the embedding was never enlarged for "
+                    "added tokens"
+                )
 
 
 Rows = list[list[int]]

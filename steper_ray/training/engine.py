@@ -21,7 +21,8 @@ from steper_ray.config import TrainConfig
 from steper_ray.training.attention import IMPLEMENTATIONS, attention_inputs
 from steper_ray.training.packing import Packed, example_losses, supervised_columns
 
-_TAG = "state"
+#: The folder below a checkpoint that DeepSpeed writes.
+TAG = "state"
 #: Up to this many parameters the model stays whole on every worker between steps: gathering and releasing it
 #: module by module costs more than it saves.
 _SMALL = 100_000_000
@@ -127,11 +128,15 @@ class Engine:
 
     def save(self, folder: Path, state: dict[str, Any]) -> None:
         """Writes this worker's shard, and `state` with it, below `folder`."""
-        self._engine.save_checkpoint(str(folder), tag=_TAG, client_state=state)
+        self._engine.save_checkpoint(str(folder), tag=TAG, client_state=state)
 
     def load(self, folder: Path) -> dict[str, Any]:
-        """Restores the shards of all workers from one folder; returns the `state` that was saved with them."""
-        _, state = self._engine.load_checkpoint(str(folder), tag=_TAG)
+        """Restores the shards of all workers from one folder; returns the `state` that was saved with them.
+
+        A folder that `resharding` has cut anew is known by its layout.
+        """
+        self._engine._config.load_universal_checkpoint = (folder / TAG / "zero").is_dir()
+        _, state = self._engine.load_checkpoint(str(folder), tag=TAG)
         return dict(state)
 
     def whole_state(self) -> dict[str, torch.Tensor]:

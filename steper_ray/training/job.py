@@ -5,16 +5,27 @@ Shared by the loop, the export and the Ray adapter; knows config and models alon
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import logging
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from steper_ray.config import TrainConfig
 from steper_ray.errors import TrainingError
 from steper_ray.models import resolve_model
 
+logger = logging.getLogger(__name__)
+
 PROVENANCE = "steper.json"
+_LOCK = "lock"
+_SOURCES = "made_from.json"
 #: Settings that change how a student is trained but not which student comes out.
 _HOW = {"workers", "num_cpus", "checkpoint_every", "keep_checkpoints", "max_failures", "offload"}
 
@@ -44,16 +55,20 @@ class TrainResult:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A job as the workers get it: `fingerprint` ties what it was made from together, `metrics` is its log."""
+    """A job as the workers get it: `sources` is what it is made from, `fingerprint` ties them, `metrics` is its log."""
 
     job: TrainJob
     model: str
-    fingerprint: str
+    sources: dict[str, str]
     metrics: Path
 
     @property
     def name(self) -> str:
         return self.job.name
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256("\n".join(self.sources.values()).encode()).hexdigest()
 
 
 def make_task(job: TrainJob, run_dir: Path) -> Task:
@@ -67,7 +82,7 @@ def make_task(job: TrainJob, run_dir: Path) -> Task:
         raise TrainingError(
             f"{job.output}: holds something that this stage did not write: choose another output folder"
         )
-    return Task(job, model, _fingerprint(job, model), run_dir / "training" / job.name / "metrics.jsonl")
+    return Task(job, model, _sources(job, model), run_dir / "training" / job.name / "metrics.jsonl")
 
 
 def provenance(folder: Path) -> dict[str, object] | None:
@@ -97,13 +112,85 @@ def data_fingerprint(examples: Path) -> str:
     return digest.hexdigest()
 
 
-def _fingerprint(job: TrainJob, model: str) -> str:
+def _sources(job: TrainJob, model: str) -> dict[str, str]:
     config = job.config.model_dump_json(exclude=_HOW | {"student"})
-    parts = [job.name, config, model, _weights(Path(model)), data_fingerprint(job.examples)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return {
+        "name": job.name,
+        "settings": config,
+        "student": model,
+        "weights": _weights(Path(model)),
+        "examples": data_fingerprint(job.examples),
+    }
 
 
 def _weights(folder: Path) -> str:
     """Names, sizes and times of a local model's weights: a student trained anew from other weights is another."""
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     return " ".join(f"{f.name}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files)
+
+
+@contextmanager
+def at_work(tasks: Sequence[Task]) -> Iterator[None]:
+    """Holds the jobs for this process. Raises TrainingError if another training of the same run has one of them.
+
+    The lock goes with the process, however it ends.
+    """
+    with ExitStack() as held:
+        for task in tasks:
+            folder = task.metrics.parent
+            folder.mkdir(parents=True, exist_ok=True)
+            stream = held.enter_context((folder / _LOCK).open("a+", encoding="utf-8"))
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                stream.seek(0)
+                raise TrainingError(
+                    f"job '{task.name}': another training is at work on it in {folder} ({stream.read().strip()}): wait "
+                    "for it, stop it, or take another run_dir"
+                ) from None
+            except OSError as error:  # a file system without locks
+                logger.warning("%s cannot be locked (%s): start no second training on it", folder, error)
+            stream.truncate(0)
+            stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            stream.flush()
+        yield
+
+
+def note_sources(task: Task) -> None:
+    """Notes what a job is made from, and says what has changed since it was started last and must start anew."""
+    path = task.metrics.with_name(_SOURCES)
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        earlier = None
+    if isinstance(earlier, dict) and earlier != task.sources:
+        logger.warning(
+            "job '%s' starts anew and does not go on from where it was: since it was started last, %s. Its checkpoints "
+            "of before stay below %s; delete them if you need the room",
+            task.name,
+            ", ".join(_changes(earlier, task.sources)) or "its record changed",
+            path.parents[1] / "ray",
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(task.sources, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _changes(earlier: dict[str, Any], now: dict[str, str]) -> Iterator[str]:
+    for source, said in (
+        ("examples", "the examples changed"),
+        ("student", f"the student is {now['student']}"),
+        ("weights", "the student's weights changed"),
+    ):
+        if earlier.get(source) != now[source]:
+            yield said
+    try:
+        before = json.loads(earlier["settings"])
+    except (KeyError, TypeError, ValueError):
+        return
+    for field, value in json.loads(now["settings"]).items():
+        if field not in before:
+            yield f"train.{field} is new"
+        elif before[field] != value:
+            yield f"train.{field} was {before[field]} and is {value}"

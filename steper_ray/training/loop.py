@@ -20,9 +20,10 @@ import torch.distributed as dist
 from transformers import AutoConfig, AutoTokenizer
 
 from steper_ray.config import TrainConfig
-from steper_ray.errors import SteperError, TrainingError
+from steper_ray.errors import ModelError, SteperError, TrainingError
 from steper_ray.models import partial_attention
-from steper_ray.training.data import Batch, Share, TrainingData, filler, load_data, split
+from steper_ray.training.checkpoints import WriteError, writing
+from steper_ray.training.data import Batch, Share, TrainingData, check_vocabulary, filler, load_data, split
 from steper_ray.training.difficulty import DifficultyWeights
 from steper_ray.training.engine import Engine, Worker
 from steper_ray.training.export import export
@@ -85,23 +86,31 @@ class Trainer:
 
     def run(self, save: Save) -> int:
         """Trains to the end and exports; returns the number of optimiser steps."""
-        log = MetricsLog(self._task.metrics, self._step) if self._worker.rank == 0 else None
+        with writing("the log", self._task.metrics.parent):
+            log = MetricsLog(self._task.metrics, self._step) if self._worker.rank == 0 else None
         while self._step < self._steps:
             started = time.monotonic()
             batch = self._data.batch(self._step)
             log_sigma = self._difficulty.log_sigma
             result = self._train_step(batch, log_sigma)
             if log is not None:
-                log.write(self._record(batch, result, log_sigma, time.monotonic() - started))
+                record = self._record(batch, result, log_sigma, time.monotonic() - started)
+                with writing("the log", self._task.metrics.parent):
+                    log.write(record)
             self._step += 1
             if self._step % self._config.checkpoint_every == 0 and self._step < self._steps:
                 save(self._write_shard, self._step)
                 self._saved = self._step
-        state = self._engine.whole_state()
+        state, trouble = self._engine.whole_state(), None
         if log is not None:
             log.close()
-            export(self._task, self._engine.module, state, self._steps, log.last)
-        dist.barrier()
+            try:
+                with writing("the student", self._task.job.output.parent):
+                    export(self._task, self._engine.module, state, self._steps, log.last)
+            except WriteError as error:
+                trouble = str(error)
+        if (message := first_message(trouble)) is not None:
+            raise TrainingError(message)
         return self._steps
 
     def close(self) -> None:
@@ -123,6 +132,7 @@ class Trainer:
             self._stop_if_broken(torch.tensor([norm]), batch, "gradient")
         if self._learns_sigma:
             self._difficulty.update(task_losses, present)
+            self._stop_if_broken(self._difficulty.log_sigma, batch, "sigma")
         return StepResult(total_loss(config, task_losses, present, log_sigma), task_losses, norm)
 
     def _accumulate(self, share: Share, weights: torch.Tensor, divisors: torch.Tensor) -> torch.Tensor:
@@ -193,11 +203,27 @@ def sum_over_workers(values: torch.Tensor, worker: Worker) -> torch.Tensor:
     return torch.stack(parts).sum(dim=0).cpu()
 
 
+def shape_and_tokenizer(model: str) -> tuple[Any, Any]:
+    """The text model's config and the tokenizer of a resolved model. Raises ModelError."""
+    try:
+        shape = AutoConfig.from_pretrained(model).get_text_config()
+        return shape, AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:  # what transformers raises for what is missing, unknown or broken
+        raise ModelError(f"model '{model}': its config or tokenizer cannot be loaded: {error}") from error
+
+
+def first_message(message: str | None) -> str | None:
+    """What the first worker that has a message says, told to all; None if none has one. A barrier too."""
+    messages: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(messages, message)
+    return next((m for m in messages if m is not None), None)
+
+
 def _load_together(task: Task) -> TrainingData:
     """The data, or one worker's error raised by all: a worker that stopped alone would leave the others waiting."""
     data, message = None, None
     try:
-        shape = AutoConfig.from_pretrained(task.model).get_text_config()
+        shape, tokenizer = shape_and_tokenizer(task.model)
         if kinds := partial_attention(shape, task.job.config.row_tokens):
             raise TrainingError(
                 f"job '{task.name}': {task.model} has layers of {', '.join(kinds)}, which do not see all of a "
@@ -205,12 +231,11 @@ def _load_together(task: Task) -> TrainingData:
                 "student"
             )
         limit = shape.max_position_embeddings
-        data = load_data(task.job.examples, AutoTokenizer.from_pretrained(task.model), task.job.config, limit)
+        data = load_data(task.job.examples, tokenizer, task.job.config, limit)
+        check_vocabulary(data, shape.vocab_size, task.model)
     except SteperError as error:
         message = str(error)
-    messages: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(messages, message)
-    first = next((m for m in messages if m is not None), None)
+    first = first_message(message)
     if first is not None or data is None:
         raise TrainingError(first or f"job '{task.name}': no data")
     return data

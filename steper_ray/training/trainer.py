@@ -8,9 +8,9 @@ retried. Every worker must see the same examples, models and output folders (one
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import os
-import tempfile
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,29 +19,31 @@ from typing import TYPE_CHECKING, Any
 
 from ray.train import (
     Checkpoint,
-    CheckpointConfig,
     CheckpointUploadMode,
     FailureConfig,
     RunConfig,
     ScalingConfig,
     TrainingFailedError,
-    get_checkpoint,
+    WorkerGroupError,
     get_context,
     report,
 )
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 
+from steper_ray.config import TrainConfig
 from steper_ray.errors import SteperError, TrainingError
-from steper_ray.training.job import Task, TrainJob, TrainResult, finished, make_task
+from steper_ray.training.checkpoints import Checkpoints, Saver, WriteError, newest
+from steper_ray.training.job import Task, TrainJob, TrainResult, at_work, finished, make_task, note_sources
 from steper_ray.training.metrics import ProgressBars
 
 if TYPE_CHECKING:
     from steper_ray.training.engine import Worker
-    from steper_ray.training.loop import Save
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["TrainJob", "TrainResult", "train"]
 
-_POSITION = "position.json"
 _GROUP = ("workers", "use_gpu", "num_cpus", "max_failures")
 
 
@@ -50,7 +52,7 @@ def train(jobs: Sequence[TrainJob], *, run_dir: Path, progress: bool = True) -> 
 
     `run_dir` takes metrics (training/<name>/metrics.jsonl) and checkpoints (training/ray). With `progress` a bar
     a job is drawn on stderr. Raises TrainingError or ModelError; a call with the same jobs goes on where this one
-    stopped.
+    stopped. One call at a time works on a job.
     """
     run_dir = run_dir.resolve()
     tasks = [make_task(_absolute(job), run_dir) for job in jobs]
@@ -58,7 +60,9 @@ def train(jobs: Sequence[TrainJob], *, run_dir: Path, progress: bool = True) -> 
     left = [task for task in tasks if finished(task) is None]
     if left:
         bars = ProgressBars([(task.name, task.metrics) for task in left]) if progress else nullcontext()
-        with bars:
+        with at_work(left), bars:
+            for task in left:
+                note_sources(task)
             _fit(tasks, run_dir)
     results = [finished(task) for task in tasks]
     for task, result in zip(tasks, results, strict=True):
@@ -93,33 +97,45 @@ def _check(tasks: Sequence[Task]) -> None:
 def _fit(tasks: Sequence[Task], run_dir: Path) -> None:
     config = tasks[0].job.config
     resources = {"CPU": config.num_cpus} | ({"GPU": 1.0} if config.use_gpu else {})
-    # The same tasks have the same name, which is how Ray Train finds the checkpoints of a run that was cut off.
-    digest = hashlib.sha256("\n".join(task.fingerprint for task in tasks).encode()).hexdigest()
+    store = run_dir / "training" / "ray"
+    if old := sorted(store.glob("*/checkpoint_*/position.json")):
+        logger.warning("%s and others like it are of an earlier version of steper_ray, which saved in another way: "
+                       "they are not read, delete them", old[0].parent)  # fmt: skip
+    name = hashlib.sha256("\n".join(task.fingerprint for task in tasks).encode()).hexdigest()[:16]
+    # Ray Train's own list of checkpoints is written in place, and a list that was cut short, or that names a folder
+    # which is gone, stops every later run. What counts here are the seals in the checkpoints (checkpoints.py).
+    (store / name / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME).unlink(missing_ok=True)
     trainer = TorchTrainer(
         _run_worker,  # type: ignore[arg-type]  # Ray's stubs do not know that a worker may return a value
-        train_loop_config={"tasks": list(tasks)},
+        train_loop_config={"tasks": list(tasks), "store": store, "home": store / name},
         torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=config.workers, use_gpu=config.use_gpu, resources_per_worker=resources
         ),
         run_config=RunConfig(
-            name=digest[:16],
-            storage_path=str(run_dir / "training" / "ray"),
+            name=name,
+            storage_path=str(store),
             failure_config=FailureConfig(max_failures=config.max_failures),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=max(task.job.config.keep_checkpoints for task in tasks)
-            ),
         ),
     )
     try:
         outcome = trainer.fit().return_value  # type: ignore[attr-defined]  # the stubs are those of Train v1
     except TrainingFailedError as error:
+        if (cause := _write_error(error)) is not None:
+            raise TrainingError(str(cause)) from error
         raise TrainingError(
             f"training failed and was not brought back by {config.max_failures} restarts: {error}. Run it again to "
-            f"go on from the last checkpoint below {run_dir / 'training' / 'ray'}"
+            f"go on from the last checkpoint below {store}"
         ) from error
     if outcome is not None:
         raise TrainingError(outcome)
+
+
+def _write_error(error: TrainingFailedError) -> WriteError | None:
+    """A worker's error that says it all; the others failed because that worker was gone."""
+    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
+    causes = (getattr(failure, "_base_exc", failure) for failure in failures)
+    return next((cause for cause in causes if isinstance(cause, WriteError)), None)
 
 
 def _run_worker(config: dict[str, Any]) -> str | None:
@@ -133,7 +149,7 @@ def _run_worker(config: dict[str, Any]) -> str | None:
     from transformers.utils.logging import disable_progress_bar
 
     from steper_ray.training.engine import Worker
-    from steper_ray.training.loop import Trainer
+    from steper_ray.training.loop import Trainer, first_message
 
     disable_progress_bar()
     # From torch about DeepSpeed's calls of it, a few for every step.
@@ -143,57 +159,72 @@ def _run_worker(config: dict[str, Any]) -> str | None:
     worker = Worker(context.get_world_rank(), context.get_world_size(), get_device())
     if settings.use_gpu:
         torch.cuda.set_device(worker.device)
-    # What this group was started from. Read once: later it would be a checkpoint of this group's own.
-    checkpoint = get_checkpoint()
     for task in tasks:
         done = [finished(task) is not None]
         dist.broadcast_object_list(done)
         if done[0]:
             continue
+        checkpoints = Checkpoints(config["store"], config["home"], task.name, task.fingerprint)
+        saver = Saver(
+            checkpoints,
+            worker.rank,
+            worker.size,
+            task.job.config.keep_checkpoints,
+            first_message,
+            _reporter(task),
+        )
         try:
-            with _resume_folder(checkpoint, task, worker.size) as folder:
+            with _resume_folder(checkpoints, task.job.config, worker) as folder:
                 trainer = Trainer(task, worker, folder)
-            trainer.run(_saver(task, worker))
+            trainer.run(saver)
             trainer.close()
+        except WriteError:
+            raise
         except SteperError as error:
+            saver.close()
             return str(error)
+        saver.close()
     return None
 
 
 @contextmanager
-def _resume_folder(checkpoint: Checkpoint | None, task: Task, workers: int) -> Iterator[Path | None]:
-    """The folder of the checkpoint if it is one of this task, whole and of as many workers."""
-    if checkpoint is None:
-        yield None
+def _resume_folder(checkpoints: Checkpoints, config: TrainConfig, worker: Worker) -> Iterator[Path | None]:
+    """The folder of the newest whole checkpoint, cut anew if another number of workers wrote it."""
+    from steper_ray.training.loop import first_message
+
+    if worker.rank == 0:
+        checkpoints.prune(config.keep_checkpoints, unsealed=True)
+    first_message(None)  # the others look once that is done
+    stored = newest(checkpoints, worker.rank, worker.size, first_message)
+    # Without ZeRO every worker has the whole state, and any number of them can read it as it is.
+    if stored is None or stored.workers == worker.size or config.zero_stage == 0:
+        yield None if stored is None else stored.folder
         return
-    with checkpoint.as_directory() as folder:
-        position = json.loads((Path(folder) / _POSITION).read_text(encoding="utf-8"))
-        if position["fingerprint"] != task.fingerprint:
-            yield None
-        elif position["workers"] != workers:
+    from steper_ray.training.resharding import to_any_world
+
+    recut = stored.folder.with_name(f"{stored.folder.name}-of-any-world")
+    trouble = to_any_world(stored.folder, recut) if worker.rank == 0 else None
+    try:
+        if (message := first_message(trouble)) is not None:
             raise TrainingError(
-                f"job '{task.name}': its checkpoint of step {position['step']} was written by "
-                f"{position['workers']} workers, this run has {workers}: ZeRO's shards are bound to their number. "
-                f"Set train.workers={position['workers']}, or delete {checkpoint.path} to start the job anew"
+                f"{stored.folder} was written by {stored.workers} workers, this run has {worker.size}, and it cannot "
+                f"be cut anew: {message}. Set train.workers={stored.workers}, or delete it to train anew"
             )
-        else:
-            yield Path(folder)
-
-
-def _saver(task: Task, worker: Worker) -> Save:
-    """Every worker writes its shard into a folder of its own; Ray Train merges and stores them in the background."""
-
-    def save(write_shard: Callable[[Path], None], step: int) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="steper-checkpoint-"))
-        write_shard(folder)
+        yield recut
+        first_message(None)  # all have read it
+    finally:
         if worker.rank == 0:
-            position = {"fingerprint": task.fingerprint, "workers": worker.size, "step": step}
-            (folder / _POSITION).write_text(json.dumps(position), encoding="utf-8")
+            shutil.rmtree(recut, ignore_errors=True)
+
+
+def _reporter(task: Task) -> Callable[[Path, int], None]:
+    """Tells Ray Train of a checkpoint that is whole; it lies where it stays."""
+
+    def stored(folder: Path, step: int) -> None:
         report(
             {"job": task.name, "step": step},
             checkpoint=Checkpoint.from_directory(folder),
-            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-            delete_local_checkpoint_after_upload=True,
+            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
         )
 
-    return save
+    return stored

@@ -6,15 +6,10 @@ The moments are drawn from seeds. STEPER_CHAOS_ROUNDS=20 tries so many seeds of 
 import copy
 import os
 import random
-import secrets
 import signal
-import socket
-import subprocess
-import sys
 import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 
 import psutil
 import pytest
@@ -29,6 +24,7 @@ from builds import (
     same_data,
     timeless,
 )
+from processes import ROUNDS, Driver, children, kill, rounds
 from waiting import wait_until
 
 from steper_ray.distillation import pipeline
@@ -38,7 +34,6 @@ from steper_ray.distillation.rollout_actor import RolloutActor
 from steper_ray.distillation.suspects import GIVE_UP, SUSPECT
 from steper_ray.schema import StopReason
 
-ROUNDS = int(os.environ.get("STEPER_CHAOS_ROUNDS", "1"))
 ENGINE = "RolloutActor"
 # Agents of a raylet: it ends itself without them, which is the case of the raylet.
 AGENTS = ("DashboardAgent", "RuntimeEnvAgent")
@@ -54,38 +49,6 @@ DRIVER = textwrap.dedent("""
         ray.init(address=address, log_to_driver=False, **local)
         build_data(load_config(None, settings))
 """)
-
-
-def rounds(*cases):
-    """Every case with every seed."""
-    return [pytest.param(case, seed, id=f"{case}-{seed}") for case in cases for seed in range(ROUNDS)]
-
-
-def children(process, *, named=""):
-    """The living processes below one, by a part of their command line."""
-    found = []
-    for child in process.children(recursive=True):
-        with suppress(psutil.Error):
-            if named in " ".join(child.cmdline()):
-                found.append(child)
-    return found
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def listens(address):
-    with suppress(OSError), socket.create_connection(address.split(":"), timeout=1):
-        return True
-    return False
-
-
-def kill(process):
-    with suppress(psutil.NoSuchProcess):
-        process.kill()
 
 
 def build_and_kill(build, moment, victim):
@@ -131,60 +94,6 @@ def test_a_build_survives_the_death_of_a_worker(case, seed, whole, tmp_path):
     assert build_data(config(tmp_path)).shards_run == 0
 
 
-class Driver:
-    """A build in a process of its own: on the Ray at `address`, on one of its own ("local"), or on a head node that is
-    started beside it ("head")."""
-
-    def __init__(self, run_dir, address, ray_folder):
-        # Who has lost its Ray waits a minute for another one; the end is the same.
-        env = os.environ | {"RAY_AUTH_MODE": "token", "RAY_gcs_rpc_server_reconnect_timeout_s": "2"}
-        self.head = None
-        if address == "head":
-            env["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-            address = f"127.0.0.1:{free_port()}"
-            command = (
-                f"{sys.executable} -m ray.scripts.scripts start --head --block --include-dashboard=false "
-                f"--num-cpus=4 --num-gpus=0 --port={address.split(':')[1]} --node-ip-address=127.0.0.1 "
-                f"--temp-dir={ray_folder} --disable-usage-stats --dashboard-agent-listen-port={free_port()}"
-            )
-            self.head = self._start(command.split(), env)
-            wait_until(lambda: listens(address), "the head node", in_vain=self.head.poll)
-        command = [sys.executable, "-c", DRIVER, address, ray_folder, *SETTINGS, f"run_dir={run_dir}"]
-        self.process = self._start(command, env)
-
-    @staticmethod
-    def _start(command, env):
-        # A session of its own: when a driver is gone, a process of Ray's ends the whole group that it was of.
-        return subprocess.Popen(
-            command,
-            env=env,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
-    def victims(self, case):
-        if case == "driver":
-            return [self.process]
-        if case == "head":
-            root = psutil.Process(self.head.pid)
-            return [root, *children(root)]
-        return children(psutil.Process(self.process.pid), named=f"/{case} ")
-
-    def everything(self):
-        roots = [psutil.Process(p.pid) for p in (self.head, self.process) if p and p.poll() is None]
-        return [*roots, *(child for root in roots for child in children(root))]
-
-    def reap(self, left):
-        """No process is left of what was `everything` once."""
-        for process in left:
-            kill(process)
-        psutil.wait_procs(left, timeout=60)
-        for process in (self.head, self.process):
-            if process:
-                process.wait()
-
-
 # The last two are parts of "head", and take their time: a short run leaves them out.
 WITH_RAY = ["head", "raylet", "gcs_server"] if ROUNDS > 1 else ["head"]
 
@@ -197,7 +106,7 @@ def test_after_the_death_of_driver_or_head_a_rerun_makes_what_is_missing_and_no_
     # The rerun of a killed driver finds its cluster as it is, with the workers of the dead one in it.
     own = ray.get_runtime_context().gcs_address
     address = {"driver": own, "head": "head"}.get(case, "local")
-    driver = Driver(tmp_path, address, ray_folder)
+    driver = Driver(DRIVER, [*SETTINGS, f"run_dir={tmp_path}"], address, ray_folder)
     started = []
     try:
         wait_until(lambda: moment.has_come(build), str(moment), every=0.002, in_vain=driver.process.poll)

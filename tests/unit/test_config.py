@@ -197,3 +197,9 @@ def test_samples_that_could_not_differ_are_refused(overrides, says):
 )
 def test_a_verifier_that_cannot_run_is_refused_with_the_fix(overrides, says):
     assert says in message(overrides=overrides)
+
+
+def test_vanilla_kd_has_one_step_to_learn():
+    assert "goes with method steper" in message(
+        overrides=["train.method=vanilla_kd", "train.steps=first_final"]
+    )

@@ -14,7 +14,7 @@ from steper_ray.config import TrainConfig
 from steper_ray.errors import TrainingError
 from steper_ray.prompt import IRCOT, PromptEncoder
 from steper_ray.schema import Ability
-from steper_ray.training.data import load_data, split
+from steper_ray.training.data import check_vocabulary, load_data, split
 from steper_ray.training.objective import TASKS
 
 EXAMPLES = gold_examples(worlds=3, questions=5)
@@ -59,6 +59,57 @@ def test_vanilla_kd_keeps_the_aggregation_examples_alone(path):
     _, data = load(path, method="vanilla_kd")
     assert len(data.items) == len({e.question_id for e in EXAMPLES})
     assert all(item.counts() == [0, 0, 1] for item in data.items)
+
+
+def abilities(data):
+    return {i.question_id: [TASKS[b.task] for tree in i.trees for b in tree.branches] for i in data.items}
+
+
+def test_the_steps_between_vanilla_kd_and_steper_are_those_of_figure_3(tmp_path):
+    of_two_steps, by_id = EXAMPLES[0].question_id, {}
+    some = [e for e in EXAMPLES if e.question_id != of_two_steps or e.ability is not Ability.EXPANSION]
+    path = write_examples(tmp_path / "some.parquet", some)
+    for example in some:
+        by_id.setdefault(example.question_id, []).append(example.ability)
+    final, first_final, one_mid, everything = (
+        abilities(load(path, **settings)[1])
+        for settings in (
+            {"method": "vanilla_kd"},
+            {"steps": "first_final"},
+            {"steps": "first_mid_final"},
+            {},
+        )
+    )
+    assert everything == by_id
+    assert any(steps.count(Ability.EXPANSION) > 1 for steps in by_id.values())
+    assert Ability.EXPANSION not in by_id[of_two_steps]
+    for question, steps in by_id.items():
+        middle = [Ability.EXPANSION] * min(1, steps.count(Ability.EXPANSION))
+        assert final[question] == [Ability.AGGREGATION]
+        assert first_final[question] == [Ability.INITIALIZATION, Ability.AGGREGATION]
+        assert one_mid[question] == [Ability.INITIALIZATION, *middle, Ability.AGGREGATION]
+
+
+def middles(data):
+    """The step that was drawn, by its question and its place in the trunk."""
+    expansion = TASKS.index(Ability.EXPANSION)
+    return {i.question_id: b.cut for i in data.items for b in i.trees[0].branches if b.task == expansion}
+
+
+def test_the_middle_step_is_drawn_from_the_seed_and_the_question_alone(path, tmp_path):
+    write_examples(tmp_path / "turned" / "a.parquet", list(reversed(EXAMPLES)))
+    drawn = [
+        middles(load(p, steps="first_mid_final", seed=seed)[1])
+        for p, seed in ((path, 1), (tmp_path / "turned", 1), (path, 2))
+    ]
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2]
+    some = [e for e in EXAMPLES if e.question_id in list(drawn[0])[:4]]
+    fewer = middles(
+        load(write_examples(tmp_path / "fewer.parquet", some), steps="first_mid_final", seed=1)[1]
+    )
+    assert len(fewer) == 4
+    assert fewer.items() <= drawn[0].items()
 
 
 def test_both_methods_make_steps_of_as_many_examples(path):
@@ -188,3 +239,48 @@ def test_two_trajectories_under_one_question_id_are_refused(tmp_path):
     mixed = [EXAMPLES[0], dataclasses.replace(EXAMPLES[1], passages=passages)]
     with pytest.raises(TrainingError, match="are not the first ones of"):
         load(write_examples(tmp_path / "mixed.parquet", mixed))
+
+
+def one_step(examples):
+    """Trajectories that were answered at once: their aggregation example alone."""
+    return [
+        dataclasses.replace(e, step=1, n_steps=1, passages=e.passages[-1:])
+        for e in examples
+        if e.ability is Ability.AGGREGATION
+    ]
+
+
+def test_an_ability_that_no_example_teaches_is_told_with_what_becomes_of_sigma(tmp_path, caplog):
+    at_once = write_examples(tmp_path / "at_once.parquet", one_step(EXAMPLES))
+    load(at_once)
+    assert "no example of initialization and expansion among 15" in caplog.text
+    assert "their sigma stays where it starts" in caplog.text
+    caplog.clear()
+    load(at_once, weighting="uniform")
+    assert "no example of initialization and expansion" in caplog.text
+    assert "sigma" not in caplog.text
+
+
+def test_an_ability_that_was_not_asked_for_is_not_missed(path, caplog):
+    load(path)
+    load(path, method="vanilla_kd")
+    load(path, steps="first_final")
+    assert caplog.text == ""
+
+
+def test_a_tokenizer_without_an_end_of_sequence_is_refused(path):
+    tokenizer = CharTokenizer()
+    tokenizer.eos_token_id = None
+    with pytest.raises(TrainingError, match=r"has no end-of-sequence token.*`eos_token`"):
+        load_data(path, tokenizer, TrainConfig(), LONG)
+
+
+def test_a_token_beyond_the_models_vocabulary_is_refused_with_its_question(path):
+    _, data = load(path)
+    top = {i.question_id: max(t for tree in i.trees for t in tree.trunk) for i in data.items}
+    highest = max(top.values())
+    check_vocabulary(data, highest + 1, "student")
+    with pytest.raises(
+        TrainingError, match=rf"token {highest} of .* beyond the model's vocabulary of {highest}:"
+    ):
+        check_vocabulary(data, highest, "student")

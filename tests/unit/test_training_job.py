@@ -1,19 +1,20 @@
 """Jobs, their fingerprints, the schedule and the log: what a rerun takes for the same training, and what not."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from ray.train import Checkpoint
 from training_examples import gold_examples, write_examples
 
 from steper_ray.config import TrainConfig
 from steper_ray.errors import ModelError, TrainingError
 from steper_ray.training.engine import deepspeed_config
-from steper_ray.training.job import PROVENANCE, TrainJob, finished, make_task
-from steper_ray.training.loop import learning_rate
+from steper_ray.training.job import PROVENANCE, TrainJob, at_work, finished, make_task, note_sources
+from steper_ray.training.loop import learning_rate, shape_and_tokenizer
 from steper_ray.training.metrics import MetricsLog, ProgressBars, read_lines
-from steper_ray.training.trainer import _resume_folder, train
+from steper_ray.training.trainer import train
 
 
 @pytest.fixture
@@ -137,29 +138,85 @@ def test_bars_show_the_last_whole_line_of_every_log_that_changes(tmp_path, capsy
     assert "none" not in shown
 
 
-def checkpoint_of(folder, task, workers):
-    folder.mkdir()
-    position = {"fingerprint": task.fingerprint, "workers": workers, "step": 8}
-    (folder / "position.json").write_text(json.dumps(position))
-    return Checkpoint.from_directory(folder)
+# Starts a training's lock in another process and ends with it.
+HOLD = """
+import sys
+from pathlib import Path
+from steper_ray.config import TrainConfig
+from steper_ray.training.job import TrainJob, at_work, make_task
+
+run_dir, examples = Path(sys.argv[1]), Path(sys.argv[2])
+job = TrainJob("student", TrainConfig(), examples, run_dir / "models" / "student")
+with at_work([make_task(job, run_dir)]):
+    print("holds it", flush=True)
+    sys.stdin.read()
+"""
 
 
-def test_a_checkpoint_is_taken_by_the_job_that_wrote_it_alone(tmp_path, examples):
-    task, other = task_of(tmp_path, examples), task_of(tmp_path, examples, seed=1)
-    checkpoint = checkpoint_of(tmp_path / "checkpoint", task, workers=2)
-    with _resume_folder(checkpoint, task, 2) as folder:
-        assert folder == tmp_path / "checkpoint"
-    with _resume_folder(checkpoint, other, 2) as folder:
-        assert folder is None
-    with _resume_folder(None, task, 2) as folder:
-        assert folder is None
-
-
-def test_a_checkpoint_of_another_number_of_workers_is_refused_with_the_fix(tmp_path, examples):
+def test_one_training_at_a_time_works_on_a_job_and_a_killed_one_lets_go(tmp_path, examples):
     task = task_of(tmp_path, examples)
-    checkpoint = checkpoint_of(tmp_path / "checkpoint", task, workers=4)
-    with (
-        pytest.raises(TrainingError, match=r"written by 4 workers, this run has 2.*Set train.workers=4"),
-        _resume_folder(checkpoint, task, 2),
-    ):
+    command = [sys.executable, "-c", HOLD, str(tmp_path), str(examples)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "holds it\n"
+        said = rf"job 'student': another training is at work on it .*\(process {other.pid} on"
+        with pytest.raises(TrainingError, match=said):
+            train([task.job], run_dir=tmp_path)
+        other.kill()
+    with at_work([task]):
         pass
+
+
+def test_two_jobs_of_one_run_may_be_trained_at_once(tmp_path, examples):
+    one = task_of(tmp_path, examples)
+    two = make_task(TrainJob("other", TrainConfig(), examples, tmp_path / "models" / "other"), tmp_path)
+    with at_work([one]), at_work([two]):
+        pass
+
+
+def test_a_rerun_that_must_start_anew_says_what_changed(tmp_path, examples, caplog):
+    note_sources(task_of(tmp_path, examples))
+    note_sources(task_of(tmp_path, examples, workers=4, checkpoint_every=3))
+    assert caplog.text == ""
+    note_sources(task_of(tmp_path, examples, lr=1e-4))
+    assert (
+        "starts anew and does not go on from where it was: since it was started last, train.lr" in caplog.text
+    )
+    assert "train.lr was 5e-06 and is 0.0001" in caplog.text
+    caplog.clear()
+    write_examples(examples, gold_examples(1, 3))
+    note_sources(task_of(tmp_path, examples, lr=1e-4))
+    assert "since it was started last, the examples changed. Its checkpoints" in caplog.text
+    caplog.clear()
+    note_sources(task_of(tmp_path, examples, lr=1e-4))
+    assert caplog.text == ""
+
+
+def test_a_record_that_was_cut_off_or_is_older_is_no_obstacle(tmp_path, examples, caplog):
+    task = task_of(tmp_path, examples)
+    note_sources(task)
+    record = task.metrics.with_name("made_from.json")
+    older = json.loads(record.read_text())
+    settings = json.loads(older["settings"])
+    del settings["steps"]
+    record.write_text(json.dumps(older | {"settings": json.dumps(settings)}))
+    note_sources(task)
+    assert "since it was started last, train.steps is new" in caplog.text
+    record.write_text("{")
+    caplog.clear()
+    note_sources(task)
+    assert caplog.text == ""
+
+
+def test_a_fingerprint_ties_settings_student_weights_and_examples_together(tmp_path, examples):
+    sources = task_of(tmp_path, examples).sources
+    assert list(sources) == ["name", "settings", "student", "weights", "examples"]
+    assert "workers" not in json.loads(sources["settings"])
+
+
+def test_a_student_whose_config_or_tokenizer_does_not_load_is_named(tmp_path):
+    folder = tmp_path / "student"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelError, match=r"model '.*student': its config or tokenizer cannot be loaded: "):
+        shape_and_tokenizer(str(folder))

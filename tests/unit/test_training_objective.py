@@ -34,9 +34,13 @@ def test_uniform_is_the_mean_of_the_three_task_means():
     assert share(TrainConfig(weighting="uniform")).item() == pytest.approx(MEANS.mean().item())
 
 
-def test_fixed_weights_multiply_the_task_means():
-    config = TrainConfig(weighting="fixed", fixed_weights=(1.5, 1.0, 0.5))
-    assert share(config).item() == pytest.approx((1.5 * 1 + 10 / 3 + 0.5 * 10.5) / 3)
+@pytest.mark.parametrize("weights", [(1.5, 1.0, 0.5), (0.5, 1.0, 1.5)], ids=["first", "last"])
+def test_the_fixed_weights_of_table_2_multiply_the_task_means(weights):
+    config = TrainConfig(weighting="fixed", fixed_weights=weights)
+    first, middle, last = weights
+    wanted = (first * 1 + middle * 10 / 3 + last * 10.5) / 3
+    assert share(config).item() == pytest.approx(wanted)
+    assert total_loss(config, MEANS, ALL, ZERO) == pytest.approx(wanted)
 
 
 def test_difficulty_aware_is_the_papers_sum():

@@ -1,0 +1,289 @@
+"""A checkpoint is taken whole or not at all, and they are kept in number: the files alone, without a model."""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from steper_ray.errors import TrainingError
+from steper_ray.training.checkpoints import Checkpoints, Saver, WriteError, newest, writing
+
+FINGERPRINT = "a" * 64
+
+
+@pytest.fixture(autouse=True)
+def local_disk(tmp_path, monkeypatch):
+    folder = tmp_path / "local"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path):
+    (tmp_path / "store" / "group").mkdir(parents=True)
+    return tmp_path / "store"
+
+
+def checkpoints_of(store, group="group", fingerprint=FINGERPRINT, name="student"):
+    return Checkpoints(store, store / group, name, fingerprint)
+
+
+def alone(message):
+    """What one worker agrees on."""
+    return message
+
+
+def write_shard(rank=0):
+    def write(folder):
+        (folder / "state").mkdir()
+        (folder / "state" / f"shard-{rank}.bin").write_bytes(f"shard of {rank}".encode() * 1000)
+        (folder / "latest").write_text("state")
+
+    return write
+
+
+def put(checkpoints, tmp_path, step, workers=2, ranks=None):
+    """A checkpoint, sealed by `ranks` of its workers."""
+    for rank in range(workers) if ranks is None else ranks:
+        local = tmp_path / f"shard-{step}-{rank}"
+        local.mkdir()
+        write_shard(rank)(local)
+        checkpoints.put(local, step, rank, workers)
+    return checkpoints.folder(step)
+
+
+def test_the_newest_checkpoint_that_every_worker_sealed_is_taken(store, tmp_path):
+    checkpoints = checkpoints_of(store)
+    put(checkpoints, tmp_path, 4)
+    whole = put(checkpoints, tmp_path, 8)
+    put(checkpoints, tmp_path, 12, ranks=[0])
+    put(checkpoints, tmp_path, 16, ranks=[1])
+    taken = newest(checkpoints, 0, 1, alone)
+    assert (taken.folder, taken.step, taken.workers) == (whole, 8, 2)
+    assert {"state/shard-0.bin", "state/shard-1.bin", "latest"} == set(taken.files)
+
+
+def test_no_checkpoint_is_a_training_from_the_start(store):
+    assert newest(checkpoints_of(store), 0, 1, alone) is None
+
+
+def test_a_seal_that_was_cut_off_is_none(store, tmp_path):
+    checkpoints = checkpoints_of(store)
+    seal = put(checkpoints, tmp_path, 4) / "seal-1.json"
+    seal.write_text(seal.read_text()[:40])
+    assert checkpoints.stored() == []
+
+
+def truncate(file):
+    os.truncate(file, file.stat().st_size - 1)
+
+
+def flip(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (truncate, r"shard-1.bin has 9999 bytes instead of 10000"),
+        (flip, r"shard-1.bin is not what was written \(SHA-256\)"),
+        (lambda file: file.unlink(), r"shard-1.bin is missing"),
+    ],
+    ids=["truncated", "changed", "missing"],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(store, tmp_path, caplog, spoil, said):
+    checkpoints = checkpoints_of(store)
+    before, damaged = put(checkpoints, tmp_path, 4), put(checkpoints, tmp_path, 8)
+    spoil(damaged / "state" / "shard-1.bin")
+    with caplog.at_level(logging.WARNING):
+        assert newest(checkpoints, 0, 1, alone).folder == before
+    assert f"a checkpoint is damaged: {damaged}: state/shard-1.bin" in caplog.text
+    shutil.rmtree(before)
+    with pytest.raises(TrainingError, match=rf"{said}. No other is left: bring the file back, or delete"):
+        newest(checkpoints, 0, 1, alone)
+
+
+def test_workers_share_the_reading_and_come_to_the_same_answer(store, tmp_path):
+    checkpoints = checkpoints_of(store)
+    before, damaged = put(checkpoints, tmp_path, 4), put(checkpoints, tmp_path, 8)
+    for worker in range(2):  # the files lie sorted, and each worker reads every second one
+        spoiled = damaged / sorted(newest_files(checkpoints))[worker]
+        kept = spoiled.read_bytes()
+        flip(spoiled)
+        assert set(together(lambda rank, agree: newest(checkpoints, rank, 2, agree).folder)) == {before}
+        spoiled.write_bytes(kept)
+    assert set(together(lambda rank, agree: newest(checkpoints, rank, 2, agree).folder)) == {damaged}
+
+
+def newest_files(checkpoints):
+    return checkpoints.stored()[0].files
+
+
+def together(work, workers=2):
+    """`work(rank, agree)` on threads that agree as the workers of a training do."""
+    said, barrier = [None] * workers, threading.Barrier(workers, timeout=30)
+
+    def agree_of(rank):
+        def agree(message):
+            said[rank] = message
+            barrier.wait()
+            first = next((m for m in said if m is not None), None)
+            barrier.wait()
+            return first
+
+        return agree
+
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(lambda rank: work(rank, agree_of(rank)), range(workers)))
+
+
+def test_another_training_has_no_part_in_them(store, tmp_path):
+    put(checkpoints_of(store), tmp_path, 4)
+    assert newest(checkpoints_of(store, fingerprint="b" * 64), 0, 1, alone) is None
+    assert newest(checkpoints_of(store, fingerprint="a" * 12 + "b" * 52), 0, 1, alone) is None
+    assert newest(checkpoints_of(store, name="stud*"), 0, 1, alone) is None
+
+
+def test_the_same_job_beside_other_jobs_finds_what_it_had_reached(store, tmp_path):
+    put(checkpoints_of(store), tmp_path, 4)
+    (store / "with others").mkdir()
+    assert newest(checkpoints_of(store, "with others"), 0, 1, alone).step == 4
+
+
+def test_a_checkpoint_of_another_version_is_refused_by_name(store, tmp_path):
+    checkpoints = checkpoints_of(store)
+    seal = put(checkpoints, tmp_path, 4) / "seal-0.json"
+    seal.write_text(json.dumps(json.loads(seal.read_text()) | {"format": 0}))
+    with pytest.raises(
+        TrainingError, match=r"student-a+-00000004: a checkpoint of another version of steper"
+    ):
+        newest(checkpoints, 0, 1, alone)
+
+
+def test_pruning_keeps_the_newest_and_clears_what_was_cut_off_only_where_nobody_writes(store, tmp_path):
+    checkpoints = checkpoints_of(store)
+    for step in (4, 8, 12):
+        put(checkpoints, tmp_path, step)
+    cut_off = put(checkpoints, tmp_path, 16, ranks=[1])
+    other = put(checkpoints_of(store, name="other"), tmp_path, 2)
+    checkpoints.prune(2)
+    assert {f.name[-2:] for f in (store / "group").glob("student*")} == {"08", "12", "16"}
+    checkpoints.prune(1, unsealed=True)
+    assert {f.name[-2:] for f in (store / "group").glob("student*")} == {"12"}
+    assert not cut_off.exists()
+    assert other.exists()
+
+
+def saver_of(checkpoints, told, *, keep=2, rank=0, workers=1, agree=alone):
+    return Saver(checkpoints, rank, workers, keep, agree, lambda folder, step: told.append((folder, step)))
+
+
+def test_saving_leaves_so_many_checkpoints_and_nothing_on_the_local_disk(store, local_disk):
+    checkpoints, told = checkpoints_of(store), []
+    save = saver_of(checkpoints, told)
+    for step in range(1, 8):
+        save(write_shard(), step)
+        assert len(list((store / "group").iterdir())) <= 3  # the two that are kept and the one under way
+        assert len(list(local_disk.iterdir())) <= 1
+    save.close()
+    assert told == [(checkpoints.folder(step), step) for step in range(1, 8)]
+    assert [stored.step for stored in checkpoints.stored()] == [7, 6]
+    assert len(list((store / "group").iterdir())) == 2
+    assert list(local_disk.iterdir()) == []
+
+
+def test_what_a_killed_worker_left_on_the_local_disk_goes_when_it_starts_again(store, local_disk):
+    class Killed(BaseException):
+        pass
+
+    def killed(folder):
+        (folder / "half").write_text("")
+        raise Killed
+
+    with pytest.raises(Killed):
+        saver_of(checkpoints_of(store), [])(killed, 4)
+    assert len(list(local_disk.iterdir())) == 1
+    saver_of(checkpoints_of(store), [])
+    assert list(local_disk.iterdir()) == []
+
+
+def test_a_checkpoint_that_one_worker_cannot_store_stops_all_and_the_one_before_survives(store, tmp_path):
+    checkpoints = checkpoints_of(store)
+    before, told = put(checkpoints, tmp_path, 4), []
+
+    def work(rank, agree):
+        save = saver_of(checkpoints, told, rank=rank, workers=2, agree=agree)
+        if rank == 1:
+            save._checkpoints = checkpoints_of(store, "gone")  # a node that does not see the store
+        save(write_shard(rank), 8)
+        with pytest.raises(
+            TrainingError, match=r"checkpoint of step 8 cannot be written to .*gone: .*No such"
+        ):
+            save.finish()
+
+    together(work)
+    assert told == []
+    assert [stored.folder for stored in checkpoints.stored()] == [before]
+    assert list((store / "group").iterdir()) == [before]
+
+
+def test_a_failure_to_store_after_the_last_step_costs_the_student_nothing(store, caplog):
+    save = saver_of(checkpoints_of(store, "gone"), [])
+    save(write_shard(), 8)
+    save.close()
+    assert "the checkpoint of step 8 cannot be written" in caplog.text
+
+
+# What the writers of a training say when the kernel lets no more bytes through: here a limit on a file's size.
+FULL = """
+import resource, sys
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from steper_ray.training.checkpoints import WriteError, writing
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+folder, tensor = Path(sys.argv[1]), torch.zeros(100_000)
+for write in (
+    lambda: torch.save(tensor, folder / "shard.pt"),
+    lambda: save_file({"weight": tensor}, folder / "model.safetensors"),
+    lambda: (folder / "metrics.jsonl").write_text("x" * 100_000),
+):
+    try:
+        with writing("the thing", folder):
+            write()
+    except WriteError as error:
+        print(error)
+"""
+
+
+def test_every_writer_that_finds_no_room_is_told_of_with_the_folder_and_the_room_left(tmp_path):
+    said = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert len(said) == 3
+    for line in said:
+        assert line.startswith(f"the thing cannot be written to {tmp_path}: ")
+        assert "GB free). Make room there and run it again" in line
+
+
+def test_a_full_disk_is_called_so(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=4096)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(WriteError, match="the disk is full"), writing("the log", tmp_path / "not" / "there"):
+        raise OSError(28, "No space left on device")
+
+
+def test_an_error_of_another_kind_stays_what_it_is(tmp_path):
+    with pytest.raises(RuntimeError, match="peer"), writing("the log", tmp_path):
+        raise RuntimeError("Connection closed by peer")
