@@ -11,6 +11,21 @@ from steper_ray.config.base import Positive, Section
 Weights = tuple[float, float, float]
 
 
+class LoraConfig(Section):
+    """Low-rank adapters (Hu et al., arXiv 2106.09685) beside frozen weights: only they learn."""
+
+    rank: Positive = 16
+    alpha: float = Field(32.0, gt=0)
+    """What an adapter adds is scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of an adapter's inputs that is left out while training."""
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Names of the modules that get an adapter, such as [q_proj, v_proj]; or all linear layers but the output's."""
+    merge: bool = True
+    """Export whole weights with the adapters merged in, which every engine loads; or the adapters alone, as PEFT
+    writes them, which no engine here loads."""
+
+
 class TrainConfig(Section):
     """One student: the objective, the ZeRO-3 loop and its checkpoints."""
 
@@ -33,6 +48,9 @@ class TrainConfig(Section):
     max_steps: Positive | None = None
     """Optimiser steps, if not set by `epochs`: the data is repeated as often as it takes."""
     lr: float = Field(5e-6, gt=0)
+    """The paper's, which moves all weights. Adapters bear and need more: about 1e-4."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters alone; `{}` takes the defaults."""
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     clip_norm: float = Field(1.0, gt=0)

@@ -19,6 +19,7 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deep
 
 from steper_ray.config import TrainConfig
 from steper_ray.training.attention import IMPLEMENTATIONS, attention_inputs
+from steper_ray.training.lora import add_adapters
 from steper_ray.training.packing import Packed, example_losses, supervised_columns
 
 _TAG = "state"
@@ -98,6 +99,7 @@ class Engine:
         )
         self._engine.train()
         self._stage, self._attention = config.zero_stage, config.attention
+        self._adapters_only = config.lora is not None
 
     def losses(self, packed: Packed) -> torch.Tensor:
         """The loss of each example of one micro-batch, shape (examples,), float32, with gradient."""
@@ -126,23 +128,34 @@ class Engine:
         return None if norm is None else float(norm)
 
     def save(self, folder: Path, state: dict[str, Any]) -> None:
-        """Writes this worker's shard, and `state` with it, below `folder`."""
-        self._engine.save_checkpoint(str(folder), tag=_TAG, client_state=state)
+        """Writes this worker's shard, and `state` with it, below `folder`. A frozen base is left out."""
+        self._engine.save_checkpoint(
+            str(folder), tag=_TAG, client_state=state, exclude_frozen_parameters=self._adapters_only
+        )
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Restores the shards of all workers from one folder; returns the `state` that was saved with them."""
-        _, state = self._engine.load_checkpoint(str(folder), tag=_TAG)
+        # What the checkpoint leaves out stays as it was read from the model's folder.
+        _, state = self._engine.load_checkpoint(
+            str(folder), tag=_TAG, load_module_strict=not self._adapters_only
+        )
         return dict(state)
 
     def whole_state(self) -> dict[str, torch.Tensor]:
-        """The full weights on rank 0's CPU; empty on the others."""
+        """The full weights on rank 0's CPU, or the adapters' where they alone learn; empty on the other ranks."""
+        if self._adapters_only:
+            learned = {n: p for n, p in self._engine.module.named_parameters() if p.requires_grad}
+            with self._deepspeed.zero.GatheredParameters(list(learned.values())):
+                return (
+                    {} if self._worker.rank else {n: p.detach().cpu().clone() for n, p in learned.items()}
+                )
         if self._stage == 3:
             return self._engine._zero3_consolidated_16bit_state_dict() or {}
         return {name: value.detach().cpu() for name, value in self._engine.module.state_dict().items()}
 
     @property
     def module(self) -> Any:
-        """The Hugging Face model; under ZeRO-3 its parameters may be empty."""
+        """The Hugging Face model, in PEFT's wrapper if adapters learn; under ZeRO-3 its parameters may be empty."""
         return self._engine.module
 
     def close(self) -> None:
@@ -172,15 +185,16 @@ def _load(model: str, config: TrainConfig, settings: dict[str, Any] | None) -> A
     student.config.use_cache = False
     if config.gradient_checkpointing:
         student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return student
+    return student if config.lora is None else add_adapters(student, config.lora, config.seed)
 
 
 def _optimizer(student: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    learned = [parameter for parameter in student.parameters() if parameter.requires_grad]
     if config.offload:
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         offloaded: torch.optim.Optimizer = DeepSpeedCPUAdam(
-            student.parameters(), lr=config.lr, weight_decay=config.weight_decay
+            learned, lr=config.lr, weight_decay=config.weight_decay
         )
         return offloaded
-    return torch.optim.AdamW(student.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(learned, lr=config.lr, weight_decay=config.weight_decay)

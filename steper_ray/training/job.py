@@ -98,7 +98,8 @@ def data_fingerprint(examples: Path) -> str:
 
 
 def _fingerprint(job: TrainJob, model: str) -> str:
-    config = job.config.model_dump_json(exclude=_HOW | {"student"})
+    exclude = _HOW | {"student"} | ({"lora"} if job.config.lora is None else set())
+    config = job.config.model_dump_json(exclude=exclude)
     parts = [job.name, config, model, _weights(Path(model)), data_fingerprint(job.examples)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

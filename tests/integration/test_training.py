@@ -2,13 +2,11 @@
 
 import json
 import math
-import threading
-from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from training_death import KillRankOne
 from training_examples import gold_examples, write_examples
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -187,35 +185,6 @@ def test_a_rerun_skips_what_is_finished(trained):
     again = train(jobs, run_dir=folder, progress=False)
     assert again == list(results.values())
     assert {r.name: (r.model_dir / "model.safetensors").stat().st_mtime_ns for r in again} == before
-
-
-class KillRankOne(threading.Thread):
-    """Watches a log and kills the process of rank 1, once, when a line of `step` is there."""
-
-    def __init__(self, log: Path, step: int):
-        super().__init__(daemon=True)
-        self.killed: int | None = None
-        self.lines = 0
-        self._log, self._step, self._halt = log, step, threading.Event()
-
-    def run(self):
-        while not self._halt.wait(0.02):
-            if len(read_lines(self._log)) >= self._step:
-                self.killed = self._rank_one()
-                psutil.Process(self.killed).kill()
-                self.lines = len(read_lines(self._log))
-                return
-
-    def stop(self):
-        self._halt.set()
-        self.join()
-
-    def _rank_one(self) -> int:
-        """The training worker below this process that does not hold the log: rank 0 writes it."""
-        workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in p.name()]
-        log = str(self._log)
-        (other,) = [p.pid for p in workers if log not in [file.path for file in p.open_files()]]
-        return other
 
 
 def test_a_killed_worker_resumes_and_ends_in_the_same_student_to_the_bit(trained, ray_cluster, tmp_path):
