@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from steper_ray.config.base import Positive, Section
+from steper_ray.config.presets import PRESETS
 
 Weights = tuple[float, float, float]
 
@@ -29,6 +30,10 @@ class LoraConfig(Section):
 class TrainConfig(Section):
     """One student: the objective, the ZeRO-3 loop and its checkpoints."""
 
+    preset: str | None = None
+    """How to run on common hardware: `0.5b`, `1.5b`, `3b`, `7b` or `8b` with `-1gpu`, `-4gpu` or `-8gpu`, or `cpu`
+    (presets.py). It sets workers, use_gpu, num_cpus, zero_stage, offload, gradient_checkpointing, row_tokens and
+    rows_per_micro_batch; each of them that is set beside it keeps what is set."""
     student: str = "miniature:base"
     """The model to start from: a Hugging Face folder or hub name, or `miniature:base`."""
     method: Literal["steper", "vanilla_kd"] = "steper"
@@ -68,6 +73,9 @@ class TrainConfig(Section):
     """Leave out what no token of a packed row sees, or mask it: same gradients; `dense` is for models whose layers do
     not pass on what blocks need."""
     gradient_checkpointing: bool = False
+    liger: Literal["auto"] | bool = "auto"
+    """Liger's fused kernels (norms, rotary positions, gated MLPs; never its loss) instead of transformers' own: same
+    results up to rounding, less memory and time. `auto`: on a GPU where liger-kernel is installed."""
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
     seed: int = 0
     workers: Positive = 2
@@ -76,12 +84,24 @@ class TrainConfig(Section):
     """CPUs reserved for each worker."""
     zero_stage: Literal[0, 1, 2, 3] = 3
     offload: bool = False
-    """Keep parameters and optimiser state in host memory (GPU only)."""
+    """Keep optimiser state, and with stage 3 parameters and gradients, in host memory (GPU only)."""
+    check_memory: bool = True
+    """Refuse to start where the estimate of training/memory.py is more than a worker has; false goes ahead."""
     checkpoint_every: Positive = 200
     """Optimiser steps between checkpoints."""
     keep_checkpoints: Positive = 2
     max_failures: int = Field(2, ge=0)
     """Worker failures that are restarted from the last checkpoint."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, given: Any) -> Any:
+        name = given.get("preset") if isinstance(given, dict) else None
+        if not isinstance(name, str):
+            return given
+        if name not in PRESETS:
+            raise ValueError(f"no preset {name!r}: there are {', '.join(PRESETS)}")
+        return PRESETS[name] | given
 
     @model_validator(mode="after")
     def _bounds(self) -> TrainConfig:

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from steper_ray.training.engine import training_dtype
 from steper_ray.training.job import PROVENANCE, Task, data_fingerprint
 from steper_ray.training.lora import save_adapters, save_merged
+from steper_ray.training.memory import training_dtype
 
 _PACKAGES = ("torch", "transformers", "deepspeed", "ray", "peft")
 

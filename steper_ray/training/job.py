@@ -16,7 +16,17 @@ from steper_ray.models import resolve_model
 
 PROVENANCE = "steper.json"
 #: Settings that change how a student is trained but not which student comes out.
-_HOW = {"workers", "num_cpus", "checkpoint_every", "keep_checkpoints", "max_failures", "offload"}
+_HOW = {
+    "workers",
+    "num_cpus",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "max_failures",
+    "offload",
+    "liger",
+    "check_memory",
+    "preset",  # what it set is there by itself
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,8 @@ def make_task(job: TrainJob, run_dir: Path) -> Task:
         raise TrainingError(f"{job.examples}: no examples for job '{job.name}': run the build stage first")
     if job.config.offload and not job.config.use_gpu:
         raise TrainingError("train.offload needs a GPU: set train.use_gpu=true or train.offload=false")
+    if job.config.liger is True and not job.config.use_gpu:
+        raise TrainingError("train.liger=true needs a GPU: set train.use_gpu=true, or train.liger=auto")
     if job.output.exists() and provenance(job.output) is None and any(job.output.iterdir()):
         raise TrainingError(
             f"{job.output}: holds something that this stage did not write: choose another output folder"
@@ -98,8 +110,9 @@ def data_fingerprint(examples: Path) -> str:
 
 
 def _fingerprint(job: TrainJob, model: str) -> str:
-    exclude = _HOW | {"student"} | ({"lora"} if job.config.lora is None else set())
-    config = job.config.model_dump_json(exclude=exclude)
+    # Without adapters as if there were no such setting: students trained before there was one stay finished.
+    unset = {"lora"} if job.config.lora is None else set()
+    config = job.config.model_dump_json(exclude=_HOW | {"student"} | unset)
     parts = [job.name, config, model, _weights(Path(model)), data_fingerprint(job.examples)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

@@ -46,7 +46,7 @@ def add_adapters(student: Any, config: LoraConfig, seed: int) -> Any:
 
 
 def save_adapters(folder: Path, adapted: Any, state: dict[str, torch.Tensor]) -> None:
-    """The adapters' folder as PEFT writes it. `state` holds the parameters that learned, by their names in `adapted`."""
+    """The adapters' folder as PEFT writes it. `state` holds what learned, by its names in `adapted`."""
     # "auto" would look the base up on the hub to see whether its vocabulary was resized; here it never is.
     adapted.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
 

@@ -112,7 +112,9 @@ def test_the_merged_folder_is_the_base_with_the_adapters_that_the_other_export_h
     ours = logits(AutoModelForCausalLM.from_pretrained(merged))
     assert torch.allclose(ours, adapted, atol=1e-4)
     assert not (merged / "adapter_config.json").exists()
-    assert AutoTokenizer.from_pretrained(adapters).get_vocab() == AutoTokenizer.from_pretrained(BASE).get_vocab()
+    assert (
+        AutoTokenizer.from_pretrained(adapters).get_vocab() == AutoTokenizer.from_pretrained(BASE).get_vocab()
+    )
     for folder in (merged, adapters):
         record = json.loads((folder / "steper.json").read_text())
         assert record["config"]["lora"]["rank"] == 4
@@ -121,5 +123,7 @@ def test_the_merged_folder_is_the_base_with_the_adapters_that_the_other_export_h
 
 def test_an_adapters_folder_is_refused_where_a_whole_model_is_needed(trained):
     _, _, results = trained
-    with pytest.raises(ModelError, match=r"LoRA adapters, not a whole model: train with train.lora.merge=true"):
+    with pytest.raises(
+        ModelError, match=r"LoRA adapters, not a whole model: train with train.lora.merge=true"
+    ):
         resolve_model(str(results["unmerged"].model_dir))
