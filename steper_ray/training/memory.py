@@ -114,7 +114,7 @@ def estimate_memory(size: ModelSize, config: TrainConfig) -> Estimate:
     if stage == 3:
         gradients += 4 * at_once  # those being applied, flat
         held /= n
-        live = width * (size.parameters if small else min(size.parameters, LIVE))
+        live = float(width * (size.parameters if small else min(size.parameters, LIVE)))
     # Adam's denominator, of one tensor after the other or of all at once; stages 1 and 2 take as much again on a CPU,
     # and in float32, where they flatten the gradients.
     if stage == 0 and not config.use_gpu:
@@ -131,7 +131,7 @@ def estimate_memory(size: ModelSize, config: TrainConfig) -> Estimate:
         master = moments = update = 0.0
     exported = width * size.parameters  # whole, on the first worker's host, when nothing else runs any more
     # Buckets of gradients being reduced: one that stays (two where it overlaps), and two more while it is reduced.
-    bucket = width * (size.trainable if small else min(size.trainable, size.hidden**2))
+    bucket = width * (size.parameters if small else size.hidden**2)
     backward = activations(size, config) + logits(size, config) + width * size.largest
     work = bucket * (2 if config.use_gpu else 1) + max(backward, 2 * bucket)
     return Estimate(
@@ -153,7 +153,7 @@ def activations(size: ModelSize, config: TrainConfig) -> float:
     # Of a layer: of each norm its input in float32, what it is before and after the scale; queries, keys and values
     # (as many as queries: masked attention repeats them), the output as it comes and as it is joined; the MLP's gate
     # before and after its activation, its other half, and their product.
-    layer = tokens * (2 * (4 * hidden + 2 * width * hidden) + width * (5 * heads + 4 * inner))
+    layer = 1.0 * tokens * (2 * (4 * hidden + 2 * width * hidden) + width * (5 * heads + 4 * inner))
     # The additive mask that attention makes of a boolean one and keeps, in each layer.
     seen = config.row_tokens**2 * config.rows_per_micro_batch
     layer += width * seen * (1.0 if config.attention == "dense" else SUPERVISED)

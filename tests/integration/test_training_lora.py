@@ -27,7 +27,7 @@ SETTINGS = {
     "rows_per_micro_batch": 2,
     "lora": LORA,
 }
-LONG = {"method": "vanilla_kd", "max_steps": 24, "checkpoint_every": 4, "batch_examples": 6}
+LONG = {"method": "vanilla_kd", "max_steps": 20, "checkpoint_every": 4, "batch_examples": 6}
 #: What is trained, by name. All of them in one worker group; rank 1 of `killed` dies once.
 VARIANTS = {
     "undisturbed": LONG,
@@ -60,7 +60,7 @@ def trained(ray_cluster, tmp_path_factory):
         TrainJob(name, TrainConfig(**{**SETTINGS, **own}), examples, folder / "models" / name)
         for name, own in VARIANTS.items()
     ]
-    killer = KillRankOne(folder / "training" / "killed" / "metrics.jsonl", 6)
+    killer = KillRankOne(folder / "training" / "killed" / "metrics.jsonl", 5)
     killer.start()
     results = train(jobs, run_dir=folder, progress=False)
     killer.stop()
