@@ -69,13 +69,15 @@ app.command()(estimate)
 
 @app.command()
 def train(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Train one student on the examples under run_dir and export it."""
+    """Train one student on the examples under run_dir and export it. A dry run tells the memory it needs too."""
 
     def stage(resolved: Config) -> None:
         result = stages().train(resolved)
         typer.echo(f"{result.name}: {result.steps} optimiser steps, model in {result.model_dir}")
 
     _run(stage, config, overrides, dry_run)
+    if dry_run:
+        stages().train_memory(load_config(config, overrides or []))
 
 
 @app.command()

@@ -13,6 +13,7 @@ from steper_ray.errors import ModelError
 
 ASSETS = Path(__file__).parent / "miniature" / "assets"
 _PREFIX = "miniature:"
+_ADAPTERS = "adapter_config.json"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
@@ -33,6 +34,12 @@ def resolve_model(name: str) -> str:
                 raise ModelError(f"model '{name}': no such folder, and not a hub name (organisation/model)")
             return name
     if not (folder / "config.json").is_file():
+        if (folder / _ADAPTERS).is_file():
+            raise ModelError(
+                f"model '{name}': {folder} holds LoRA adapters, not a whole model: train with train.lora.merge=true, "
+                "or merge them into their base: peft.AutoPeftModelForCausalLM.from_pretrained(FOLDER)"
+                ".merge_and_unload().save_pretrained(OUT), and put the tokenizer beside it"
+            )
         raise ModelError(f"model '{name}': {folder} has no config.json: not a Hugging Face model folder")
     if not any((folder / file).is_file() for file in _TOKENIZERS):
         raise ModelError(

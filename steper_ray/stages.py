@@ -60,6 +60,14 @@ def train(config: Config) -> TrainResult:
     return run([job], run_dir=config.run_dir)[0]
 
 
+def train_memory(config: Config) -> None:
+    """Tells on stderr how much memory a worker of the training is estimated to need."""
+    from steper_ray.models import resolve_model
+    from steper_ray.training.fit import print_estimates
+
+    print_estimates([(resolve_model(config.train.student), config.train)])
+
+
 def evaluate(config: Config, models: Sequence[str] = ()) -> dict[str, dict[str, EvalScores]]:
     """Scores of models (folders or names; by default the engine's) in every unit of the config."""
     from steper_ray.evaluation.pipeline import EvalJob

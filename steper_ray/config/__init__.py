@@ -8,7 +8,7 @@ from steper_ray.config.build import BuildConfig, TeacherConfig, VerifyConfig
 from steper_ray.config.data import CorpusConfig, MiniatureConfig, RetrievalConfig
 from steper_ray.config.reasoning import EngineConfig, ReasoningConfig, SamplingConfig
 from steper_ray.config.run import Config, DemoConfig, EvaluateConfig, ServeConfig
-from steper_ray.config.train import TrainConfig
+from steper_ray.config.train import LoraConfig, TrainConfig
 
 __all__ = [
     "BuildConfig",
@@ -17,6 +17,7 @@ __all__ = [
     "DemoConfig",
     "EngineConfig",
     "EvaluateConfig",
+    "LoraConfig",
     "MiniatureConfig",
     "ReasoningConfig",
     "RetrievalConfig",

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from steper_ray.config.base import Positive, Section
+from steper_ray.config.presets import PRESETS
 
 Weights = tuple[float, float, float]
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (Hu et al., arXiv 2106.09685) beside frozen weights: only they learn."""
+
+    rank: Positive = 16
+    alpha: float = Field(32.0, gt=0)
+    """What an adapter adds is scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of an adapter's inputs that is left out while training."""
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Names of the modules that get an adapter, such as [q_proj, v_proj]; or all linear layers but the output's."""
+    merge: bool = True
+    """Export whole weights with the adapters merged in, which every engine loads; or the adapters alone, as PEFT
+    writes them, which no engine here loads."""
 
 
 class TrainConfig(Section):
     """One student: the objective, the ZeRO-3 loop and its checkpoints."""
 
+    preset: str | None = None
+    """How to run on common hardware: `0.5b`, `1.5b`, `3b`, `7b` or `8b` with `-1gpu`, `-4gpu` or `-8gpu`, or `cpu`
+    (presets.py). It sets workers, use_gpu, num_cpus, zero_stage, offload, gradient_checkpointing, row_tokens and
+    rows_per_micro_batch; each of them that is set beside it keeps what is set."""
     student: str = "miniature:base"
     """The model to start from: a Hugging Face folder or hub name, or `miniature:base`."""
     method: Literal["steper", "vanilla_kd"] = "steper"
@@ -36,6 +56,9 @@ class TrainConfig(Section):
     max_steps: Positive | None = None
     """Optimiser steps, if not set by `epochs`: the data is repeated as often as it takes."""
     lr: float = Field(5e-6, gt=0)
+    """The paper's, which moves all weights. Adapters bear and need more: about 1e-4."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters alone; `{}` takes the defaults."""
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     clip_norm: float = Field(1.0, gt=0)
@@ -54,6 +77,9 @@ class TrainConfig(Section):
     """Leave out what no token of a packed row sees, or mask it: same gradients; `dense` is for models whose layers do
     not pass on what blocks need, `flex` is FlexAttention, on a GPU."""
     gradient_checkpointing: bool = False
+    liger: Literal["auto"] | bool = "auto"
+    """Liger's fused kernels (norms, rotary positions, gated MLPs; never its loss) instead of transformers' own: same
+    results up to rounding, less memory and time. `auto`: on a GPU where liger-kernel is installed."""
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
     seed: int = 0
     workers: Positive = 2
@@ -62,12 +88,24 @@ class TrainConfig(Section):
     """CPUs reserved for each worker."""
     zero_stage: Literal[0, 1, 2, 3] = 3
     offload: bool = False
-    """Keep parameters and optimiser state in host memory (GPU only)."""
+    """Keep optimiser state, and with stage 3 parameters and gradients, in host memory (GPU only)."""
+    check_memory: bool = True
+    """Refuse to start where the estimate of training/memory.py is more than a worker has; false goes ahead."""
     checkpoint_every: Positive = 200
     """Optimiser steps between checkpoints."""
     keep_checkpoints: Positive = 2
     max_failures: int = Field(2, ge=0)
     """Worker failures that are restarted from the last checkpoint."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, given: Any) -> Any:
+        name = given.get("preset") if isinstance(given, dict) else None
+        if not isinstance(name, str):
+            return given
+        if name not in PRESETS:
+            raise ValueError(f"no preset {name!r}: there are {', '.join(PRESETS)}")
+        return PRESETS[name] | given
 
     @model_validator(mode="after")
     def _bounds(self) -> TrainConfig:

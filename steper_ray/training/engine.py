@@ -10,38 +10,44 @@ from __future__ import annotations
 import gc
 import logging
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.integrations import apply_liger_kernel
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
 from steper_ray.config import TrainConfig
+from steper_ray.errors import TrainingError
 from steper_ray.training.attention import IMPLEMENTATIONS, attention_inputs
+from steper_ray.training.fit import Memory, check_fit, worker_memory
+from steper_ray.training.lora import add_adapters
+from steper_ray.training.memory import LIVE, SMALL, SUB_GROUP, model_size, training_dtype
 from steper_ray.training.packing import Packed, example_losses, supervised_columns
 
 #: The folder below a checkpoint that DeepSpeed writes.
 TAG = "state"
-#: Up to this many parameters the model stays whole on every worker between steps: gathering and releasing it
-#: module by module costs more than it saves.
-_SMALL = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One process of the group."""
+    """One process of the group; `local_size` of them share its host."""
 
     rank: int
     size: int
     device: torch.device
+    local_size: int = 1
 
 
-def training_dtype(config: TrainConfig) -> torch.dtype:
-    """`auto`: bfloat16 (with float32 master weights) on a GPU, float32 on a CPU."""
-    if config.dtype == "auto":
-        return torch.bfloat16 if config.use_gpu else torch.float32
-    return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+def _least(worker: Worker) -> Memory:
+    """What the worker with the least memory has, so that all of them come to the same verdict."""
+    own = worker_memory(worker.device, worker.local_size)
+    least = torch.tensor([own.device, own.host], dtype=torch.float64, device=worker.device)
+    dist.all_reduce(least, op=dist.ReduceOp.MIN)
+    return Memory(*least.tolist())
 
 
 def deepspeed_config(config: TrainConfig, parameters: int, width: int) -> dict[str, Any]:
@@ -50,7 +56,7 @@ def deepspeed_config(config: TrainConfig, parameters: int, width: int) -> dict[s
     Buckets of about a layer's matrix (width^2) for large models, as transformers' "auto" values have it. A small
     model is persistent, and reduced in one bucket.
     """
-    small = parameters <= _SMALL
+    small = parameters <= SMALL
     zero: dict[str, Any] = {
         "stage": config.zero_stage,
         "contiguous_gradients": True,
@@ -61,8 +67,9 @@ def deepspeed_config(config: TrainConfig, parameters: int, width: int) -> dict[s
         zero |= {
             "stage3_param_persistence_threshold": parameters if small else 10 * width,
             "stage3_prefetch_bucket_size": 0 if small else int(0.9 * width * width),
-            "stage3_max_live_parameters": max(parameters, 10**9),
-            "stage3_max_reuse_distance": max(parameters, 10**9),
+            "stage3_max_live_parameters": LIVE,
+            "stage3_max_reuse_distance": LIVE,
+            "sub_group_size": SUB_GROUP,
         }
     if config.offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
@@ -91,14 +98,17 @@ class Engine:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self._worker, self._deepspeed = worker, deepspeed
         shape = AutoConfig.from_pretrained(model)
-        parameters = _count_parameters(shape)
+        if config.check_memory:
+            check_fit(shape, config, _least(worker))
+        parameters = model_size(shape, config).parameters
         settings = deepspeed_config(config, parameters, shape.get_text_config().hidden_size)
-        student = _load(model, config, settings if parameters > _SMALL else None)
+        student = _load(model, config, settings if parameters > SMALL else None)
         self._engine, _, _, _ = deepspeed.initialize(
             model=student, optimizer=_optimizer(student, config), config=settings
         )
         self._engine.train()
         self._stage, self._attention = config.zero_stage, config.attention
+        self._adapters_only = config.lora is not None
 
     def losses(self, packed: Packed) -> torch.Tensor:
         """The loss of each example of one micro-batch, shape (examples,), float32, with gradient."""
@@ -127,8 +137,10 @@ class Engine:
         return None if norm is None else float(norm)
 
     def save(self, folder: Path, state: dict[str, Any]) -> None:
-        """Writes this worker's shard, and `state` with it, below `folder`."""
-        self._engine.save_checkpoint(str(folder), tag=TAG, client_state=state)
+        """Writes this worker's shard, and `state` with it, below `folder`. A frozen base is left out."""
+        self._engine.save_checkpoint(
+            str(folder), tag=TAG, client_state=state, exclude_frozen_parameters=self._adapters_only
+        )
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Restores the shards of all workers from one folder; returns the `state` that was saved with them.
@@ -136,18 +148,25 @@ class Engine:
         A folder that `resharding` has cut anew is known by its layout.
         """
         self._engine._config.load_universal_checkpoint = (folder / TAG / "zero").is_dir()
-        _, state = self._engine.load_checkpoint(str(folder), tag=TAG)
+        # What the checkpoint leaves out stays as it was read from the model's folder.
+        _, state = self._engine.load_checkpoint(
+            str(folder), tag=TAG, load_module_strict=not self._adapters_only
+        )
         return dict(state)
 
     def whole_state(self) -> dict[str, torch.Tensor]:
-        """The full weights on rank 0's CPU; empty on the others."""
+        """The full weights on rank 0's CPU, or the adapters' where they alone learn; empty on the other ranks."""
+        if self._adapters_only:
+            learned = {n: p for n, p in self._engine.module.named_parameters() if p.requires_grad}
+            with self._deepspeed.zero.GatheredParameters(list(learned.values())):
+                return {} if self._worker.rank else {n: p.detach().cpu().clone() for n, p in learned.items()}
         if self._stage == 3:
             return self._engine._zero3_consolidated_16bit_state_dict() or {}
         return {name: value.detach().cpu() for name, value in self._engine.module.state_dict().items()}
 
     @property
     def module(self) -> Any:
-        """The Hugging Face model; under ZeRO-3 its parameters may be empty."""
+        """The Hugging Face model, in PEFT's wrapper if adapters learn; under ZeRO-3 its parameters may be empty."""
         return self._engine.module
 
     def close(self) -> None:
@@ -157,11 +176,6 @@ class Engine:
         gc.collect()
         if self._worker.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def _count_parameters(shape: Any) -> int:
-    with torch.device("meta"):
-        return sum(p.numel() for p in AutoModelForCausalLM.from_config(shape).parameters())
 
 
 def _load(model: str, config: TrainConfig, settings: dict[str, Any] | None) -> Any:
@@ -175,17 +189,32 @@ def _load(model: str, config: TrainConfig, settings: dict[str, Any] | None) -> A
         if partition is not None:  # it is global to the process, and the next job may be another model
             unset_hf_deepspeed_config()
     student.config.use_cache = False
+    if _uses_liger(config):
+        # Not run here, where there is no GPU. Its fused loss is left out: it would give one number for a batch, and
+        # the objective needs one for each example.
+        apply_liger_kernel(student, {"fused_linear_cross_entropy": False, "cross_entropy": False})
     if config.gradient_checkpointing:
         student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return student
+    return student if config.lora is None else add_adapters(student, config.lora, config.seed)
+
+
+def _uses_liger(config: TrainConfig) -> bool:
+    """Raises TrainingError where it is asked for and not installed."""
+    installed = find_spec("liger_kernel") is not None
+    if config.liger is True and not installed:
+        raise TrainingError(
+            "train.liger=true, and liger-kernel is not installed: install the extra `gpu`, or set train.liger=auto"
+        )
+    return config.use_gpu and installed and config.liger is not False
 
 
 def _optimizer(student: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    learned = [parameter for parameter in student.parameters() if parameter.requires_grad]
     if config.offload:
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         offloaded: torch.optim.Optimizer = DeepSpeedCPUAdam(
-            student.parameters(), lr=config.lr, weight_decay=config.weight_decay
+            learned, lr=config.lr, weight_decay=config.weight_decay
         )
         return offloaded
-    return torch.optim.AdamW(student.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(learned, lr=config.lr, weight_decay=config.weight_decay)

@@ -1,5 +1,7 @@
 """A trained student as a Hugging Face folder that transformers and vLLM load as it is, with its provenance.
 
+Of a student of adapters either that, merged, or the adapters' folder.
+
 The folder is written under a temporary name and renamed, so it is whole or not there. Runs on rank 0 alone.
 """
 
@@ -15,8 +17,10 @@ import torch
 from transformers import AutoTokenizer
 
 from steper_ray.training.job import PROVENANCE, Task, data_fingerprint
+from steper_ray.training.lora import save_adapters, save_merged
+from steper_ray.training.memory import training_dtype
 
-_PACKAGES = ("torch", "transformers", "deepspeed", "ray")
+_PACKAGES = ("torch", "transformers", "deepspeed", "ray", "peft")
 
 
 def export(
@@ -24,14 +28,21 @@ def export(
 ) -> None:
     """Writes weights (safetensors, in the dtype they were trained in), config, tokenizer, generation config, card.
 
-    `state` holds the full weights, `summary` the last line of the metrics. An earlier export is replaced.
+    `model` and `state` are the engine's `module` and `whole_state`, `summary` is the last line of the metrics. An
+    earlier export is replaced.
     """
     output = task.job.output
     partial = output.parent / f".{output.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    model.config.use_cache = True
-    model.save_pretrained(partial, state_dict=state)
+    lora = task.job.config.lora
+    if lora is None:
+        model.config.use_cache = True
+        model.save_pretrained(partial, state_dict=state)
+    elif lora.merge:
+        save_merged(partial, task.model, model, state, training_dtype(task.job.config))
+    else:
+        save_adapters(partial, model, state)
     AutoTokenizer.from_pretrained(task.model).save_pretrained(partial)
     record = _record(task, steps, summary)
     (partial / PROVENANCE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -72,6 +83,10 @@ def _data_manifest(examples: Path) -> Any:
 
 def _card(task: Task, record: dict[str, Any]) -> str:
     config = task.job.config
+    learned = "all weights"
+    if config.lora is not None:
+        merged = "merged" if config.lora.merge else "not merged: load with peft"
+        learned = f"LoRA adapters of rank {config.lora.rank}, {merged}"
     return f"""# {task.name}
 
 A student of step-wise knowledge distillation, trained by steper_ray.
@@ -80,6 +95,7 @@ A student of step-wise knowledge distillation, trained by steper_ray.
 |---|---|
 | method | {config.method}, weighting {config.weighting} |
 | started from | `{config.student}` |
+| learned | {learned} |
 | optimiser steps | {record["steps"]} |
 | learning rate, seed | {config.lr}, {config.seed} |
 | examples | sha256 `{record["examples"]["sha256"]}` |

@@ -27,7 +27,19 @@ PROVENANCE = "steper.json"
 _LOCK = "lock"
 _SOURCES = "made_from.json"
 #: Settings that change how a student is trained but not which student comes out.
-_HOW = {"workers", "num_cpus", "checkpoint_every", "keep_checkpoints", "max_failures", "offload"}
+_HOW = {
+    "workers",
+    "num_cpus",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "max_failures",
+    "offload",
+    "liger",
+    "check_memory",
+    "preset",  # what it set is there by itself
+}
+#: Settings that came later, and what a training was before: students that were trained then stay finished.
+_SINCE = {"steps": "all", "lora": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +90,8 @@ def make_task(job: TrainJob, run_dir: Path) -> Task:
         raise TrainingError(f"{job.examples}: no examples for job '{job.name}': run the build stage first")
     if job.config.offload and not job.config.use_gpu:
         raise TrainingError("train.offload needs a GPU: set train.use_gpu=true or train.offload=false")
+    if job.config.liger is True and not job.config.use_gpu:
+        raise TrainingError("train.liger=true needs a GPU: set train.use_gpu=true, or train.liger=auto")
     if job.output.exists() and provenance(job.output) is None and any(job.output.iterdir()):
         raise TrainingError(
             f"{job.output}: holds something that this stage did not write: choose another output folder"
@@ -113,7 +127,8 @@ def data_fingerprint(examples: Path) -> str:
 
 
 def _sources(job: TrainJob, model: str) -> dict[str, str]:
-    config = job.config.model_dump_json(exclude=_HOW | {"student"})
+    unset = {name for name, value in _SINCE.items() if getattr(job.config, name) == value}
+    config = job.config.model_dump_json(exclude=_HOW | {"student"} | unset)
     return {
         "name": job.name,
         "settings": config,

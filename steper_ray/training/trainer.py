@@ -50,15 +50,19 @@ _GROUP = ("workers", "use_gpu", "num_cpus", "max_failures")
 def train(jobs: Sequence[TrainJob], *, run_dir: Path, progress: bool = True) -> list[TrainResult]:
     """Trains and exports every job that is not finished yet; returns the results in the order of `jobs`.
 
-    `run_dir` takes metrics (training/<name>/metrics.jsonl) and checkpoints (training/ray). With `progress` a bar
-    a job is drawn on stderr. Raises TrainingError or ModelError; a call with the same jobs goes on where this one
-    stopped. One call at a time works on a job.
+    `run_dir` takes metrics (training/<name>/metrics.jsonl) and checkpoints (training/ray). With `progress` stderr
+    shows how much memory a worker is estimated to need, and a bar a job. Raises TrainingError or ModelError; a call
+    with the same jobs goes on where this one stopped. One call at a time works on a job.
     """
     run_dir = run_dir.resolve()
     tasks = [make_task(_absolute(job), run_dir) for job in jobs]
     _check(tasks)
     left = [task for task in tasks if finished(task) is None]
     if left:
+        if progress:
+            from steper_ray.training.fit import print_estimates  # and with it transformers
+
+            print_estimates([(task.model, task.job.config) for task in left])
         bars = ProgressBars([(task.name, task.metrics) for task in left]) if progress else nullcontext()
         with at_work(left), bars:
             for task in left:
@@ -156,7 +160,9 @@ def _run_worker(config: dict[str, Any]) -> str | None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     torch.set_num_threads(max(1, int(settings.num_cpus)))
     context = get_context()
-    worker = Worker(context.get_world_rank(), context.get_world_size(), get_device())
+    worker = Worker(
+        context.get_world_rank(), context.get_world_size(), get_device(), context.get_local_world_size()
+    )
     if settings.use_gpu:
         torch.cuda.set_device(worker.device)
     for task in tasks:

@@ -6,6 +6,7 @@ import pytest
 
 from steper_ray.config import Config
 from steper_ray.config.file import ConfigError, load_config
+from steper_ray.config.presets import PRESETS
 
 CONFIGS = sorted((Path(__file__).parents[2] / "jobs" / "configs").glob("*.yaml"))
 PAPER = [path for path in CONFIGS if path.stem.startswith("paper_")]
@@ -203,3 +204,53 @@ def test_vanilla_kd_has_one_step_to_learn():
     assert "goes with method steper" in message(
         overrides=["train.method=vanilla_kd", "train.steps=first_final"]
     )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_says_how_to_run_and_nothing_of_what_is_learned(name, tmp_path):
+    config = load_config(overrides=[f"train.preset={name}"])
+    default = Config().train.model_dump()
+    changed = {field for field, value in config.train.model_dump().items() if value != default[field]}
+    assert "preset" in changed
+    assert changed <= {
+        "preset",
+        "use_gpu",
+        "workers",
+        "num_cpus",
+        "zero_stage",
+        "offload",
+        "gradient_checkpointing",
+        "row_tokens",
+    }
+    assert load_config(write(tmp_path, config.dump())) == config
+
+
+def test_what_is_set_beside_a_preset_wins_wherever_it_is_set(tmp_path):
+    settings = {
+        "workers": 3,
+        "offload": True,
+        "row_tokens": 4096,
+        "gradient_checkpointing": False,
+        "zero_stage": 1,
+    }
+    plain = load_config(overrides=["train.preset=8b-4gpu"]).train
+    assert (plain.workers, plain.use_gpu, plain.zero_stage, plain.row_tokens) == (4, True, 3, 8192)
+    lines = "".join(f"  {field}: {value}\n" for field, value in settings.items())
+    in_file = load_config(write(tmp_path, f"train:\n{lines}"), ["train.preset=8b-4gpu"]).train
+    above = [f"train.{field}={value}" for field, value in settings.items()]
+    by_override = load_config(write(tmp_path, "train: {preset: 8b-4gpu}\n"), above).train
+    assert in_file == by_override == plain.model_copy(update=settings)
+
+
+def test_a_preset_that_is_not_there_is_named_with_those_that_are():
+    told = message(overrides=["train.preset=8b-3gpu"])
+    assert "no preset '8b-3gpu'" in told
+    assert "8b-4gpu" in told
+
+
+def test_lora_is_off_until_it_is_asked_for_by_any_of_its_settings():
+    assert load_config().train.lora is None
+    assert load_config(overrides=["train.lora={}"]).train.lora.rank == 16
+    lora = load_config(overrides=["train.lora.rank=4", "train.lora.target_modules=[q_proj]"]).train.lora
+    assert (lora.rank, lora.target_modules, lora.merge) == (4, ("q_proj",), True)
+    assert "did you mean 'rank'?" in message(overrides=["train.lora.ranks=4"])

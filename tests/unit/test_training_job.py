@@ -1,5 +1,6 @@
 """Jobs, their fingerprints, the schedule and the log: what a rerun takes for the same training, and what not."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -9,12 +10,30 @@ import pytest
 from training_examples import gold_examples, write_examples
 
 from steper_ray.config import TrainConfig
+from steper_ray.config.presets import PRESETS
 from steper_ray.errors import ModelError, TrainingError
-from steper_ray.training.engine import deepspeed_config
-from steper_ray.training.job import PROVENANCE, TrainJob, at_work, finished, make_task, note_sources
+from steper_ray.training import engine
+from steper_ray.training.engine import _uses_liger, deepspeed_config
+from steper_ray.training.job import (
+    PROVENANCE,
+    TrainJob,
+    _weights,
+    at_work,
+    data_fingerprint,
+    finished,
+    make_task,
+    note_sources,
+)
 from steper_ray.training.loop import learning_rate, shape_and_tokenizer
 from steper_ray.training.metrics import MetricsLog, ProgressBars, read_lines
 from steper_ray.training.trainer import train
+
+#: What the fingerprint of a student was made of before LoRA, presets and Liger's kernels were there.
+FIRST_SETTINGS = set(
+    "method weighting fixed_weights normalize sigma_lr log_sigma_bounds epochs max_steps lr warmup_ratio weight_decay "
+    "clip_norm batch_examples row_tokens rows_per_micro_batch packing attention gradient_checkpointing dtype seed "
+    "use_gpu zero_stage".split()
+)
 
 
 @pytest.fixture
@@ -53,6 +72,32 @@ def test_how_many_workers_trained_it_does_not_make_it_another(tmp_path, examples
     assert finished(task_of(tmp_path, examples, workers=4, checkpoint_every=3)) is not None
 
 
+def test_settings_that_came_later_leave_earlier_students_finished_until_they_are_used(tmp_path, examples):
+    task = task_of(tmp_path, examples)
+    parts = [
+        task.name,
+        task.job.config.model_dump_json(include=FIRST_SETTINGS),
+        task.model,
+        _weights(Path(task.model)),
+        data_fingerprint(examples),
+    ]
+    assert task.fingerprint == hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    export_of(task)
+    assert finished(task_of(tmp_path, examples, liger=False, check_memory=False)) is not None
+    assert finished(task_of(tmp_path, examples, lora={})) is None
+
+
+def test_a_preset_is_the_same_training_as_what_it_sets(tmp_path, examples):
+    preset = task_of(tmp_path, examples, preset="8b-4gpu")
+    spelled = task_of(tmp_path, examples, **PRESETS["8b-4gpu"])
+    assert preset.fingerprint == spelled.fingerprint != task_of(tmp_path, examples).fingerprint
+
+
+def test_whether_adapters_are_merged_makes_another_export(tmp_path, examples):
+    export_of(task_of(tmp_path, examples, lora={"merge": False}))
+    assert finished(task_of(tmp_path, examples, lora={"merge": True})) is None
+
+
 def test_a_folder_of_someone_elses_is_never_overwritten(tmp_path, examples):
     task = task_of(tmp_path, examples)
     task.job.output.mkdir(parents=True)
@@ -68,6 +113,21 @@ def test_what_is_missing_is_said_before_any_worker_starts(tmp_path, examples):
         task_of(tmp_path, examples, student="./nowhere")
     with pytest.raises(TrainingError, match=r"set train.use_gpu=true or train.offload=false"):
         task_of(tmp_path, examples, offload=True)
+    with pytest.raises(TrainingError, match=r"set train.use_gpu=true, or train.liger=auto"):
+        task_of(tmp_path, examples, liger=True)
+
+
+def test_ligers_kernels_are_for_gpus_that_have_them(monkeypatch):
+    def used(**settings):
+        return _uses_liger(TrainConfig(**settings))
+
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    assert not used(use_gpu=True)
+    with pytest.raises(TrainingError, match=r"install the extra `gpu`, or set train.liger=auto"):
+        used(use_gpu=True, liger=True)
+    monkeypatch.setattr(engine, "find_spec", lambda name: name)
+    assert [used(), used(use_gpu=True), used(use_gpu=True, liger=True)] == [False, True, True]
+    assert not used(use_gpu=True, liger=False)
 
 
 def test_jobs_of_one_group_need_the_same_workers_and_names_of_their_own(tmp_path, examples):
@@ -103,6 +163,7 @@ def test_a_small_model_stays_whole_and_a_large_one_is_gathered_by_layer():
     zero = large["zero_optimization"]
     assert zero["reduce_bucket_size"] == 4096**2
     assert zero["stage3_param_persistence_threshold"] == 40960
+    assert zero["stage3_max_live_parameters"] == zero["stage3_max_reuse_distance"] == 10**9
     assert zero["offload_param"]["device"] == zero["offload_optimizer"]["device"] == "cpu"
     assert large["bf16"]["enabled"]
 
@@ -197,10 +258,10 @@ def test_a_record_that_was_cut_off_or_is_older_is_no_obstacle(tmp_path, examples
     record = task.metrics.with_name("made_from.json")
     older = json.loads(record.read_text())
     settings = json.loads(older["settings"])
-    del settings["steps"]
+    del settings["packing"]
     record.write_text(json.dumps(older | {"settings": json.dumps(settings)}))
     note_sources(task)
-    assert "since it was started last, train.steps is new" in caplog.text
+    assert "since it was started last, train.packing is new" in caplog.text
     record.write_text("{")
     caplog.clear()
     note_sources(task)
