@@ -101,8 +101,8 @@ def _steps(config: Config) -> int:
 def _settings(train: TrainConfig, student: str, seed: int, steps: int) -> TrainConfig:
     method = "steper" if student == "steper" else "vanilla_kd"
     limit = steps if student == "vanilla_kd_equal_steps" else train.max_steps
-    steps = train.steps if method == "steper" else "all"
-    return train.model_copy(update={"method": method, "steps": steps, "seed": seed, "max_steps": limit})
+    learned = train.steps if method == "steper" else "all"
+    return train.model_copy(update={"method": method, "steps": learned, "seed": seed, "max_steps": limit})
 
 
 def _names(student: str, seeds: Sequence[int]) -> list[str]:

@@ -82,6 +82,24 @@ def test_a_seal_that_was_cut_off_is_none(store, tmp_path):
     assert checkpoints.stored() == []
 
 
+def test_a_worker_that_dies_while_it_copies_leaves_no_checkpoint(store, tmp_path, monkeypatch):
+    checkpoints, copy = checkpoints_of(store), shutil.copyfile
+
+    class Killed(BaseException):
+        pass
+
+    def copies_one(source, target):
+        copy(source, target)
+        if source.name != "latest":
+            raise Killed
+
+    monkeypatch.setattr(shutil, "copyfile", copies_one)
+    with pytest.raises(Killed):
+        put(checkpoints, tmp_path, 4, workers=1)
+    assert (checkpoints.folder(4) / "state" / "shard-0.bin").exists()
+    assert checkpoints.stored() == []
+
+
 def truncate(file):
     os.truncate(file, file.stat().st_size - 1)
 

@@ -11,6 +11,7 @@ from training_examples import gold_examples, write_examples
 
 from steper_ray.config import TrainConfig
 from steper_ray.config.presets import PRESETS
+from steper_ray.demo import STUDENTS, _settings
 from steper_ray.errors import ModelError, TrainingError
 from steper_ray.training import engine
 from steper_ray.training.engine import _uses_liger, deepspeed_config
@@ -204,6 +205,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from steper_ray.config import TrainConfig
+from steper_ray.demo import STUDENTS, _settings
 from steper_ray.training.job import TrainJob, at_work, make_task
 
 run_dir, examples = Path(sys.argv[1]), Path(sys.argv[2])
@@ -281,3 +283,14 @@ def test_a_student_whose_config_or_tokenizer_does_not_load_is_named(tmp_path):
     (folder / "tokenizer.json").write_text("{")
     with pytest.raises(ModelError, match=r"model '.*student': its config or tokenizer cannot be loaded: "):
         shape_and_tokenizer(str(folder))
+
+
+def test_the_demos_vanilla_students_learn_the_final_step_alone_whatever_steper_learns():
+    train = TrainConfig(steps="first_final", max_steps=9)
+    settings = {student: _settings(train, student, 3, 40) for student in STUDENTS}
+    assert {(s.method, s.steps) for s in settings.values()} == {
+        ("steper", "first_final"),
+        ("vanilla_kd", "all"),
+    }
+    for chosen in settings.values():
+        assert TrainConfig.model_validate(chosen.model_dump()) == chosen
