@@ -19,8 +19,9 @@ from steper_ray.cluster import connect
 from steper_ray.config import Config, TrainConfig
 from steper_ray.models import resolve_model
 from steper_ray.training.attention import IMPLEMENTATIONS, attention_inputs
-from steper_ray.training.data import load_data, split
+from steper_ray.training.data import load_data
 from steper_ray.training.packing import example_losses, pack_rows, supervised_columns
+from steper_ray.training.shares import split
 
 BATCHES, ROUNDS, ROW = 3, 5, 2048
 

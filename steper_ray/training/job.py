@@ -10,13 +10,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from steper_ray.config import TrainConfig
+from steper_ray.config import TrainConfig, ValidationConfig
 from steper_ray.errors import TrainingError
 from steper_ray.models import resolve_model
 
 PROVENANCE = "steper.json"
 #: Settings that change how a student is trained but not which student comes out.
 _HOW = {"workers", "num_cpus", "checkpoint_every", "keep_checkpoints", "max_failures", "offload"}
+_HOW |= {"tracking", "tracking_project", "validation"}  # of `validation` see _choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,9 @@ def make_task(job: TrainJob, run_dir: Path) -> Task:
     model = resolve_model(job.config.student)
     if not job.examples.exists():
         raise TrainingError(f"{job.examples}: no examples for job '{job.name}': run the build stage first")
+    other = job.config.validation.examples
+    if other is not None and not other.exists():
+        raise TrainingError(f"train.validation.examples: {other}: no such file or folder")
     if job.config.offload and not job.config.use_gpu:
         raise TrainingError("train.offload needs a GPU: set train.use_gpu=true or train.offload=false")
     if job.output.exists() and provenance(job.output) is None and any(job.output.iterdir()):
@@ -100,7 +104,18 @@ def data_fingerprint(examples: Path) -> str:
 def _fingerprint(job: TrainJob, model: str) -> str:
     config = job.config.model_dump_json(exclude=_HOW | {"student"})
     parts = [job.name, config, model, _weights(Path(model)), data_fingerprint(job.examples)]
+    parts += _choice(job.config.validation)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _choice(validation: ValidationConfig) -> list[str]:
+    """What of it decides which student comes out: nothing where it only looks, as in trainings before there was any."""
+    parts = [f"{name} {value}" for name in ("share", "number") if (value := getattr(validation, name))]
+    if validation.keep == "best":
+        parts.append(f"best of every {validation.every} by {validation.by}")
+        if validation.examples is not None:
+            parts.append(data_fingerprint(validation.examples))
+    return parts
 
 
 def _weights(folder: Path) -> str:

@@ -13,7 +13,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,8 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from steper_ray.errors import SteperError, TrainingError
 from steper_ray.training.job import Task, TrainJob, TrainResult, finished, make_task
 from steper_ray.training.metrics import ProgressBars
+from steper_ray.training.tracking import Tracking, check_trackers
+from steper_ray.training.watch import Judge, Watcher
 
 if TYPE_CHECKING:
     from steper_ray.training.engine import Worker
@@ -45,20 +47,31 @@ _POSITION = "position.json"
 _GROUP = ("workers", "use_gpu", "num_cpus", "max_failures")
 
 
-def train(jobs: Sequence[TrainJob], *, run_dir: Path, progress: bool = True) -> list[TrainResult]:
+def train(
+    jobs: Sequence[TrainJob], *, run_dir: Path, progress: bool = True, judge: Judge | None = None
+) -> list[TrainResult]:
     """Trains and exports every job that is not finished yet; returns the results in the order of `jobs`.
 
     `run_dir` takes metrics (training/<name>/metrics.jsonl) and checkpoints (training/ray). With `progress` a bar
-    a job is drawn on stderr. Raises TrainingError or ModelError; a call with the same jobs goes on where this one
-    stopped.
+    a job is drawn on stderr. `judge` asks a student the questions of `train.validation`, in a thread of this process;
+    what it says goes to training/<name>/questions.jsonl. Raises TrainingError or ModelError; a call with the same
+    jobs goes on where this one stopped.
     """
     run_dir = run_dir.resolve()
     tasks = [make_task(_absolute(job), run_dir) for job in jobs]
     _check(tasks)
+    check_trackers(tasks)
     left = [task for task in tasks if finished(task) is None]
-    if left:
-        bars = ProgressBars([(task.name, task.metrics) for task in left]) if progress else nullcontext()
-        with bars:
+    with ExitStack() as beside:
+        if left:
+            beside.enter_context(Tracking(left))
+        if progress and left:
+            beside.enter_context(ProgressBars([(task.name, task.metrics) for task in left]))
+        if watched := [task for task in tasks if task.job.config.validation.questions]:
+            if judge is None:
+                raise TrainingError("train.validation.questions: this call of train() was given no `judge`")
+            beside.enter_context(Watcher(watched, judge))
+        if left:
             _fit(tasks, run_dir)
     results = [finished(task) for task in tasks]
     for task, result in zip(tasks, results, strict=True):
@@ -69,7 +82,11 @@ def train(jobs: Sequence[TrainJob], *, run_dir: Path, progress: bool = True) -> 
 
 def _absolute(job: TrainJob) -> TrainJob:
     """Workers run in another folder than the caller."""
-    return TrainJob(job.name, job.config, job.examples.resolve(), job.output.resolve())
+    config, validation = job.config, job.config.validation
+    if validation.examples is not None:
+        validation = validation.model_copy(update={"examples": validation.examples.resolve()})
+        config = config.model_copy(update={"validation": validation})
+    return TrainJob(job.name, config, job.examples.resolve(), job.output.resolve())
 
 
 def _check(tasks: Sequence[Task]) -> None:
