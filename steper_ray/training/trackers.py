@@ -41,9 +41,11 @@ class TensorBoard:
     def __init__(self, run: Run) -> None:
         from tensorboardX import SummaryWriter
 
+        folder = run.folder / "tensorboard" / run.id
         # A step that was written before a kill and not noted is hidden.
-        again = {"purge_step": run.after + 1} if run.after else {}
-        self._writer = SummaryWriter(logdir=str(run.folder / "tensorboard" / run.id), **again)
+        again = run.after + 1 if run.after else None
+        # The suffix, because two files of one second would have one name.
+        self._writer = SummaryWriter(str(folder), purge_step=again, filename_suffix=f".{run.after:08}")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

@@ -1,5 +1,6 @@
 """Jobs, their fingerprints, the schedule and the log: what a rerun takes for the same training, and what not."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,9 +11,9 @@ from training_examples import gold_examples, write_examples
 from steper_ray.config import TrainConfig
 from steper_ray.errors import ModelError, TrainingError
 from steper_ray.training.engine import deepspeed_config
-from steper_ray.training.job import PROVENANCE, TrainJob, finished, make_task
+from steper_ray.training.job import PROVENANCE, TrainJob, data_fingerprint, finished, make_task
 from steper_ray.training.loop import learning_rate
-from steper_ray.training.metrics import MetricsLog, ProgressBars, read_lines
+from steper_ray.training.metrics import Follower, MetricsLog, ProgressBars, read_lines
 from steper_ray.training.trainer import _resume_folder, train
 
 
@@ -163,3 +164,92 @@ def test_a_checkpoint_of_another_number_of_workers_is_refused_with_the_fix(tmp_p
         _resume_folder(checkpoint, task, 2),
     ):
         pass
+
+
+def fingerprint(tmp_path, examples, **settings):
+    return task_of(tmp_path, examples, **settings).fingerprint
+
+
+def test_looking_and_tracking_leave_a_training_what_it_was_and_holding_out_does_not(tmp_path, examples):
+    plain = fingerprint(tmp_path, examples)
+    held_out = fingerprint(tmp_path, examples, validation={"share": 0.5})
+    looked = fingerprint(
+        tmp_path, examples, validation={"examples": examples, "every": 3, "questions_every": 2}
+    )
+    assert looked == plain == fingerprint(tmp_path, examples, tracking=["wandb"], tracking_project="mine")
+    assert held_out == fingerprint(tmp_path, examples, validation={"share": 0.5, "every": 3, "questions": 2})
+    best = {"share": 0.5, "keep": "best"}
+    different = [
+        held_out,
+        fingerprint(tmp_path, examples, validation={"number": 1}),
+        *(
+            fingerprint(tmp_path, examples, validation=best | more)
+            for more in ({}, {"every": 3}, {"by": "aggregation"})
+        ),
+    ]
+    assert len({plain, *different}) == 1 + len(different)
+
+
+def test_a_training_from_before_validation_was_there_is_still_known(tmp_path, examples):
+    """The hash of the settings that there were, as they were written then."""
+    config = TrainConfig()
+    then = config.model_dump_json(
+        exclude={*"workers num_cpus checkpoint_every keep_checkpoints max_failures offload student".split()}
+        | {*"validation tracking tracking_project".split()}
+    )
+    task = task_of(tmp_path, examples)
+    weights = Path(task.model) / "model.safetensors"
+    stat = weights.stat()
+    parts = ["student", then, task.model, f"{weights.name}:{stat.st_size}:{stat.st_mtime_ns}"]
+    text = "\n".join([*parts, data_fingerprint(examples)])
+    assert task.fingerprint == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_what_decides_the_best_is_read_from_the_held_out_examples_themselves(tmp_path, examples):
+    held_out = write_examples(tmp_path / "held_out.parquet", gold_examples(1, 1, seed=9))
+    validation = {"examples": held_out, "keep": "best"}
+    before = fingerprint(tmp_path, examples, validation=validation)
+    write_examples(held_out, gold_examples(1, 2, seed=9))
+    assert fingerprint(tmp_path, examples, validation=validation) != before
+    held_out.unlink()
+    with pytest.raises(TrainingError, match=r"train.validation.examples: .*held_out.parquet"):
+        task_of(tmp_path, examples, validation=validation)
+
+
+def test_questions_need_someone_who_asks_them(tmp_path, examples):
+    config = TrainConfig(validation={"share": 0.5, "questions": 1})
+    with pytest.raises(TrainingError, match="was given no `judge`"):
+        train([TrainJob("a", config, examples, tmp_path / "a")], run_dir=tmp_path, progress=False)
+
+
+def test_a_bar_tells_the_abilities_the_speed_and_the_best_validation_so_far(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    losses = {"initialization": 0.25, "expansion": None, "aggregation": 0.5}
+    with ProgressBars([("student", path)]):
+        log = MetricsLog(path, 0)
+        for step, look in enumerate((1.5, 0.75, 1.25), 1):
+            more = {"losses": losses, "tokens_per_second": 1234.5, "validation": {"loss": look}}
+            log.write({"step": step, "steps": 4, "loss": 0.5} | more)
+        log.write({"step": 4, "steps": 4, "loss": 0.5, "losses": losses, "tokens_per_second": 1234.5})
+        log.close()
+    shown = capsys.readouterr().err
+    assert "loss 0.500 (ini 0.250 agg 0.500), 1,234 tokens/s, best validation 0.750" in shown
+
+
+def test_a_log_is_followed_line_by_line_and_anew_when_it_was_written_anew(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    MetricsLog(path, 0).write({"step": 1})
+    follower = Follower(path)
+    assert follower.new() == []  # of an earlier run
+    log = MetricsLog(path, 0)
+    log.write({"step": 1})
+    assert follower.new() == [{"step": 1}]
+    log.write({"step": 2})
+    with path.open("a") as stream:
+        stream.write('{"step"')
+    assert follower.new() == [{"step": 2}]
+    assert follower.new() == []
+    log.close()
+    log = MetricsLog(path, 1)
+    log.write({"step": 2})
+    assert follower.new() == [{"step": 1}, {"step": 2}]
