@@ -23,7 +23,7 @@ Evaluations = Mapping[str, Mapping[str, EvalScores]]
 class TrainingLog:
     """The logs of one training, as records. `model` is the group it belongs to, such as 'steper'.
 
-    `records` are the steps (metrics.jsonl), `answers` the rounds of questions it was asked (questions.jsonl).
+    `records` are the steps (metrics.jsonl), `answers` the rounds of questions it was asked (validation.jsonl).
     """
 
     model: str
@@ -33,8 +33,8 @@ class TrainingLog:
 
 
 def read_metrics(path: Path, model: str, seed: int) -> TrainingLog:
-    """Reads a metrics.jsonl, and the questions.jsonl beside it if there is one. Raises DataError with file and line."""
-    answers = path.with_name("questions.jsonl")
+    """Reads a metrics.jsonl, and the validation.jsonl beside it if there is one. Raises DataError with file and line."""
+    answers = path.with_name("validation.jsonl")
     return TrainingLog(model, seed, _records(path), _records(answers) if answers.exists() else ())
 
 

@@ -1,6 +1,6 @@
 """Students of earlier steps that wait to be asked questions, as folders beside the metrics of their training.
 
-Rank 0 writes `students/step-N` (whole, by rename), the driver's watcher asks it, appends a line to questions.jsonl and
+Rank 0 writes `students/step-N` (whole, by rename), the driver's watcher asks it, appends a line to validation.jsonl and
 removes it. So a restart of either finds what is left to do: a step with a line is done, a folder without one is not.
 Neither torch nor Ray.
 """
@@ -23,7 +23,7 @@ class Students:
     def __init__(self, task: Task) -> None:
         self._fingerprint = task.fingerprint
         self._folder = task.metrics.parent / "students"
-        self.log = task.metrics.parent / "questions.jsonl"
+        self.log = task.metrics.parent / "validation.jsonl"
 
     def folder(self, step: int) -> Path:
         return self._folder / f"step-{step:08}"

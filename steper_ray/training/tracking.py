@@ -57,7 +57,10 @@ def values(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 class Tracking:
-    """Everything that `tasks` log, to the trackers that each of them names."""
+    """Everything that `tasks` log, to the trackers that each of them names.
+
+    At the end it waits `last_s` seconds at most for what is still to be sent, after an error a tenth of them.
+    """
 
     def __init__(self, tasks: Sequence[Task], *, every_s: float = 0.5, last_s: float = 60.0) -> None:
         self._dead: set[str] = set()
@@ -77,9 +80,9 @@ class Tracking:
         self._well = kind is None
         self._halt.set()
         if self._feeds:
-            self._thread.join(self._last_s)
+            self._thread.join(self._last_s if self._well else self._last_s / 10)
             if self._thread.is_alive():
-                logger.warning("tracking: not everything was sent after %.0f s", self._last_s)
+                logger.warning("tracking: not everything was sent in time; the same command goes on with it")
 
     def _run(self) -> None:
         while not self._halt.wait(self._every_s):

@@ -34,6 +34,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from steper_ray.errors import SteperError, TrainingError
 from steper_ray.training.job import Task, TrainJob, TrainResult, finished, make_task
 from steper_ray.training.metrics import ProgressBars
+from steper_ray.training.students import Students
 from steper_ray.training.tracking import Tracking, check_trackers
 from steper_ray.training.watch import Judge, Watcher
 
@@ -54,7 +55,7 @@ def train(
 
     `run_dir` takes metrics (training/<name>/metrics.jsonl) and checkpoints (training/ray). With `progress` a bar
     a job is drawn on stderr. `judge` asks a student the questions of `train.validation`, in a thread of this process;
-    what it says goes to training/<name>/questions.jsonl. Raises TrainingError or ModelError; a call with the same
+    what it says goes to training/<name>/validation.jsonl. Raises TrainingError or ModelError; a call with the same
     jobs goes on where this one stopped.
     """
     run_dir = run_dir.resolve()
@@ -62,6 +63,8 @@ def train(
     _check(tasks)
     check_trackers(tasks)
     left = [task for task in tasks if finished(task) is None]
+    for task in left:
+        Students(task).tidy()
     with ExitStack() as beside:
         if left:
             beside.enter_context(Tracking(left))

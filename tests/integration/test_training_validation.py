@@ -1,7 +1,9 @@
 """What watches a training on Ray: held-out examples, questions asked beside it, the best student, a tracker."""
 
-import json
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import pytest
@@ -13,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from waiting import wait_until
 
 from steper_ray.config import Config
-from steper_ray.evaluation.pipeline import EvalJob, evaluate
-from steper_ray.evaluation.watch import question_judge, questions_of
+from steper_ray.evaluation.store import read_trajectories
+from steper_ray.evaluation.watch import question_judge
 from steper_ray.prompt import IRCOT, PromptEncoder
 from steper_ray.schema import Ability
 from steper_ray.training.data import load_data
@@ -77,24 +79,43 @@ class KillRankZero(threading.Thread):
         self.killed_at = len(read_records(self._log))
 
 
+@dataclass
+class Trained:
+    folder: Path
+    jobs: list[TrainJob]
+    results: dict
+    killer: KillRankZero
+    judge: Callable
+    weights: dict  # of every student that was asked
+
+
 @pytest.fixture(scope="module")
 def trained(ray_cluster, tmp_path_factory):
-    """All in one worker group: without validation, with it, the best one kept, and that one killed on its way."""
+    """All in one worker group: without validation, with it, the best one kept, that one killed on its way, and one
+    that is asked questions by an engine that wants three of the four CPUs, of which the workers have two."""
     folder = tmp_path_factory.mktemp("watched")
     write_examples(folder / "examples" / "part-0.parquet", EXAMPLES)
     held_out = write_examples(folder / "held_out.parquet", HELD_OUT)
     looked = {"examples": held_out}
     jobs = [
-        job(folder, "plain"),
-        job(folder, "watched", looked | {"every": 5}),
+        job(folder, "plain", max_steps=5),
+        job(folder, "watched", looked | {"every": 2}, max_steps=5),
         job(folder, "best", looked | BEST),
         job(folder, "killed", looked | BEST, tracking=["tensorboard"]),
     ]
+    questions = {"share": 0.4, "questions": 2, "questions_every": 3, "num_cpus": 3}
+    jobs.append(job(folder, "asked", questions, max_steps=6))
+    ask, weights = question_judge(config_of(folder, questions)), {}
+
+    def judge(model, name, step):
+        weights[name, step] = (model / "model.safetensors").read_bytes()
+        return ask(model, name, step)
+
     killer = KillRankZero(folder / "training" / "killed" / "metrics.jsonl", 10)
     killer.start()
-    results = {result.name: result for result in train(jobs, run_dir=folder, progress=False)}
+    results = {result.name: result for result in train(jobs, run_dir=folder, progress=False, judge=judge)}
     killer.join()
-    return results, killer
+    return Trained(folder, jobs, results, killer, judge, weights)
 
 
 def loss_by_the_textbook(folder):
@@ -112,24 +133,24 @@ def loss_by_the_textbook(folder):
 
 
 def test_looking_at_held_out_examples_leaves_the_training_alone_to_the_bit(trained):
-    results, _ = trained
+    results = trained.results
     plain, watched = metrics(results["plain"]), metrics(results["watched"])
     assert [line["loss"] for line in plain] == [line["loss"] for line in watched]
     assert [line["grad_norm"] for line in plain] == [line["grad_norm"] for line in watched]
-    assert [line["step"] for line in watched if "validation" in line] == [5, 10, 12]
+    assert [line["step"] for line in watched if "validation" in line] == [2, 4, 5]
     ours, theirs = (load_file(results[name].model_dir / "model.safetensors") for name in ("plain", "watched"))
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
 
 
 def test_the_loss_of_two_workers_on_packed_rows_is_that_of_the_textbook(trained):
-    results, _ = trained
+    results = trained.results
     look = metrics(results["watched"])[-1]["validation"]
     assert look["losses"] == pytest.approx(loss_by_the_textbook(results["watched"].model_dir), rel=1e-4)
     assert look["loss"] == pytest.approx(sum(look["losses"].values()))
 
 
 def test_the_best_student_is_exported_though_checkpoints_of_its_step_are_gone(trained):
-    results, _ = trained
+    results = trained.results
     result = results["best"]
     looks = {line["step"]: line["validation"] for line in metrics(result)}
     best = min(looks, key=lambda step: looks[step]["losses"]["initialization"])
@@ -143,7 +164,7 @@ def test_the_best_student_is_exported_though_checkpoints_of_its_step_are_gone(tr
 
 
 def test_a_training_killed_after_its_best_step_exports_the_same_student(trained):
-    results, killer = trained
+    results, killer = trained.results, trained.killer
     best = provenance(results["best"].model_dir)
     assert best["exported_step"] < killer.killed_at < 12
     assert provenance(results["killed"].model_dir)["validation"] == best["validation"]
@@ -152,7 +173,7 @@ def test_a_training_killed_after_its_best_step_exports_the_same_student(trained)
 
 
 def test_a_tracker_has_every_step_once_though_some_were_run_twice(trained):
-    results, _ = trained
+    results = trained.results
     result = results["killed"]
     (folder,) = (result.metrics_path.parent / "tensorboard").iterdir()
     events = EventAccumulator(str(folder)).Reload()
@@ -166,35 +187,29 @@ def test_a_tracker_has_every_step_once_though_some_were_run_twice(trained):
         assert [event.value for event in events.Scalars(name)] == pytest.approx(wanted)
 
 
-def test_questions_wait_for_room_while_the_training_goes_on(ray_cluster, tmp_path):
-    """The engine wants three of the four CPUs, of which the workers have two."""
-    write_examples(tmp_path / "examples" / "part-0.parquet", EXAMPLES)
-    validation = {"share": 0.4, "questions": 2, "questions_every": 2, "num_cpus": 3}
-    config = config_of(tmp_path, validation, max_steps=8)
-    student = TrainJob("steper", config.train, tmp_path / "examples", tmp_path / "models" / "steper")
-    (result,) = train([student], run_dir=tmp_path, progress=False, judge=question_judge(config))
-    log = result.metrics_path.parent / "questions.jsonl"
-    answers = read_records(log)
-    assert [one["step"] for one in answers] == [2, 4, 8]  # 6 came while 2 and 4 waited
-    assert all("error" not in one and one["n"] == 2 for one in answers)
+def test_questions_wait_for_room_and_the_training_does_not(trained):
+    result = trained.results["asked"]
+    answers = read_records(result.metrics_path.parent / "validation.jsonl")
+    assert [(one["step"], one["n"]) for one in answers] == [(3, 2), (6, 2)]
+    assert all(1 <= one["mean_steps"] <= 2 and 0 <= one["f1"] <= 1 for one in answers)
     assert list((result.metrics_path.parent / "students").iterdir()) == []
+    last = (result.model_dir / "model.safetensors").read_bytes()
+    assert trained.weights["asked", 3] != trained.weights["asked", 6] == last
 
-    asked = questions_of(config)
-    tokenizer = AutoTokenizer.from_pretrained(result.model_dir)
-    data = load_data(student.examples, tokenizer, config.train, 2048)
-    assert {question.id for question in asked} <= {item.question_id for item in data.held_out}
-    assert not {question.id for question in asked} & {item.question_id for item in data.items}
 
-    last = EvalJob("last", str(result.model_dir), config.reasoning.unit)
-    scores = evaluate(config, [last], questions=asked, progress=False)["last"][last.unit]
-    told = answers[-1]
-    assert (told["f1"], told["mean_steps"], told["prompt_tokens"]) == (
-        scores.f1,
-        scores.mean_steps,
-        scores.prompt_tokens,
-    )
+def test_the_questions_that_are_asked_are_not_learned_from(trained):
+    student = trained.jobs[-1]
+    tokenizer = AutoTokenizer.from_pretrained(trained.results["asked"].model_dir)
+    data = load_data(student.examples, tokenizer, student.config, 2048)
+    (trajectories,) = (trained.folder / "training" / "asked" / "eval").glob("step-6-*.parquet")
+    asked = {one.question.id for one in read_trajectories(trajectories)}
+    assert len(asked) == 2
+    assert asked <= {item.question_id for item in data.held_out}
+    assert not asked & {item.question_id for item in data.items}
 
-    before = log.stat().st_mtime_ns
-    train([student], run_dir=tmp_path, progress=False, judge=question_judge(config))
-    assert log.stat().st_mtime_ns == before
-    assert json.loads((result.model_dir / "steper.json").read_text())["validation"]["last"]["step"] == 8
+
+def test_a_rerun_asks_nobody_again(trained):
+    train([trained.jobs[-1]], run_dir=trained.folder, progress=False, judge=trained.judge)
+    assert len(trained.weights) == 2
+    log = trained.results["asked"].metrics_path.parent / "validation.jsonl"
+    assert len(read_records(log)) == 2

@@ -257,7 +257,7 @@ def test_a_run_that_was_only_trained_has_a_report_of_its_logs(tmp_path):
     folder.mkdir(parents=True)
     log = training("steper", 0)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in log.records))
-    (folder / "questions.jsonl").write_text(json.dumps(watched(0).answers[0]) + "\n")
+    (folder / "validation.jsonl").write_text(json.dumps(watched(0).answers[0]) + "\n")
     assert "sigma at step" in stages.report(tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert 'id="sigma"' in page
