@@ -33,7 +33,7 @@ class TrainingLog:
 
 
 def read_metrics(path: Path, model: str, seed: int) -> TrainingLog:
-    """Reads a metrics.jsonl, and the validation.jsonl beside it if there is one. Raises DataError with file and line."""
+    """Reads a metrics.jsonl and the validation.jsonl beside it, if any. Raises DataError with file and line."""
     answers = path.with_name("validation.jsonl")
     return TrainingLog(model, seed, _records(path), _records(answers) if answers.exists() else ())
 

@@ -40,5 +40,5 @@ def test_a_corpus_of_its_own_is_asked_whatever_is_held_out():
 
 
 def test_a_share_that_holds_no_question_out_is_named():
-    with pytest.raises(DataError, match="raise train.validation.share, or name a corpus"):
+    with pytest.raises(DataError, match=r"raise train.validation.share, or name a corpus"):
         asked(share=1e-9, questions=3)
