@@ -114,8 +114,8 @@ def self_distil(config: ConfigFile = None, overrides: Overrides = None, dry_run:
 
 
 @app.command()
-def report(run_dir: Annotated[Path, typer.Argument(help="Folder with a results.json.")]) -> None:
-    """Write report.html again from a run's results.json, and print its table."""
+def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+    """Write report.html again from a run's results.json, or from its trainings' logs, and print its table."""
     typer.echo(stages().report(run_dir))
 
 

@@ -34,7 +34,7 @@ def run_demo(config: Config) -> dict[str, Any]:
     config.save(config.run_dir)
     built = stages.build(config)
     jobs = student_jobs(config)
-    trained = train(list(jobs.values()), run_dir=config.run_dir)
+    trained = train(list(jobs.values()), run_dir=config.run_dir, judge=stages.judge(config))
     models = {"base": config.train.student, **{r.name: str(r.model_dir) for r in trained}}
     models["teacher"] = config.engine.model
     evaluations = evaluate(

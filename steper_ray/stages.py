@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from steper_ray.config import Config
 from steper_ray.errors import DataError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from steper_ray.distillation.pipeline import BuildReport
     from steper_ray.evaluation.scores import EvalScores
     from steper_ray.training.trainer import TrainResult
+    from steper_ray.training.watch import Judge
 
 
 def examples_folder(config: Config) -> Path:
@@ -57,7 +58,16 @@ def train(config: Config) -> TrainResult:
     if not examples.exists():
         raise DataError(f"{examples}: no examples here: run the build stage with the same run_dir first")
     job = TrainJob(config.train.method, config.train, examples, model_folder(config))
-    return run([job], run_dir=config.run_dir)[0]
+    return run([job], run_dir=config.run_dir, judge=judge(config))[0]
+
+
+def judge(config: Config) -> Judge | None:
+    """What asks a student questions while it learns, where `train.validation` wants any."""
+    if not config.train.validation.questions:
+        return None
+    from steper_ray.evaluation.watch import question_judge
+
+    return question_judge(config)
 
 
 def train_memory(config: Config) -> None:
@@ -79,15 +89,29 @@ def evaluate(config: Config, models: Sequence[str] = ()) -> dict[str, dict[str, 
 
 
 def report(run_dir: Path) -> str:
-    """Writes report.html from run_dir/results.json; returns the table and the path of sigma for a terminal."""
+    """Writes report.html from run_dir/results.json, or from the logs of its trainings where there is none; returns
+    the table and the path of sigma for a terminal."""
     from steper_ray.evaluation.report import format_sigma, format_table, write_report
 
     path = run_dir / "results.json"
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no results here: run `steper demo` with this run_dir first") from error
+        results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else _trainings(run_dir)
     except ValueError as error:
         raise DataError(f"{path}: not valid JSON: {error}") from error
     write_report(results, run_dir)
-    return f"{format_table(results)}\n{format_sigma(results)}"
+    return "\n".join(text for text in (format_table(results), format_sigma(results)) if text)
+
+
+def _trainings(run_dir: Path) -> dict[str, Any]:
+    """The results document of a run that was trained and not compared."""
+    from steper_ray.evaluation.results import assemble_results, read_metrics
+
+    logs = sorted((run_dir / "training").glob("*/metrics.jsonl"))
+    if not logs:
+        raise DataError(
+            f"{run_dir}: neither results nor a training here: run `steper demo` or `steper train` first"
+        )
+    trainings = [read_metrics(log, log.parent.name, 0) for log in logs]
+    return assemble_results(
+        {}, {}, trainings=trainings, provenance={"title": f"Training, {run_dir.resolve().name}"}
+    )

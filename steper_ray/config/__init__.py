@@ -9,6 +9,7 @@ from steper_ray.config.data import CorpusConfig, MiniatureConfig, RetrievalConfi
 from steper_ray.config.reasoning import EngineConfig, ReasoningConfig, SamplingConfig
 from steper_ray.config.run import Config, DemoConfig, EvaluateConfig, ServeConfig
 from steper_ray.config.train import LoraConfig, TrainConfig
+from steper_ray.config.validation import ValidationConfig
 
 __all__ = [
     "BuildConfig",
@@ -26,5 +27,6 @@ __all__ = [
     "ServeConfig",
     "TeacherConfig",
     "TrainConfig",
+    "ValidationConfig",
     "VerifyConfig",
 ]

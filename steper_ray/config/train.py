@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from steper_ray.config.base import Positive, Section
 from steper_ray.config.presets import PRESETS
+from steper_ray.config.validation import ValidationConfig
 
 Weights = tuple[float, float, float]
 
@@ -96,6 +97,13 @@ class TrainConfig(Section):
     keep_checkpoints: Positive = 2
     max_failures: int = Field(2, ge=0)
     """Worker failures that are restarted from the last checkpoint."""
+    validation: ValidationConfig = ValidationConfig()
+    """What is looked at while the student learns."""
+    tracking: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
+    """Where every step's numbers go besides metrics.jsonl. Addresses and keys are those tools' own environment
+    variables (MLFLOW_TRACKING_URI, WANDB_API_KEY, ...)."""
+    tracking_project: str = "steper_ray"
+    """Project (Weights & Biases) or experiment (MLflow) that the run belongs to."""
 
     @model_validator(mode="before")
     @classmethod

@@ -29,6 +29,7 @@ from steper_ray.distillation.rows import NumberedFiles
 from steper_ray.errors import DataError
 from steper_ray.prompt import LAYOUTS
 from steper_ray.schema import EXAMPLE_SCHEMA, TRAJECTORY_SCHEMA, Trajectory, example_from_row, to_row
+from steper_ray.splits import draw
 
 ROWS_A_GROUP = 512  # of some 30 KB each: what is in memory
 FILE_BYTES = 500_000_000  # before compression, as data sets of the hub are cut
@@ -64,8 +65,7 @@ class ExportReport:
 
 def split_of(question_id: str, validation: float) -> str:
     """`validation` for about this share of the questions, else `train`: the same one in every export."""
-    drawn = int.from_bytes(hashlib.sha256(question_id.encode()).digest()[:8]) / 2**64
-    return "validation" if drawn < validation else "train"
+    return "validation" if draw(question_id) < validation else "train"
 
 
 def export(run_dir: Path, out: Path, *, validation: float = 0.0, language: str = "en") -> ExportReport:

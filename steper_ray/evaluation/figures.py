@@ -46,6 +46,13 @@ class Shown:
     caption: str
     keys: Sequence[Key]
     svg: Markup
+    single: bool
+
+
+def _shown(
+    id: str, title: str, caption: str, keys: Sequence[Key], panels: Sequence[Panel], **size: float
+) -> Shown:
+    return Shown(id, title, caption, keys, Markup(draw(panels, **size)), single=len(panels) == 1)
 
 
 def label(model: str) -> str:
@@ -60,7 +67,10 @@ def colour(model: str, models: Iterable[str]) -> int:
 
 def figures(results: Mapping[str, Any]) -> list[Shown]:
     """The figures that the results have numbers for, in the order of the page."""
-    makers: Sequence[Callable[[Mapping[str, Any]], Shown | None]] = (_scores, _hops, _recall, _sigma, _loss)
+    makers: Sequence[Callable[[Mapping[str, Any]], Shown | None]] = (
+        *(_scores, _hops, _recall),
+        *(_sigma, _loss, _validation, _questions, _course),
+    )
     return [shown for maker in makers if (shown := maker(results)) is not None]
 
 
@@ -82,12 +92,11 @@ def _scores(results: Mapping[str, Any]) -> Shown | None:
         panels.append(DotPanel(f"unit: {unit}", rows, [colour(name, models) for name in shown], "EM, %"))
     if len(models) < 2:
         return None
-    svg = draw(panels, height=0.9 + 0.36 * len(models))
     caption = (
         "Each disc is one training seed, the bar across them their mean. With unit “sentence” every "
         "generation is cut after its first sentence; with “chain” it runs to its own end of sequence."
     )
-    return Shown("scores", "Exact match, seed by seed", caption, [], Markup(svg))
+    return _shown("scores", "Exact match, seed by seed", caption, [], panels, height=0.9 + 0.36 * len(models))
 
 
 def _hops(results: Mapping[str, Any]) -> Shown | None:
@@ -106,7 +115,7 @@ def _hops(results: Mapping[str, Any]) -> Shown | None:
         ]
         panels.append(BarPanel(f"EM by hops, %, unit: {unit}", hops, series, "hops of the question"))
     caption = "Exact match by the number of hops a question takes, mean over seeds."
-    return Shown("hops", "Harder questions", caption, _keys(models), Markup(draw(panels)))
+    return _shown("hops", "Harder questions", caption, _keys(models), panels)
 
 
 def _recall(results: Mapping[str, Any]) -> Shown | None:
@@ -127,7 +136,7 @@ def _recall(results: Mapping[str, Any]) -> Shown | None:
         "Share of a question's gold passages found after each step. A question that ended earlier keeps the recall "
         "it ended with, so a curve that stays flat belongs to a model that stopped looking."
     )
-    return Shown("recall", "What retrieval found", caption, _keys(models), Markup(draw(panels)))
+    return _shown("recall", "What retrieval found", caption, _keys(models), panels)
 
 
 def _sigma(results: Mapping[str, Any]) -> Shown | None:
@@ -145,13 +154,11 @@ def _sigma(results: Mapping[str, Any]) -> Shown | None:
         f"count less. Thin lines are seeds, the thick line their mean. At its optimum {_SIGMA} is the square root of "
         "the loss."
     )
-    return Shown("sigma", "The path of sigma", caption, list(_ABILITIES.items()), Markup(draw(panels)))
+    return _shown("sigma", "The path of sigma", caption, list(_ABILITIES.items()), panels)
 
 
 def _loss(results: Mapping[str, Any]) -> Shown | None:
-    trainings: dict[str, list[Mapping[str, Any]]] = {}
-    for curve in results["loss"]:
-        trainings.setdefault(curve["model"], []).append(curve)
+    trainings = _by_model(results["loss"])
     if not trainings:
         return None
     panels: list[Panel] = [
@@ -162,7 +169,76 @@ def _loss(results: Mapping[str, Any]) -> Shown | None:
         "Cross-entropy of the target by ability, on a logarithmic scale. Thin lines are the batches of each seed, the "
         "thick line is their mean, smoothed. A student that sees only whole trajectories has one ability to learn."
     )
-    return Shown("loss", "Training loss by ability", caption, list(_ABILITIES.items()), Markup(draw(panels)))
+    return _shown("loss", "Training loss by ability", caption, list(_ABILITIES.items()), panels)
+
+
+def _validation(results: Mapping[str, Any]) -> Shown | None:
+    trainings = _by_model(results.get("validation", ()))
+    if not trainings:
+        return None
+    panels: list[Panel] = [
+        LinePanel(label(name), _seeded(curves, "losses"), "optimiser step", log=True, markers=True)
+        for name, curves in trainings.items()
+    ]
+    caption = (
+        "Cross-entropy of the target by ability on examples that are not learned from, on a logarithmic scale. Where "
+        "it rises while the training loss falls, the student learns its examples by heart."
+    )
+    keys = list(_ABILITIES.items())
+    return _shown("validation", "Loss on held-out examples", caption, keys, panels)
+
+
+def _questions(results: Mapping[str, Any]) -> Shown | None:
+    curves = results.get("questions", ())
+    if not curves:
+        return None
+    models = list(_by_model(curves))
+    shares: Sequence[tuple[str, str]] = (("em", "EM, %"), ("f1", "F1, %"))
+    panels: list[Panel] = [
+        LinePanel(title, _by_seed(curves, key, 100), "optimiser step", markers=True, y_limits=(0, 103))
+        for key, title in shares
+    ]
+    panels.append(
+        LinePanel("steps a question", _by_seed(curves, "mean_steps"), "optimiser step", markers=True)
+    )
+    caption = (
+        f"{curves[0]['n']} held-out questions, answered in the whole multi-step loop by the student of each of these "
+        "steps. So few questions tell the direction, not the score."
+    )
+    return _shown("questions", "Questions while learning", caption, _keys(models), panels)
+
+
+def _course(results: Mapping[str, Any]) -> Shown | None:
+    curves = results.get("course", ())
+    if not curves:
+        return None
+    panels: list[Panel] = [LinePanel("learning rate", _by_seed(curves, "lr"), "optimiser step")]
+    if any(norm is not None for curve in curves for norm in curve["grad_norm"]):
+        norms = _by_seed(curves, "grad_norm")
+        panels.append(LinePanel("norm of the gradient", norms, "optimiser step", log=True))
+    caption = "The gradient's norm is that before clipping, on a logarithmic scale. One line a training."
+    keys = _keys(_by_model(curves))
+    return _shown("course", "Learning rate and gradient", caption, keys, panels)
+
+
+def _by_model(curves: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    trainings: dict[str, list[Mapping[str, Any]]] = {}
+    for curve in curves:
+        trainings.setdefault(curve["model"], []).append(curve)
+    return trainings
+
+
+def _by_seed(curves: Sequence[Mapping[str, Any]], key: str, factor: float = 1.0) -> list[Line]:
+    """One line a training, in its model's colour."""
+    models = list(_by_model(curves))
+    return [
+        Line(
+            curve["steps"],
+            [None if y is None else factor * y for y in curve[key]],
+            colour(curve["model"], models),
+        )
+        for curve in curves
+    ]
 
 
 def _seeded(curves: Sequence[Mapping[str, Any]], key: str, *, smooth: bool = False) -> list[Line]:

@@ -65,31 +65,38 @@ class _Task:
     fingerprint: str
 
 
-def evaluate(config: Config, jobs: Sequence[EvalJob]) -> dict[str, dict[str, EvalScores]]:
+def evaluate(
+    config: Config,
+    jobs: Sequence[EvalJob],
+    *,
+    questions: Sequence[Question] | None = None,
+    progress: bool = True,
+) -> dict[str, dict[str, EvalScores]]:
     """The scores of every job, by its name and unit; those that are missing are made, on the Ray at hand.
 
+    `questions` are asked instead of all of the test set's; `progress` tells on stderr how far it is.
     A question that fails is scored as wrong and counted in `errors`. Raises DataError (corpus, two jobs of one
     name and unit), ModelError, RetrievalError, and EngineDeadError where one chunk's engine died three times; jobs
     that were committed stay, and the same call goes on from there.
     """
     config = config.model_copy(update={"run_dir": config.run_dir.resolve()})
-    test_set = _open_test_set(config)
+    test_set = _open_test_set(config, questions)
     tasks = _tasks(config, jobs, test_set)
     found = {task.job: load_scores(task.files, task.fingerprint) for task in tasks}
     scores = {job: done for job, done in found.items() if done is not None}
     missing = [task for task in tasks if task.job not in scores]
     if missing:
-        scores |= _run(config, missing, test_set)
+        scores |= _run(config, missing, test_set, progress=progress)
     results: dict[str, dict[str, EvalScores]] = {}
     for task in tasks:
         results.setdefault(task.job.name, {})[task.job.unit] = scores[task.job]
     return results
 
 
-def _open_test_set(config: Config) -> _TestSet:
+def _open_test_set(config: Config, questions: Sequence[Question] | None) -> _TestSet:
     source = config.evaluate.corpus or config.corpus
     corpus = open_corpus(source)
-    questions = list(corpus.questions())
+    questions = list(corpus.questions() if questions is None else questions)
     fingerprint = corpus.fingerprint()
     index = _index_folder(config, source, fingerprint)
     ensure_index(corpus.passages(), config.retrieval, index, fingerprint)
@@ -127,12 +134,14 @@ def _tasks(config: Config, jobs: Sequence[EvalJob], test_set: _TestSet) -> list[
     return tasks
 
 
-def _run(config: Config, tasks: Sequence[_Task], test_set: _TestSet) -> dict[EvalJob, EvalScores]:
+def _run(
+    config: Config, tasks: Sequence[_Task], test_set: _TestSet, *, progress: bool
+) -> dict[EvalJob, EvalScores]:
     """Runs and commits the tasks."""
     by_job = {task.job: task for task in tasks}
     schedule = Schedule(list(by_job), len(test_set.questions), config.evaluate.chunk_size)
     scores: dict[EvalJob, EvalScores] = {}
-    with Progress(len(tasks) * len(test_set.questions)) as progress:
+    with Progress(len(tasks) * len(test_set.questions), shown=progress) as bar:
         for chunk, answered in _answers(config, test_set, schedule):
             whole = schedule.complete(chunk, answered)
             if whole is not None:
@@ -140,7 +149,7 @@ def _run(config: Config, tasks: Sequence[_Task], test_set: _TestSet) -> dict[Eva
                 trajectories = [one.trajectory for one in whole]
                 scores[task.job] = score_trajectories(trajectories, [one.repeats for one in whole])
                 commit(task.files, task.job, task.fingerprint, scores[task.job], trajectories)
-            progress.advance(chunk.stop - chunk.start, f"{chunk.job.name}, {chunk.job.unit}")
+            bar.advance(chunk.stop - chunk.start, f"{chunk.job.name}, {chunk.job.unit}")
     return scores
 
 

@@ -13,13 +13,13 @@ _LINE_EVERY_S = 15.0
 
 
 class Progress:
-    """Counts questions. `stream` is stderr."""
+    """Counts questions. `stream` is stderr. Says nothing unless `shown`."""
 
-    def __init__(self, total: int, stream: Any = None) -> None:
-        self._stream = stream or sys.stderr
+    def __init__(self, total: int, stream: Any = None, *, shown: bool = True) -> None:
+        self._stream, self._shown = stream or sys.stderr, shown
         self._total, self._done = total, 0
         self._started = self._told = time.monotonic()
-        on_terminal = self._stream.isatty()
+        on_terminal = shown and self._stream.isatty()
         self._bar = tqdm(
             total=total, desc="evaluate", unit="question", file=self._stream, disable=not on_terminal
         )
@@ -38,7 +38,11 @@ class Progress:
         self._bar.set_postfix_str(what, refresh=False)
         self._bar.update(questions)
         now = time.monotonic()
-        if self._bar.disable and (now - self._told >= _LINE_EVERY_S or self._done == self._total):
+        if (
+            self._shown
+            and self._bar.disable
+            and (now - self._told >= _LINE_EVERY_S or self._done == self._total)
+        ):
             self._told = now
             left = (now - self._started) * (self._total - self._done) / max(self._done, 1)
             print(

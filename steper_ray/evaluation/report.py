@@ -91,7 +91,9 @@ def render(results: Mapping[str, Any]) -> str:
 
 
 def format_table(results: Mapping[str, Any]) -> str:
-    """The table as plain text, one line a model and unit."""
+    """The table as plain text, one line a model and unit; "" without models."""
+    if not results["models"]:
+        return ""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("model")
     table.add_column("unit")
@@ -187,6 +189,9 @@ def _cell(
 
 def _facts(results: Mapping[str, Any]) -> list[str]:
     """The line below the title."""
+    if not results["models"]:
+        steps = [curve["steps"][-1] for curve in results["loss"]]
+        return [f"{len(steps)} training{'s' * (len(steps) > 1)}", f"{max(steps, default=0)} optimiser steps"]
     all_scores = [scores for model in results["models"].values() for scores in model.values()]
     questions = sorted({scores["n"] for scores in all_scores})
     seeds = max((len(scores["seeds"]) for scores in all_scores), default=0)

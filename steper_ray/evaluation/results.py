@@ -21,15 +21,24 @@ Evaluations = Mapping[str, Mapping[str, EvalScores]]
 
 @dataclass(frozen=True, slots=True)
 class TrainingLog:
-    """The metrics.jsonl of one training, as records. `model` is the group it belongs to, such as 'steper'."""
+    """The logs of one training, as records. `model` is the group it belongs to, such as 'steper'.
+
+    `records` are the steps (metrics.jsonl), `answers` the rounds of questions it was asked (validation.jsonl).
+    """
 
     model: str
     seed: int
     records: Sequence[Mapping[str, Any]]
+    answers: Sequence[Mapping[str, Any]] = ()
 
 
 def read_metrics(path: Path, model: str, seed: int) -> TrainingLog:
-    """Reads a metrics.jsonl. Raises DataError with file and line."""
+    """Reads a metrics.jsonl and the validation.jsonl beside it, if any. Raises DataError with file and line."""
+    answers = path.with_name("validation.jsonl")
+    return TrainingLog(model, seed, _records(path), _records(answers) if answers.exists() else ())
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -40,7 +49,7 @@ def read_metrics(path: Path, model: str, seed: int) -> TrainingLog:
             records.append(json.loads(line))
         except ValueError as error:
             raise DataError(f"{path}, line {number}: not JSON: {error}") from error
-    return TrainingLog(model, seed, records)
+    return records
 
 
 def assemble_results(
@@ -63,6 +72,9 @@ def assemble_results(
         "models": {model: _model(evaluations, names) for model, names in groups.items()},
         "sigma": [curve for log in trainings if (curve := _sigma(log)) is not None],
         "loss": [_losses(log) for log in trainings if log.records],
+        "validation": [curve for log in trainings if (curve := _validation(log)) is not None],
+        "questions": [curve for log in trainings if (curve := _answers(log)) is not None],
+        "course": [curve for log in trainings if (curve := _course(log)) is not None],
         "samples": list(samples),
         "data": dict(data or {}),
         "config": dict(config or {}),
@@ -147,6 +159,39 @@ def _losses(log: TrainingLog) -> dict[str, Any]:
         "steps": [record["step"] for record in records],
         "losses": {task.value: [record["losses"].get(task.value) for record in records] for task in Ability},
     }
+
+
+def _validation(log: TrainingLog) -> dict[str, Any] | None:
+    """The loss of each task on held-out examples, at the steps that looked at them."""
+    records = thin([record for record in log.records if record.get("validation")])
+    if not records:
+        return None
+    looks = [record["validation"]["losses"] for record in records]
+    return {
+        "model": log.model,
+        "seed": log.seed,
+        "steps": [record["step"] for record in records],
+        "losses": {task.value: [look.get(task.value) for look in looks] for task in Ability},
+    }
+
+
+def _answers(log: TrainingLog) -> dict[str, Any] | None:
+    """Scores of the rounds of questions that went well, in the order of their steps."""
+    records = thin(sorted((one for one in log.answers if "em" in one), key=lambda one: one["step"]))
+    if not records:
+        return None
+    curves = {key: [record[key] for record in records] for key in ("em", "f1", "mean_steps")}
+    steps = [record["step"] for record in records]
+    return {"model": log.model, "seed": log.seed, "n": records[-1]["n"], "steps": steps, **curves}
+
+
+def _course(log: TrainingLog) -> dict[str, Any] | None:
+    """Learning rate and gradient norm (None where the optimiser does not tell it)."""
+    records = thin([record for record in log.records if "lr" in record])
+    if not records:
+        return None
+    curves = {key: [record.get(key) for record in records] for key in ("lr", "grad_norm")}
+    return {"model": log.model, "seed": log.seed, "steps": [record["step"] for record in records], **curves}
 
 
 def thin(records: Sequence[Any], most: int = MAX_POINTS) -> list[Any]:

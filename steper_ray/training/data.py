@@ -1,8 +1,8 @@
 """Step-wise examples -> trees of token ids -> batches: the same ones, in the same order, on every worker.
 
-Every worker reads all examples and computes the whole plan of every step (which trajectories, which worker, which
-rows) from (seed, step) alone. So nothing has to be communicated or saved to resume at any step, and every worker
-knows the counts of the global batch and how many forward passes the others run. No model, no Ray.
+Every worker reads all examples and computes the whole plan of every step (which trajectories here, which worker and
+which rows in shares.py) from (seed, step) alone. So nothing has to be communicated or saved to resume at any step, and
+every worker knows the counts of the global batch and how many forward passes the others run. No model, no Ray.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from random import Random
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from steper_ray.config import TrainConfig
+from steper_ray.config import TrainConfig, ValidationConfig
 from steper_ray.errors import TrainingError
 from steper_ray.prompt import LAYOUTS, PromptEncoder, Tokenizer
 from steper_ray.schema import EXAMPLE_SCHEMA, Ability, Passage, StepExample, example_from_row
+from steper_ray.splits import draw, question_of
 from steper_ray.training.objective import N_TASKS, TASKS
-from steper_ray.training.packing import Branch, Tree, fill_rows
+from steper_ray.training.packing import Branch, Tree
 
 logger = logging.getLogger(__name__)
 
 _NAMED = 10  # question ids that a message spells out
+_TASK = {task.value: number for number, task in enumerate(TASKS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +66,12 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Trajectories sorted by question id, and how they are cut into steps."""
+    """Trajectories sorted by question id, how they are cut into steps, and those that are not learned from."""
 
     items: tuple[Item, ...]
     steps_per_epoch: int
     seed: int
+    held_out: tuple[Item, ...] = ()
 
     def batch(self, step: int) -> Batch:
         """The batch of optimiser step `step` (from 0), a function of the seed and the step alone.
@@ -80,9 +83,13 @@ class TrainingData:
         order = _order(len(self.items), self.seed, epoch)
         low = index * len(order) // self.steps_per_epoch
         high = (index + 1) * len(order) // self.steps_per_epoch
-        items = tuple(self.items[i] for i in order[low:high])
-        counts = tuple(sum(column) for column in zip(*(item.counts() for item in items), strict=True))
-        return Batch(epoch, items, counts)
+        return batch_of([self.items[i] for i in order[low:high]], epoch)
+
+
+def batch_of(items: Sequence[Item], epoch: int = 0) -> Batch:
+    """At least one trajectory as one batch."""
+    counts = tuple(sum(column) for column in zip(*(item.counts() for item in items), strict=True))
+    return Batch(epoch, tuple(items), counts)
 
 
 @lru_cache(maxsize=2)
@@ -93,7 +100,7 @@ def _order(size: int, seed: int, epoch: int) -> tuple[int, ...]:
 
 
 def load_data(path: Path, tokenizer: Tokenizer, config: TrainConfig, max_positions: int) -> TrainingData:
-    """The examples of a Parquet file or folder as batches of trees for `config`.
+    """The examples of a Parquet file or folder as batches of trees for `config`, less those it holds out.
 
     A trajectory with a tree longer than `row_tokens`, or an example longer than the model's `max_positions`, is
     left out whole (never cut), counted and named in a warning. Raises TrainingError, naming the file or the
@@ -104,6 +111,33 @@ def load_data(path: Path, tokenizer: Tokenizer, config: TrainConfig, max_positio
             f"the tokenizer of {config.student} has no end-of-sequence token, so its student could never learn where a "
             "step ends: name one as `eos_token` in its tokenizer_config.json"
         )
+    validation = config.validation
+    kept = _trajectories(path, config)
+    away = _held_out(kept, validation)
+    items = _items(
+        path, {q: steps for q, steps in kept.items() if q not in away}, tokenizer, config, max_positions
+    )
+    counts = [sum(column) for column in zip(*(item.counts() for item in items), strict=True)]
+    _report_absent(path, counts, config)
+    if validation.examples is not None:
+        path, away = validation.examples, _trajectories(validation.examples, config)
+        if both := kept.keys() & away.keys():
+            logger.warning(
+                "%s: %d of its trajectories are learned from too, so they validate nothing", path, len(both)
+            )
+    held_out = _items(path, away, tokenizer, config, max_positions) if away else ()
+    if validation.by != "sum" and held_out and not batch_of(held_out).counts[_TASK[validation.by]]:
+        raise TrainingError(f"{path}: no held-out example of {validation.by}: set train.validation.by=sum")
+    examples = sum(counts)
+    batch_trajectories = max(1, round(config.batch_examples * len(items) / examples))
+    return TrainingData(items, math.ceil(len(items) / batch_trajectories), config.seed, held_out)
+
+
+Steps = dict[str, list[StepExample]]
+
+
+def _trajectories(path: Path, config: TrainConfig) -> Steps:
+    """The examples that the method learns from, by trajectory."""
     trajectories = {q: _chosen(steps, config) for q, steps in _read(path).items()}
     kept = {q: steps for q, steps in trajectories.items() if steps}
     if not kept:
@@ -111,15 +145,33 @@ def load_data(path: Path, tokenizer: Tokenizer, config: TrainConfig, max_positio
             f"{path}: no {'aggregation ' if config.method == 'vanilla_kd' else ''}examples: nothing to train on. "
             "Look at the build stage's counts: a filter may have dropped every trajectory"
         )
+    return kept
+
+
+def _held_out(trajectories: Steps, validation: ValidationConfig) -> Steps:
+    """Those of the held-out questions: all trajectories of a question, or none."""
+    if not validation.share and validation.number is None:
+        return {}
+    questions = sorted({question_of(q) for q in trajectories}, key=draw)
+    number = validation.number or sum(draw(q) < validation.share for q in questions)
+    if not 0 < number < len(questions):
+        raise TrainingError(
+            f"of {len(questions)} questions {number} would be held out and {max(0, len(questions) - number)} learned "
+            "from: change train.validation.share or number"
+        )
+    away = set(questions[:number])
+    return {q: steps for q, steps in trajectories.items() if question_of(q) in away}
+
+
+def _items(
+    path: Path, trajectories: Steps, tokenizer: Tokenizer, config: TrainConfig, max_positions: int
+) -> tuple[Item, ...]:
+    """As trees, less those that are too long."""
     encoders = {name: PromptEncoder(tokenizer, layout) for name, layout in LAYOUTS.items()}
-    items = [_item(question, steps, encoders, config.packing) for question, steps in sorted(kept.items())]
+    items = [_item(q, steps, encoders, config.packing) for q, steps in sorted(trajectories.items())]
     short = [item for item in items if _fits(item, config.row_tokens, max_positions)]
     _report_long(path, items, short, config.row_tokens, max_positions)
-    counts = [sum(column) for column in zip(*(item.counts() for item in short), strict=True)]
-    _report_absent(path, counts, config)
-    examples = sum(counts)
-    batch_trajectories = max(1, round(config.batch_examples * len(short) / examples))
-    return TrainingData(tuple(short), math.ceil(len(short) / batch_trajectories), config.seed)
+    return tuple(short)
 
 
 def _read(path: Path) -> dict[str, list[StepExample]]:
@@ -257,52 +309,3 @@ def check_vocabulary(data: TrainingData, size: int, model: str) -> None:
                     f"vocabulary of {size}: the tokenizer is another model's, or the embedding was never enlarged for "
                     "added tokens"
                 )
-
-
-Rows = list[list[int]]
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What one worker runs in one step: `micro_batches[i]` are the rows, lists of indices of `trees`, of forward i."""
-
-    trees: tuple[Tree, ...]
-    micro_batches: tuple[Rows, ...]
-
-
-def split(batch: Batch, workers: int, config: TrainConfig) -> list[Share]:
-    """The batch over the workers: longest trajectory first, each to the worker with the fewest tokens so far.
-
-    Every share has the same number of micro-batches, because ZeRO-3 needs all workers in every forward and
-    backward pass; a share that has run out of rows goes on with empty ones (see `filler`).
-    """
-    loads = [0] * workers
-    trees: list[list[Tree]] = [[] for _ in range(workers)]
-    for item in sorted(batch.items, key=lambda item: (-item.tokens, item.question_id)):
-        worker = loads.index(min(loads))
-        loads[worker] += item.tokens
-        trees[worker].extend(item.trees)
-    planned = [_micro_batches(mine, config) for mine in trees]
-    most = max(len(micro_batches) for micro_batches in planned)
-    return [
-        Share(tuple(mine), (*micro_batches, *([[]] * (most - len(micro_batches)))))
-        for mine, micro_batches in zip(trees, planned, strict=True)
-    ]
-
-
-def _micro_batches(trees: Sequence[Tree], config: TrainConfig) -> list[Rows]:
-    """Rows of similar length together, so that little is padded."""
-    sizes = [len(tree) for tree in trees]
-    rows = (
-        [[i] for i in range(len(trees))]
-        if config.packing == "padded"
-        else fill_rows(sizes, config.row_tokens)
-    )
-    rows.sort(key=lambda row: (-sum(sizes[i] for i in row), row))
-    step = config.rows_per_micro_batch
-    return [rows[at : at + step] for at in range(0, len(rows), step)]
-
-
-def filler(token: int) -> Tree:
-    """A tree of weight 0: what a worker without rows runs so that the others are not left waiting."""
-    return Tree((token,), (Branch(1, (token,), (token,), task=0, weight=0.0),))

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import gc
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -122,6 +124,16 @@ class Engine:
             **attention_inputs(packed, self._attention),
         )
         return example_losses(output.logits, packed, columns)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within it `losses` have no gradient and no dropout. Nothing that training goes on with is touched."""
+        self._engine.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._engine.train()
 
     def backward(self, loss: torch.Tensor, *, last: bool) -> None:
         """Adds the gradient of this worker's share; `last` marks the step's last micro-batch."""

@@ -8,7 +8,10 @@ The folder is written under a temporary name and renamed, so it is whole or not 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,29 +27,59 @@ _PACKAGES = ("torch", "transformers", "deepspeed", "ray", "peft")
 
 
 def export(
-    task: Task, model: Any, state: dict[str, torch.Tensor], steps: int, summary: dict[str, Any]
+    task: Task,
+    model: Any,
+    state: dict[str, torch.Tensor],
+    steps: int,
+    summary: dict[str, Any],
+    *,
+    folder: Path | None = None,
+    validation: dict[str, Any] | None = None,
 ) -> None:
     """Writes weights (safetensors, in the dtype they were trained in), config, tokenizer, generation config, card.
 
-    `model` and `state` are the engine's `module` and `whole_state`, `summary` is the last line of the metrics. An
-    earlier export is replaced.
+    `model` and `state` are the engine's `module` and `whole_state`, `summary` is the last line of the metrics,
+    `validation` what is known of held-out examples. `folder` is the job's output unless said otherwise. What lies there
+    is replaced.
     """
-    output = task.job.output
+    with _replaced(folder or task.job.output) as partial:
+        lora = task.job.config.lora
+        if lora is None:
+            model.config.use_cache = True
+            model.save_pretrained(partial, state_dict=state)
+        elif lora.merge:
+            save_merged(partial, task.model, model, state, training_dtype(task.job.config))
+        else:
+            save_adapters(partial, model, state)
+        AutoTokenizer.from_pretrained(task.model).save_pretrained(partial)
+        _describe(partial, task, _record(task, steps, summary, validation))
+
+
+def export_kept(
+    task: Task, kept: Path, step: int, steps: int, summary: dict[str, Any], validation: dict[str, Any]
+) -> None:
+    """As `export`, with the student of an earlier `step` that `export` wrote to the folder `kept`, which stays."""
+    with _replaced(task.job.output) as partial:
+        own = shutil.ignore_patterns(PROVENANCE, "README.md")
+        shutil.copytree(kept, partial, ignore=own, copy_function=_link, dirs_exist_ok=True)
+        _describe(partial, task, _record(task, steps, summary, validation) | {"exported_step": step})
+
+
+def _link(source: str, target: str) -> None:
+    """A second name for a large file, which nobody writes into any more; a copy on another file system."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+@contextmanager
+def _replaced(output: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `output` once it is filled."""
     partial = output.parent / f".{output.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    lora = task.job.config.lora
-    if lora is None:
-        model.config.use_cache = True
-        model.save_pretrained(partial, state_dict=state)
-    elif lora.merge:
-        save_merged(partial, task.model, model, state, training_dtype(task.job.config))
-    else:
-        save_adapters(partial, model, state)
-    AutoTokenizer.from_pretrained(task.model).save_pretrained(partial)
-    record = _record(task, steps, summary)
-    (partial / PROVENANCE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    (partial / "README.md").write_text(_card(task, record), encoding="utf-8")
+    yield partial
     old = output.parent / f".{output.name}.old"
     shutil.rmtree(old, ignore_errors=True)
     if output.exists():
@@ -55,11 +88,19 @@ def export(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _record(task: Task, steps: int, summary: dict[str, Any]) -> dict[str, Any]:
+def _describe(folder: Path, task: Task, record: dict[str, Any]) -> None:
+    (folder / PROVENANCE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(_card(task, record), encoding="utf-8")
+
+
+def _record(
+    task: Task, steps: int, summary: dict[str, Any], validation: dict[str, Any] | None
+) -> dict[str, Any]:
     return {
         "fingerprint": task.fingerprint,
         "name": task.name,
         "steps": steps,
+        "exported_step": steps,
         "student": task.job.config.student,
         "config": json.loads(task.job.config.model_dump_json()),
         "examples": {
@@ -68,6 +109,7 @@ def _record(task: Task, steps: int, summary: dict[str, Any]) -> dict[str, Any]:
             "manifest": _data_manifest(task.job.examples),
         },
         "last_step": summary,
+        "validation": validation,
         "packages": {name: version(name) for name in _PACKAGES},
     }
 
@@ -96,9 +138,14 @@ A student of step-wise knowledge distillation, trained by steper_ray.
 | method | {config.method}, weighting {config.weighting} |
 | started from | `{config.student}` |
 | learned | {learned} |
-| optimiser steps | {record["steps"]} |
+| optimiser steps | {_steps(record)} |
 | learning rate, seed | {config.lr}, {config.seed} |
 | examples | sha256 `{record["examples"]["sha256"]}` |
 
 `{PROVENANCE}` holds the whole config, the data's manifest and the package versions.
 """
+
+
+def _steps(record: dict[str, Any]) -> str:
+    steps, kept = record["steps"], record["exported_step"]
+    return str(steps) if kept == steps else f"{kept} of {steps}, the best on held-out examples"

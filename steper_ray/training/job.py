@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steper_ray.config import TrainConfig
+from steper_ray.config import TrainConfig, ValidationConfig
 from steper_ray.errors import TrainingError
 from steper_ray.models import resolve_model
 
@@ -37,6 +37,9 @@ _HOW = {
     "liger",
     "check_memory",
     "preset",  # what it set is there by itself
+    "tracking",
+    "tracking_project",
+    "validation",  # but see _choice
 }
 #: Settings that came later, and what a training was before: students that were trained then stay finished.
 _SINCE = {"steps": "all", "lora": None}
@@ -88,6 +91,9 @@ def make_task(job: TrainJob, run_dir: Path) -> Task:
     model = resolve_model(job.config.student)
     if not job.examples.exists():
         raise TrainingError(f"{job.examples}: no examples for job '{job.name}': run the build stage first")
+    other = job.config.validation.examples
+    if other is not None and not other.exists():
+        raise TrainingError(f"train.validation.examples: {other}: no such file or folder")
     if job.config.offload and not job.config.use_gpu:
         raise TrainingError("train.offload needs a GPU: set train.use_gpu=true or train.offload=false")
     if job.config.liger is True and not job.config.use_gpu:
@@ -135,7 +141,18 @@ def _sources(job: TrainJob, model: str) -> dict[str, str]:
         "student": model,
         "weights": _weights(Path(model)),
         "examples": data_fingerprint(job.examples),
+        **_choice(job.config.validation),
     }
+
+
+def _choice(validation: ValidationConfig) -> dict[str, str]:
+    """What of it decides which student comes out: nothing where it only looks, as in trainings before there was any."""
+    parts = {name: f"{name} {value}" for name in ("share", "number") if (value := getattr(validation, name))}
+    if validation.keep == "best":
+        parts["best"] = f"of every {validation.every} by {validation.by}"
+        if validation.examples is not None:
+            parts["held out"] = data_fingerprint(validation.examples)
+    return parts
 
 
 def _weights(folder: Path) -> str:

@@ -23,22 +23,25 @@ from steper_ray.config import TrainConfig
 from steper_ray.errors import ModelError, SteperError, TrainingError
 from steper_ray.models import partial_attention
 from steper_ray.training.checkpoints import WriteError, writing
-from steper_ray.training.data import Batch, Share, TrainingData, check_vocabulary, filler, load_data, split
+from steper_ray.training.data import Batch, TrainingData, check_vocabulary, load_data
 from steper_ray.training.difficulty import DifficultyWeights
 from steper_ray.training.engine import Engine, Worker
-from steper_ray.training.export import export
+from steper_ray.training.export import export, export_kept
 from steper_ray.training.job import Task
-from steper_ray.training.metrics import MetricsLog
+from steper_ray.training.metrics import MetricsLog, read_records
 from steper_ray.training.objective import (
     N_TASKS,
-    TASKS,
+    by_task,
     task_divisors,
     task_sums,
     task_weights,
     total_loss,
     weighted_sum,
 )
-from steper_ray.training.packing import pack_rows
+from steper_ray.training.shares import Share, filler, split
+from steper_ray.training.students import Students
+from steper_ray.training.telemetry import Telemetry
+from steper_ray.training.validation import Best, HeldOut, course, due, sum_over_workers
 
 #: Called by every worker with a function that writes its shard into a folder, and with the step it is of.
 Save = Callable[[Callable[[Path], None], int], None]
@@ -73,6 +76,11 @@ class Trainer:
         self._engine = Engine(task.model, self._config, worker)
         self._difficulty = DifficultyWeights(N_TASKS, self._config.sigma_lr, self._config.log_sigma_bounds)
         self._filler = filler(AutoTokenizer.from_pretrained(task.model).eos_token_id)
+        self._telemetry = Telemetry(AutoConfig.from_pretrained(task.model), self._config, worker)
+        held_out, validation = self._data.held_out, self._config.validation
+        self._held_out = HeldOut(held_out, self._config, worker, self._filler) if held_out else None
+        self._best = Best(task) if validation.keep == "best" else None
+        self._students = Students(task) if validation.questions else None
         self._step = 0
         self._saved: int | None = None
         if resume is not None:
@@ -93,25 +101,74 @@ class Trainer:
             batch = self._data.batch(self._step)
             log_sigma = self._difficulty.log_sigma
             result = self._train_step(batch, log_sigma)
+            record = self._record(batch, result, log_sigma, time.monotonic() - started)
+            self._step += 1
+            self._look(record)
             if log is not None:
-                record = self._record(batch, result, log_sigma, time.monotonic() - started)
                 with writing("the log", self._task.metrics.parent):
                     log.write(record)
-            self._step += 1
             if self._step % self._config.checkpoint_every == 0 and self._step < self._steps:
                 save(self._write_shard, self._step)
                 self._saved = self._step
-        state, trouble = self._engine.whole_state(), None
-        if log is not None:
-            log.close()
-            try:
-                with writing("the student", self._task.job.output.parent):
-                    export(self._task, self._engine.module, state, self._steps, log.last)
-            except WriteError as error:
-                trouble = str(error)
+        trouble = None
+        try:
+            if log is not None:
+                log.close()
+            with writing("the student", self._task.job.output.parent):
+                self._export()
+        except WriteError as error:
+            trouble = str(error)
         if (message := first_message(trouble)) is not None:
             raise TrainingError(message)
         return self._steps
+
+    def _look(self, record: dict[str, Any]) -> None:
+        """Between two steps: the loss on held-out examples, which joins the record, and students that are kept.
+
+        Before the checkpoint of the same step: a run that goes on from there has it behind it.
+        """
+        validation, folders = self._config.validation, list[Path]()
+        if self._held_out is not None and due(self._step, self._steps, validation.every):
+            record["validation"] = self._held_out.losses(self._engine)
+            if self._best is not None and self._best.improved(self._step, record["validation"]):
+                folders.append(self._best.folder)
+        if self._students is not None and due(
+            self._step, self._steps, validation.questions_every or validation.every
+        ):
+            wanted = [self._worker.rank == 0 and self._students.wanted(self._step, self._steps)]
+            dist.broadcast_object_list(wanted)
+            folders += [self._students.folder(self._step)] if wanted[0] else []
+        if not folders:
+            return
+        state = self._engine.whole_state()
+        for folder in folders if self._worker.rank == 0 else ():
+            about = {"step": self._step, **record.get("validation", {})}
+            with writing("the student", folder.parent):
+                export(
+                    self._task,
+                    self._engine.module,
+                    state,
+                    self._step,
+                    record,
+                    folder=folder,
+                    validation=about,
+                )
+
+    def _export(self) -> None:
+        """The student of the last step, or of the best one."""
+        best = None if self._best is None else self._best.look
+        state = self._engine.whole_state() if best is None else {}
+        if self._worker.rank != 0:
+            return
+        records = read_records(self._task.metrics)
+        looks = course(records, self._config.validation)
+        if best is None:
+            export(self._task, self._engine.module, state, self._steps, records[-1], validation=looks)
+            return
+        assert self._best is not None
+        looks = {"best": best, "last": looks and looks["last"]}
+        export_kept(self._task, self._best.folder, best["step"], self._steps, records[-1], looks)
+        self._best.remove()
 
     def close(self) -> None:
         self._engine.close()
@@ -138,15 +195,11 @@ class Trainer:
     def _accumulate(self, share: Share, weights: torch.Tensor, divisors: torch.Tensor) -> torch.Tensor:
         """Runs this worker's micro-batches; returns its summed losses of each task, shape (3,), float64."""
         sums = torch.zeros(N_TASKS, dtype=torch.float64)
-        for number, rows in enumerate(share.micro_batches):
-            chosen = [index for row in rows for index in row]
-            trees = [share.trees[index] for index in chosen] or [self._filler]
-            place = {index: at for at, index in enumerate(chosen)}
-            packed = pack_rows(trees, [[place[i] for i in row] for row in rows] or [[0]], pad_id=0)
+        for number, packed in enumerate(share.packed(self._filler), 1):
             losses = self._engine.losses(packed)
             task, weight = packed.task.to(losses.device), packed.weight.to(losses.device)
             loss = weighted_sum(losses, task, weight, weights, divisors)
-            self._engine.backward(loss, last=number == len(share.micro_batches) - 1)
+            self._engine.backward(loss, last=number == len(share.micro_batches))
             sums += task_sums(losses, task, weight).cpu()
         return sums
 
@@ -175,32 +228,19 @@ class Trainer:
             loss if count else None
             for loss, count in zip(result.task_losses.tolist(), batch.counts, strict=True)
         ]
-        tokens = sum(item.tokens for item in batch.items)
         return {
             "step": self._step + 1,
             "steps": self._steps,
             "epoch": batch.epoch,
             "loss": result.loss,
-            "losses": _by_task(losses),
-            "counts": _by_task(batch.counts),
-            "sigma": _by_task(log_sigma.exp().tolist()) if self._learns_sigma else None,
-            "weights": _by_task(task_weights(self._config, log_sigma).tolist()),
+            "losses": by_task(losses),
+            "counts": by_task(batch.counts),
+            "sigma": by_task(log_sigma.exp().tolist()) if self._learns_sigma else None,
+            "weights": by_task(task_weights(self._config, log_sigma).tolist()),
             "lr": learning_rate(self._config, self._step, self._steps),
             "grad_norm": result.grad_norm,
-            "tokens": tokens,
-            "tokens_per_second": tokens / seconds,
+            **self._telemetry.of_step(batch, seconds),
         }
-
-
-def _by_task(values: Any) -> dict[str, Any]:
-    return {task.value: value for task, value in zip(TASKS, values, strict=True)}
-
-
-def sum_over_workers(values: torch.Tensor, worker: Worker) -> torch.Tensor:
-    """The sum of every worker's `values`, equal to the bit on all of them: each adds the same numbers in rank order."""
-    parts = [torch.empty_like(values, device=worker.device) for _ in range(worker.size)]
-    dist.all_gather(parts, values.to(worker.device))
-    return torch.stack(parts).sum(dim=0).cpu()
 
 
 def shape_and_tokenizer(model: str) -> tuple[Any, Any]:

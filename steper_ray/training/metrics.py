@@ -1,4 +1,4 @@
-"""The log of one training: metrics.jsonl, one line an optimiser step, and a bar that follows such logs.
+"""The log of one training: metrics.jsonl, one line an optimiser step, and bars that follow such logs.
 
 The log is exact after a resume: lines of steps that are run again are dropped. Neither torch nor Ray.
 """
@@ -6,6 +6,7 @@ The log is exact after a resume: lines of steps that are run again are dropped. 
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,16 +45,46 @@ def read_lines(path: Path) -> list[str]:
     return text[: text.rfind("\n") + 1].splitlines()
 
 
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log of JSON objects."""
+    return [json.loads(line) for line in read_lines(path)]
+
+
+class Follower:
+    """Reads a log while another process writes it. What lies there from an earlier run counts once it changes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._seen = path, changed(path)
+        self._inode, self._at = 0, 0
+
+    def new(self) -> list[dict[str, Any]]:
+        """The records since the last call; those of the whole log, if it was written anew in between."""
+        now = changed(self._path)
+        if now is None or now == self._seen:
+            return []
+        self._seen = now
+        with self._path.open("rb") as stream:
+            inode, size = os.fstat(stream.fileno()).st_ino, os.fstat(stream.fileno()).st_size
+            if inode != self._inode or size < self._at:
+                self._inode, self._at = inode, 0
+            stream.seek(self._at)
+            text = stream.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._at += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]
+
+
 class ProgressBars:
     """Follows the logs of several trainings with one tqdm bar each, from a thread of its own.
 
-    A log that lies there from an earlier run is shown once it changes.
+    A bar tells the loss, those of the abilities, tokens a second and the lowest loss on held-out examples so far.
     """
 
     def __init__(self, logs: Sequence[tuple[str, Path]], *, every_s: float = 0.5) -> None:
-        self._logs, self._every_s = logs, every_s
-        self._seen = {path: _changed(path) for _, path in logs}
+        self._logs = [(name, Follower(path)) for name, path in logs]
+        self._every_s = every_s
         self._bars: dict[str, tqdm[Any]] = {}
+        self._best: dict[str, float] = {}
         self._halt = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -75,29 +106,41 @@ class ProgressBars:
             bar.close()
 
     def _look(self) -> None:
-        for name, path in self._logs:
-            changed = _changed(path)
-            if changed == self._seen[path]:
-                continue
-            self._seen[path] = changed
-            lines = read_lines(path)
-            if lines:
-                self._show(name, json.loads(lines[-1]))
+        for name, log in self._logs:
+            records = log.new()
+            for record in records:
+                if look := record.get("validation"):
+                    self._best[name] = min(look["loss"], self._best.get(name, look["loss"]))
+            if records:
+                self._show(name, records[-1])
 
     def _show(self, name: str, record: dict[str, Any]) -> None:
         step, steps = record["step"], record["steps"]
         if name not in self._bars:
             self._bars[name] = tqdm(total=steps, desc=name, unit="step", initial=step - 1)
         bar = self._bars[name]
-        bar.set_postfix(loss=f"{record['loss']:.3f}", refresh=False)
+        bar.set_postfix_str(_told(record, self._best.get(name)), refresh=False)
         bar.update(step - bar.n)
         if step == steps:
             bar.close()
 
 
-def _changed(path: Path) -> tuple[int, int] | None:
-    """When a file was written last and its size; None where there is none."""
+def _told(record: dict[str, Any], best: float | None) -> str:
+    """The numbers behind a bar: the abilities by their first three letters."""
+    parts = [f"loss {record['loss']:.3f}"]
+    losses = {name[:3]: loss for name, loss in record.get("losses", {}).items() if loss is not None}
+    if len(losses) > 1:
+        parts[0] += f" ({' '.join(f'{name} {loss:.3f}' for name, loss in losses.items())})"
+    if speed := record.get("tokens_per_second"):
+        parts.append(f"{speed:,.0f} tokens/s")
+    if best is not None:
+        parts.append(f"best validation {best:.3f}")
+    return ", ".join(parts)
+
+
+def changed(path: Path) -> tuple[int, int, int] | None:
+    """When a file was written last, its size and which file it is; None where there is none."""
     if not path.exists():
         return None
     stat = path.stat()
-    return stat.st_mtime_ns, stat.st_size
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino

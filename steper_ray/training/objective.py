@@ -13,7 +13,8 @@ A task that is missing from a batch has no L_j there: neither its loss nor its l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 
@@ -22,6 +23,11 @@ from steper_ray.schema import Ability
 
 TASKS = tuple(Ability)
 N_TASKS = len(TASKS)
+
+
+def by_task(values: Iterable[Any]) -> dict[str, Any]:
+    """One value a task, under the tasks' names."""
+    return {task.value: value for task, value in zip(TASKS, values, strict=True)}
 
 
 def effective_weights(log_sigma: torch.Tensor) -> torch.Tensor:

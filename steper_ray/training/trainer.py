@@ -13,7 +13,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,9 @@ from steper_ray.errors import SteperError, TrainingError
 from steper_ray.training.checkpoints import Checkpoints, Saver, WriteError, newest
 from steper_ray.training.job import Task, TrainJob, TrainResult, at_work, finished, make_task, note_sources
 from steper_ray.training.metrics import ProgressBars
+from steper_ray.training.students import Students
+from steper_ray.training.tracking import Tracking, check_trackers
+from steper_ray.training.watch import Judge, Watcher
 
 if TYPE_CHECKING:
     from steper_ray.training.engine import Worker
@@ -47,26 +50,39 @@ __all__ = ["TrainJob", "TrainResult", "train"]
 _GROUP = ("workers", "use_gpu", "num_cpus", "max_failures")
 
 
-def train(jobs: Sequence[TrainJob], *, run_dir: Path, progress: bool = True) -> list[TrainResult]:
+def train(
+    jobs: Sequence[TrainJob], *, run_dir: Path, progress: bool = True, judge: Judge | None = None
+) -> list[TrainResult]:
     """Trains and exports every job that is not finished yet; returns the results in the order of `jobs`.
 
     `run_dir` takes metrics (training/<name>/metrics.jsonl) and checkpoints (training/ray). With `progress` stderr
-    shows how much memory a worker is estimated to need, and a bar a job. Raises TrainingError or ModelError; a call
-    with the same jobs goes on where this one stopped. One call at a time works on a job.
+    shows how much memory a worker is estimated to need, and a bar a job. `judge` asks a student the questions of
+    `train.validation`, in a thread of this process; what it says goes to training/<name>/validation.jsonl. Raises
+    TrainingError or ModelError; a call with the same jobs goes on where this one stopped. One call at a time works on
+    a job.
     """
     run_dir = run_dir.resolve()
     tasks = [make_task(_absolute(job), run_dir) for job in jobs]
     _check(tasks)
+    check_trackers(tasks)
     left = [task for task in tasks if finished(task) is None]
-    if left:
-        if progress:
+    with ExitStack() as beside:
+        if left:
+            beside.enter_context(at_work(left))
+            for task in left:
+                note_sources(task)
+                Students(task).tidy()
+            beside.enter_context(Tracking(left))
+        if progress and left:
             from steper_ray.training.fit import print_estimates  # and with it transformers
 
             print_estimates([(task.model, task.job.config) for task in left])
-        bars = ProgressBars([(task.name, task.metrics) for task in left]) if progress else nullcontext()
-        with at_work(left), bars:
-            for task in left:
-                note_sources(task)
+            beside.enter_context(ProgressBars([(task.name, task.metrics) for task in left]))
+        if watched := [task for task in tasks if task.job.config.validation.questions]:
+            if judge is None:
+                raise TrainingError("train.validation.questions: this call of train() was given no `judge`")
+            beside.enter_context(Watcher(watched, judge))
+        if left:
             _fit(tasks, run_dir)
     results = [finished(task) for task in tasks]
     for task, result in zip(tasks, results, strict=True):
@@ -77,7 +93,11 @@ def train(jobs: Sequence[TrainJob], *, run_dir: Path, progress: bool = True) -> 
 
 def _absolute(job: TrainJob) -> TrainJob:
     """Workers run in another folder than the caller."""
-    return TrainJob(job.name, job.config, job.examples.resolve(), job.output.resolve())
+    config, validation = job.config, job.config.validation
+    if validation.examples is not None:
+        validation = validation.model_copy(update={"examples": validation.examples.resolve()})
+        config = config.model_copy(update={"validation": validation})
+    return TrainJob(job.name, config, job.examples.resolve(), job.output.resolve())
 
 
 def _check(tasks: Sequence[Task]) -> None:

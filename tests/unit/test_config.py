@@ -254,3 +254,20 @@ def test_lora_is_off_until_it_is_asked_for_by_any_of_its_settings():
     lora = load_config(overrides=["train.lora.rank=4", "train.lora.target_modules=[q_proj]"]).train.lora
     assert (lora.rank, lora.target_modules, lora.merge) == (4, ("q_proj",), True)
     assert "did you mean 'rank'?" in message(overrides=["train.lora.ranks=4"])
+
+
+def test_what_is_held_out_is_said_once_and_questions_are_never_learned_from():
+    assert "share and examples say both what is held out" in message(
+        None, ["train.validation.share=0.1", "train.validation.examples=x.parquet"]
+    )
+    assert "keep 'best' needs held-out examples" in message(None, ["train.validation.keep=best"])
+    assert "questions need share or number" in message(None, ["train.validation.questions=5"])
+    assert "questions 5 are more than are held out: number 4" in message(
+        None, ["train.validation.number=4", "train.validation.questions=5"]
+    )
+    endpoint = "train.validation.engine={kind: openai, model: m, url: 'http://localhost/v1'}"
+    assert "an endpoint cannot load the student" in message(None, [endpoint])
+    assert load_config(
+        None, ["train.validation={share: 0.1, questions: 5, keep: best}"]
+    ).train.validation.held_out
+    assert not Config().train.validation.held_out

@@ -24,3 +24,10 @@ def test_on_a_terminal_a_bar_counts_questions():
         progress.advance(4, "steper, chain")
     assert "4/4" in out.getvalue()
     assert "steper, chain" in out.getvalue()
+
+
+def test_what_is_not_to_be_shown_is_silent():
+    out = io.StringIO()
+    with Progress(4, out, shown=False) as progress:
+        progress.advance(4, "steper, chain")
+    assert out.getvalue() == ""

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from steper_ray import stages
 from steper_ray.errors import DataError
 from steper_ray.evaluation.report import format_sigma, format_table, render, write_report
 from steper_ray.evaluation.results import TrainingLog, assemble_results, read_metrics, sample, thin
@@ -205,6 +206,63 @@ def test_missing_parts_are_left_out():
     page = Page(html)
     ids = [attrs["id"] for tag, attrs in page.tags if tag == "section" and "id" in attrs]
     assert ids == ["hops", "recall", "endings", "steps"]
+
+
+def watched(seed):
+    """A training that was looked at, asked two rounds of questions, and failed in a third."""
+    losses = dict.fromkeys(TASKS, 0.5)
+    records = [
+        {"step": step, "loss": 1.0, "losses": losses, "sigma": None, "lr": 1 / step, "grad_norm": 2.0 * step}
+        | (
+            {"validation": {"loss": 3 / step, "losses": losses | {"expansion": None}}}
+            if step % 5 == 0
+            else {}
+        )
+        for step in range(1, 21)
+    ]
+    scores = {"n": 3, "f1": 0.5, "mean_steps": 2.0}
+    answers = [
+        {"step": 10, "em": 0.5} | scores,
+        {"step": 5, "em": 0.25} | scores,
+        {"step": 20, "error": "no"},
+    ]
+    return TrainingLog("steper", seed, records, answers)
+
+
+def test_a_training_that_was_watched_shows_validation_questions_rate_and_gradient():
+    results = assemble_results({}, {}, trainings=[watched(0), watched(1)])
+    assert results["validation"][0]["steps"] == [5, 10, 15, 20]
+    assert results["validation"][0]["losses"]["expansion"] == [None] * 4
+    assert (results["questions"][0]["steps"], results["questions"][0]["em"]) == ([5, 10], [0.25, 0.5])
+    assert results["course"][1]["grad_norm"] == [2.0 * step for step in range(1, 21)]
+    page = Page(render(results))
+    ids = [attrs["id"] for tag, attrs in page.tags if tag == "section" and "id" in attrs]
+    assert ids == ["loss", "validation", "questions", "course"]
+    text = " ".join(page.text)
+    for part in ("2 trainings", "20 optimiser steps", "3 held-out questions", "norm of the gradient"):
+        assert part in text, part
+    assert "steps per" not in text  # of the table, which there is not
+    assert format_table(results) == ""
+
+
+def test_results_from_before_there_was_validation_are_still_shown(results):
+    old = {key: value for key, value in results.items() if key not in ("validation", "questions", "course")}
+    assert render(old) == render(results)
+
+
+def test_a_run_that_was_only_trained_has_a_report_of_its_logs(tmp_path):
+    with pytest.raises(DataError, match="neither results nor a training here"):
+        stages.report(tmp_path)
+    folder = tmp_path / "training" / "steper"
+    folder.mkdir(parents=True)
+    log = training("steper", 0)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in log.records))
+    (folder / "validation.jsonl").write_text(json.dumps(watched(0).answers[0]) + "\n")
+    assert "sigma at step" in stages.report(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert 'id="sigma"' in page
+    assert 'id="questions"' in page
+    assert 'id="endings"' not in page
 
 
 def test_seeds_of_different_lengths_have_no_mean_but_are_drawn():

@@ -14,8 +14,9 @@ from steper_ray.config import TrainConfig
 from steper_ray.errors import TrainingError
 from steper_ray.prompt import IRCOT, PromptEncoder
 from steper_ray.schema import Ability
-from steper_ray.training.data import check_vocabulary, load_data, split
+from steper_ray.training.data import check_vocabulary, load_data
 from steper_ray.training.objective import TASKS
+from steper_ray.training.shares import split
 
 EXAMPLES = gold_examples(worlds=3, questions=5)
 LONG = 1_000_000

@@ -11,12 +11,13 @@ from steper_ray.config import TrainConfig
 from steper_ray.errors import TrainingError
 from steper_ray.training import loop
 from steper_ray.training.attention import IMPLEMENTATIONS, attention_inputs
-from steper_ray.training.data import Batch, Item, filler, split
+from steper_ray.training.data import Batch, Item
 from steper_ray.training.difficulty import DifficultyWeights
 from steper_ray.training.engine import Worker
 from steper_ray.training.loop import Trainer
 from steper_ray.training.objective import N_TASKS, task_divisors, task_weights, total_loss
 from steper_ray.training.packing import Branch, Tree, example_losses, supervised_columns
+from steper_ray.training.shares import filler, split
 
 VOCAB, ROW, N_ITEMS = 40, 64, 8
 LOG_SIGMA = torch.tensor([0.3, -0.2, 0.1])

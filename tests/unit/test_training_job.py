@@ -26,7 +26,7 @@ from steper_ray.training.job import (
     note_sources,
 )
 from steper_ray.training.loop import learning_rate, shape_and_tokenizer
-from steper_ray.training.metrics import MetricsLog, ProgressBars, read_lines
+from steper_ray.training.metrics import Follower, MetricsLog, ProgressBars, read_lines
 from steper_ray.training.trainer import train
 
 #: What the fingerprint of a student was made of before LoRA, presets and Liger's kernels were there.
@@ -294,3 +294,77 @@ def test_the_demos_vanilla_students_learn_the_final_step_alone_whatever_steper_l
     }
     for chosen in settings.values():
         assert TrainConfig.model_validate(chosen.model_dump()) == chosen
+
+
+def fingerprint(tmp_path, examples, **settings):
+    return task_of(tmp_path, examples, **settings).fingerprint
+
+
+def test_looking_and_tracking_leave_a_training_what_it_was_and_holding_out_does_not(tmp_path, examples):
+    plain = fingerprint(tmp_path, examples)
+    held_out = fingerprint(tmp_path, examples, validation={"share": 0.5})
+    looked = fingerprint(
+        tmp_path, examples, validation={"examples": examples, "every": 3, "questions_every": 2}
+    )
+    assert looked == plain == fingerprint(tmp_path, examples, tracking=["wandb"], tracking_project="mine")
+    assert held_out == fingerprint(tmp_path, examples, validation={"share": 0.5, "every": 3, "questions": 2})
+    best = {"share": 0.5, "keep": "best"}
+    different = [
+        held_out,
+        fingerprint(tmp_path, examples, validation={"number": 1}),
+        *(
+            fingerprint(tmp_path, examples, validation=best | more)
+            for more in ({}, {"every": 3}, {"by": "aggregation"})
+        ),
+    ]
+    assert len({plain, *different}) == 1 + len(different)
+
+
+def test_what_decides_the_best_is_read_from_the_held_out_examples_themselves(tmp_path, examples):
+    held_out = write_examples(tmp_path / "held_out.parquet", gold_examples(1, 1, seed=9))
+    validation = {"examples": held_out, "keep": "best"}
+    before = fingerprint(tmp_path, examples, validation=validation)
+    write_examples(held_out, gold_examples(1, 2, seed=9))
+    assert fingerprint(tmp_path, examples, validation=validation) != before
+    held_out.unlink()
+    with pytest.raises(TrainingError, match=r"train.validation.examples: .*held_out.parquet"):
+        task_of(tmp_path, examples, validation=validation)
+
+
+def test_questions_need_someone_who_asks_them(tmp_path, examples):
+    config = TrainConfig(validation={"share": 0.5, "questions": 1})
+    with pytest.raises(TrainingError, match="was given no `judge`"):
+        train([TrainJob("a", config, examples, tmp_path / "a")], run_dir=tmp_path, progress=False)
+
+
+def test_a_bar_tells_the_abilities_the_speed_and_the_best_validation_so_far(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    losses = {"initialization": 0.25, "expansion": None, "aggregation": 0.5}
+    with ProgressBars([("student", path)]):
+        log = MetricsLog(path, 0)
+        for step, look in enumerate((1.5, 0.75, 1.25), 1):
+            more = {"losses": losses, "tokens_per_second": 1234.5, "validation": {"loss": look}}
+            log.write({"step": step, "steps": 4, "loss": 0.5} | more)
+        log.write({"step": 4, "steps": 4, "loss": 0.5, "losses": losses, "tokens_per_second": 1234.5})
+        log.close()
+    shown = capsys.readouterr().err
+    assert "loss 0.500 (ini 0.250 agg 0.500), 1,234 tokens/s, best validation 0.750" in shown
+
+
+def test_a_log_is_followed_line_by_line_and_anew_when_it_was_written_anew(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    MetricsLog(path, 0).write({"step": 1})
+    follower = Follower(path)
+    assert follower.new() == []  # of an earlier run
+    log = MetricsLog(path, 0)
+    log.write({"step": 1})
+    assert follower.new() == [{"step": 1}]
+    log.write({"step": 2})
+    with path.open("a") as stream:
+        stream.write('{"step"')
+    assert follower.new() == [{"step": 2}]
+    assert follower.new() == []
+    log.close()
+    log = MetricsLog(path, 1)
+    log.write({"step": 2})
+    assert follower.new() == [{"step": 1}, {"step": 2}]

@@ -1,0 +1,103 @@
+"""The loss on held-out examples while a student learns, and the student of the step where it was lowest.
+
+All workers run the forward passes together, as ZeRO-3 needs it; what comes out is the same on all of them, however the
+examples are cut into rows and over workers. Nothing of the training is touched. No Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from steper_ray.config import TrainConfig, ValidationConfig
+from steper_ray.training.data import Item, batch_of
+from steper_ray.training.engine import Engine, Worker
+from steper_ray.training.job import Task, provenance
+from steper_ray.training.objective import N_TASKS, by_task, task_divisors, task_sums
+from steper_ray.training.packing import Tree
+from steper_ray.training.shares import split
+
+
+def sum_over_workers(values: torch.Tensor, worker: Worker) -> torch.Tensor:
+    """The sum of every worker's `values`, equal to the bit on all of them: each adds the same numbers in rank order."""
+    parts = [torch.empty_like(values, device=worker.device) for _ in range(worker.size)]
+    dist.all_gather(parts, values.to(worker.device))
+    return torch.stack(parts).sum(dim=0).cpu()
+
+
+class HeldOut:
+    """The examples that are not learned from. `filler` is what a worker without rows runs."""
+
+    def __init__(self, items: Sequence[Item], config: TrainConfig, worker: Worker, filler: Tree) -> None:
+        batch = batch_of(items)
+        self._worker, self._filler, self._counts = worker, filler, batch.counts
+        self._share = split(batch, worker.size, config)[worker.rank]
+        self._divisors = task_divisors(config, batch.counts, len(items))
+
+    def losses(self, engine: Engine) -> dict[str, Any]:
+        """Each ability's loss as the objective has it, over all examples (None without any), and their plain sum."""
+        sums = torch.zeros(N_TASKS, dtype=torch.float64)
+        with engine.evaluating():
+            for packed in self._share.packed(self._filler):
+                losses = engine.losses(packed)
+                task, weight = packed.task.to(losses.device), packed.weight.to(losses.device)
+                sums += task_sums(losses, task, weight).cpu()
+        means = (sum_over_workers(sums, self._worker) / self._divisors).tolist()
+        known = [mean if count else None for mean, count in zip(means, self._counts, strict=True)]
+        return {"loss": math.fsum(mean for mean in known if mean is not None), "losses": by_task(known)}
+
+
+def score(validation: Mapping[str, Any], config: ValidationConfig) -> float:
+    """What the best step has least of."""
+    return float(validation["loss"] if config.by == "sum" else validation["losses"][config.by])
+
+
+def course(records: Iterable[Mapping[str, Any]], config: ValidationConfig) -> dict[str, Any] | None:
+    """The `best` and the `last` look at the held-out examples that a log tells of, with their steps."""
+    looks = [{"step": r["step"], **r["validation"]} for r in records if r.get("validation")]
+    if not looks:
+        return None
+    return {"best": min(looks, key=lambda look: score(look, config)), "last": looks[-1]}
+
+
+class Best:
+    """Beside the metrics, until the training ends: the student with the lowest score so far, one model folder.
+
+    It lies outside Ray Train's checkpoints, whose retention knows nothing of it, and is replaced as a whole. What is
+    there counts after a restart, also where the training goes on from an earlier step than it is of.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.folder = task.metrics.parent / "best"
+        self._config = task.job.config.validation
+        look = None
+        if dist.get_rank() == 0:
+            record = provenance(self.folder)
+            if record is not None and record.get("fingerprint") == task.fingerprint:
+                look = record["validation"]
+        found = [json.dumps(look)]
+        dist.broadcast_object_list(found)
+        self.look: dict[str, Any] | None = json.loads(found[0])
+
+    def improved(self, step: int, validation: Mapping[str, Any]) -> bool:
+        """Whether this step is better than all before, which it then is: its student must be written to `folder`."""
+        value = score(validation, self._config)
+        if not math.isfinite(value) or (self.look is not None and value >= score(self.look, self._config)):
+            return False
+        self.look = {"step": step, **validation}
+        return True
+
+    def remove(self) -> None:
+        """Once it was exported. On rank 0 alone."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def due(step: int, steps: int, every: int) -> bool:
+    """Whether something that happens every so many steps, and after the last one, happens after `step` (from 1)."""
+    return step % every == 0 or step == steps
