@@ -18,6 +18,8 @@ from steper_ray.training.memory import Estimate, estimate_memory, model_size, tr
 
 #: Ray ends the workers of a host that is fuller than this.
 _HOST_SHARE = 0.95
+#: What leaves more than this share of the need is no help.
+_HELP = 0.99
 #: Rows below this are not halved.
 _FEW_TOKENS = 1024
 #: Where a container's memory limit stands: control groups version 2, and 1.
@@ -84,7 +86,7 @@ def check_fit(shape: Any, config: TrainConfig, have: Memory) -> None:
     if _excess(need, have) <= 1:
         return
     helped = [(change, _estimate(shape, config.model_copy(update=change))) for change in _changes(config)]
-    helped = [(change, less) for change, less in helped if _excess(less, have) < _excess(need, have)]
+    helped = [(change, less) for change, less in helped if _excess(less, have) < _HELP * _excess(need, have)]
     if not any(_excess(less, have) <= 1 for _, less in helped):
         both = {name: value for change, _ in helped for name, value in change.items()}
         helped.append((both, _estimate(shape, config.model_copy(update=both))))

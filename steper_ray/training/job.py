@@ -98,6 +98,11 @@ def make_task(job: TrainJob, run_dir: Path) -> Task:
         raise TrainingError("train.offload needs a GPU: set train.use_gpu=true or train.offload=false")
     if job.config.liger is True and not job.config.use_gpu:
         raise TrainingError("train.liger=true needs a GPU: set train.use_gpu=true, or train.liger=auto")
+    bfloat16 = job.config.dtype == "bfloat16" or (job.config.dtype == "auto" and job.config.use_gpu)
+    if job.config.zero_stage == 0 and bfloat16:
+        raise TrainingError(
+            "train.zero_stage=0 in bfloat16: no float32 sums of gradients there; set train.zero_stage=1 or more"
+        )
     if job.output.exists() and provenance(job.output) is None and any(job.output.iterdir()):
         raise TrainingError(
             f"{job.output}: holds something that this stage did not write: choose another output folder"

@@ -116,6 +116,9 @@ def test_what_is_missing_is_said_before_any_worker_starts(tmp_path, examples):
         task_of(tmp_path, examples, offload=True)
     with pytest.raises(TrainingError, match=r"set train.use_gpu=true, or train.liger=auto"):
         task_of(tmp_path, examples, liger=True)
+    for bfloat16 in ({"use_gpu": True}, {"dtype": "bfloat16"}):
+        with pytest.raises(TrainingError, match=r"set train.zero_stage=1 or more"):
+            task_of(tmp_path, examples, zero_stage=0, **bfloat16)
 
 
 def test_ligers_kernels_are_for_gpus_that_have_them(monkeypatch):

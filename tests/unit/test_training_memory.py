@@ -183,6 +183,13 @@ def test_what_the_refusal_calls_enough_is_let_through():
     check_fit(shape, config.model_copy(update={"gradient_checkpointing": True}), have)
 
 
+def test_what_changes_next_to_nothing_is_not_called_a_help():
+    with pytest.raises(TrainingError) as refusal:
+        check_fit(shape_of(TINY), TrainConfig(workers=1, rows_per_micro_batch=10**5), Memory(8e9, 8e9))
+    assert "train.rows_per_micro_batch=1: " in str(refusal.value)
+    assert "train.workers" not in str(refusal.value)
+
+
 def test_a_host_that_cannot_hold_what_is_offloaded_is_refused():
     shape, config = shape_of(FAMILIES["8b"]), TrainConfig(preset="8b-1gpu")
     check_fit(shape, config, Memory(80e9, 400e9))
