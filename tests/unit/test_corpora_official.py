@@ -76,7 +76,7 @@ def as_array(folder: Path, rows: list[Any]) -> Path:
 
 
 def as_lines(folder: Path, rows: list[Any]) -> Path:
-    path = folder / "validation.jsonl"
+    path = folder / "questions.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 

@@ -49,7 +49,7 @@ def corpus(
     folder: Path, passages: str = lines(PASSAGES), questions: str = lines(QUESTIONS), **more: Any
 ) -> Corpus:
     """A corpus of two files with these contents; `more` goes to the config."""
-    files = {"passages": folder / "passages.jsonl", "questions": folder / "validation.jsonl"}
+    files = {"passages": folder / "passages.jsonl", "questions": folder / "questions.jsonl"}
     files["passages"].write_text(passages, encoding="utf-8")
     files["questions"].write_text(questions, encoding="utf-8")
     return open_corpus(CorpusConfig(**{"kind": "plain", **files, **more}))
@@ -109,9 +109,9 @@ def write_glob(folder: Path, rows: list[Any]) -> Path:
 
 @pytest.mark.parametrize("write", [write_gzip, write_array, write_parquet, write_folder, write_glob])
 def test_every_container_gives_the_same_passages(tmp_path: Path, write: Any) -> None:
-    (tmp_path / "validation.jsonl").write_text(lines(QUESTIONS), encoding="utf-8")
+    (tmp_path / "questions.jsonl").write_text(lines(QUESTIONS), encoding="utf-8")
     config = CorpusConfig(
-        kind="plain", passages=write(tmp_path, PASSAGES), questions=tmp_path / "validation.jsonl"
+        kind="plain", passages=write(tmp_path, PASSAGES), questions=tmp_path / "questions.jsonl"
     )
     wanted = [Passage(row["id"], row["title"], row["text"]) for row in PASSAGES]
     assert list(open_corpus(config).passages()) == wanted
@@ -216,7 +216,7 @@ def test_a_gzip_file_that_is_cut_off_keeps_what_came_before(tmp_path: Path) -> N
     path.write_bytes(path.read_bytes()[:-2000])
     corpus(tmp_path)
     opened = open_corpus(
-        CorpusConfig(kind="plain", passages=path, questions=tmp_path / "validation.jsonl", on_error="skip")
+        CorpusConfig(kind="plain", passages=path, questions=tmp_path / "questions.jsonl", on_error="skip")
     )
     assert 0 < len(list(opened.passages())) < 3000
     assert "broken or cut off" in opened.skipped[-1].reason
@@ -226,7 +226,7 @@ def test_a_file_that_is_no_parquet_is_a_data_error(tmp_path: Path) -> None:
     corpus(tmp_path)
     path = tmp_path / "p.parquet"
     path.write_bytes(b"PAR1 and no more")
-    config = CorpusConfig(kind="plain", passages=path, questions=tmp_path / "validation.jsonl")
+    config = CorpusConfig(kind="plain", passages=path, questions=tmp_path / "questions.jsonl")
     with pytest.raises(DataError, match=r"p\.parquet, record 1: not readable as Parquet"):
         list(open_corpus(config).passages())
 
