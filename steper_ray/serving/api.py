@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pydantic import Field, ValidationError, create_model
 
@@ -17,6 +18,7 @@ from steper_ray.serving.wire import (
     ErrorBody,
     ErrorCode,
     ErrorDetail,
+    ErrorType,
     PassageOut,
     PassagesEvent,
     ReasonRequest,
@@ -28,20 +30,30 @@ from steper_ray.serving.wire import (
 )
 
 RETRY = {"retry-after": "2"}
+_TYPES: dict[int, ErrorType] = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+M = TypeVar("M", bound=Wire)
 
 
 class Problem(Exception):
     """A refusal or failure that a client is told about. `message` holds nothing of the server's insides."""
 
     def __init__(
-        self, status: int, code: ErrorCode, message: str, headers: dict[str, str] | None = None
+        self,
+        status: int,
+        code: ErrorCode,
+        message: str,
+        headers: dict[str, str] | None = None,
+        param: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.code, self.message, self.headers = status, code, message, headers or {}
+        self.status, self.code, self.message = status, code, message
+        self.headers, self.param = headers or {}, param
 
     @property
     def body(self) -> ErrorBody:
-        return ErrorBody(error=ErrorDetail(code=self.code, message=self.message))
+        kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        return ErrorBody(error=ErrorDetail(code=self.code, message=self.message, type=kind, param=self.param))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,29 +88,40 @@ def request_model(limits: Limits) -> type[ReasonRequest]:
     )
 
 
-def parse_request(model: type[ReasonRequest], body: bytes) -> ReasonRequest:
+def parse_request(model: type[M], body: bytes) -> M:
     """A checked request. Raises Problem, which names the field and what would be right, and repeats no input."""
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    if first["type"] == "json_invalid":
+    kind = first["type"]
+    if kind == "json_invalid":
         raise Problem(400, "malformed_json", "the body is not valid JSON")
-    field = ".".join(str(part) for part in first["loc"]) or "body"
-    if first["type"] == "extra_forbidden":
+    path = ".".join(str(part) for part in first["loc"])
+    if kind == "extra_forbidden":
         known = ", ".join(model.model_fields)
-        raise Problem(422, "invalid_request", f"unknown field; the fields are: {known}")
+        # What has the form of a field's name is no text of the client's.
+        param = path if len(path) < 64 and path.replace(".", "").isidentifier() else None
+        place = f" in {first['loc'][0]}" if len(first["loc"]) > 1 else f"; the fields are: {known}"
+        raise Problem(422, "invalid_request", f"unknown field{place}", param=param)
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
     message = re.sub(r"^(Input|String) should ", "must ", message).replace("Field required", "is missing")
-    if first["type"] == "string_too_long":
-        raise Problem(413, "question_too_long", f"{field}: {message}")
-    raise Problem(422, "invalid_request", f"{field}: {message}")
+    message = f"{path or 'body'}: {message}"
+    if kind == "string_too_long":
+        raise Problem(413, "question_too_long", message, param=path)
+    code: ErrorCode = "unsupported_value" if kind == "unsupported_value" else "invalid_request"
+    raise Problem(422, code, message, param=path or None)
+
+
+def check_done(trajectory: Trajectory) -> None:
+    """Raises Problem where the trajectory ended before its first step was done."""
+    if not trajectory.steps:
+        raise _failure(trajectory.stop_reason)
 
 
 def response(trajectory: Trajectory, model: str) -> ReasonResponse:
-    """What the client gets. Raises Problem where the trajectory ended before its first step was done."""
-    if not trajectory.steps:
-        raise _failure(trajectory.stop_reason)
+    """What the client gets. Raises Problem as `check_done`."""
+    check_done(trajectory)
     steps = [_step(step) for step in trajectory.steps]
     return ReasonResponse(
         id=trajectory.question.id,
@@ -107,11 +130,16 @@ def response(trajectory: Trajectory, model: str) -> ReasonResponse:
         stop_reason=trajectory.stop_reason,
         steps=steps,
         model=model,
-        usage=UsageOut(
-            prompt_tokens=sum(step.usage.prompt_tokens for step in steps),
-            completion_tokens=sum(step.usage.completion_tokens for step in steps),
-            cached_tokens=sum(step.usage.cached_tokens for step in steps),
-        ),
+        usage=usage_of(trajectory),
+    )
+
+
+def usage_of(trajectory: Trajectory) -> UsageOut:
+    """The sum over all steps."""
+    return UsageOut(
+        prompt_tokens=sum(step.usage.prompt_tokens for step in trajectory.steps),
+        completion_tokens=sum(step.usage.completion_tokens for step in trajectory.steps),
+        cached_tokens=sum(step.usage.cached_tokens for step in trajectory.steps),
     )
 
 
@@ -143,7 +171,7 @@ def sse(name: str, data: Wire) -> bytes:
 def _failure(reason: StopReason) -> Problem:
     match reason:
         case StopReason.REJECTED:
-            return Problem(422, "invalid_request", "question: refused by the reasoner")
+            return Problem(422, "invalid_request", "question: refused by the reasoner", param="question")
         case StopReason.DEADLINE:
             return Problem(504, "deadline", "no step was done before the deadline")
         case StopReason.RETRIEVER_FAILED:

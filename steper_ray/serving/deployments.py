@@ -23,15 +23,10 @@ from steper_ray.errors import EngineDeadError, SteperError
 from steper_ray.reasoning import Event
 from steper_ray.retrieval import open_index
 from steper_ray.schema import Trajectory
+from steper_ray.serving.asking import GRACE_SECONDS, EngineUnavailableError, OverloadedError
 from steper_ray.serving.engine import Ask, ReasonEngine
 from steper_ray.serving.plan import Plan
-from steper_ray.serving.web import (
-    GRACE_SECONDS,
-    EngineUnavailableError,
-    OverloadedError,
-    WebSettings,
-    make_app,
-)
+from steper_ray.serving.web import WebSettings, make_app
 
 #: How long an engine that has answered counts as ready: a full queue must not look like a dead engine.
 SIGN_SECONDS = 10.0
@@ -136,7 +131,12 @@ class IngressReplica:
             )
         self._engine = EngineClient(engine)
         self._settings = WebSettings(
-            plan.limits, plan.about, plan.examples, serve_config.request_timeout_s, token
+            plan.limits,
+            plan.about,
+            plan.examples,
+            serve_config.request_timeout_s,
+            token,
+            plan.config.sampling,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:

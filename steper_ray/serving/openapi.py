@@ -9,12 +9,16 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from steper_ray.serving.wire import EVENTS, ErrorBody, ReasonRequest
+from steper_ray.serving.chat_wire import ChatChunk, ChatRequest
+from steper_ray.serving.wire import EVENTS, ErrorBody, Wire
+
+_REF = "#/components/schemas/{model}"
 
 ERRORS = {
-    400: "The body is not valid JSON.",
+    400: "The body is not valid JSON, or (chat) asks for what cannot be served.",
     401: "A token is set on the server and was not shown.",
     403: "No token is set on the server, and the client is not on its machine.",
+    404: "No such model is served.",
     413: "The body or the question is too long.",
     415: "The body is not application/json.",
     422: "A field is missing, unknown or out of its range.",
@@ -25,12 +29,16 @@ ERRORS = {
 }
 
 
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": ErrorBody, "description": ERRORS[status]} for status in statuses}
+def documented(*statuses: int, but: tuple[int, ...] = ()) -> dict[int | str, dict[str, Any]]:
+    return {
+        status: {"model": ErrorBody, "description": ERRORS[status]}
+        for status in statuses
+        if status not in but
+    }
 
 
 def streamed() -> dict[str, Any]:
-    events = {name: {"$ref": f"#/components/schemas/{model.__name__}"} for name, model in EVENTS.items()}
+    events = {name: {"$ref": _REF.format(model=model.__name__)} for name, model in EVENTS.items()}
     text = "Server-sent events; each one's data is JSON of the model that x-events names for it."
     schema = {"type": "string", "description": text, "x-events": events}
     return {
@@ -39,17 +47,29 @@ def streamed() -> dict[str, Any]:
     }
 
 
-def body(model: type[ReasonRequest]) -> dict[str, Any]:
-    return {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}
+def chunked() -> dict[str, Any]:
+    text = "Server-sent events; each one's data is a chunk, an error body as the last one, or [DONE]."
+    schema = {"type": "string", "description": text, "x-data": {"$ref": _REF.format(model="ChatChunk")}}
+    return {
+        "description": "The answer, whole or as it grows",
+        "content": {"text/event-stream": {"schema": schema}},
+    }
+
+
+def body(model: type[Wire]) -> dict[str, Any]:
+    schema = model.model_json_schema(ref_template=_REF)
+    schema.pop("$defs", None)  # they are among the components
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
 
 
 def true_openapi(app: FastAPI, *, token: bool) -> None:
-    """Adds what FastAPI cannot know: the events' models, and whether a token is asked for."""
+    """Adds what FastAPI cannot know: models of events and of requests' parts, and whether a token is asked for."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
-            schema["components"]["schemas"] |= _event_schemas()
+            schema["components"]["schemas"] |= _other_schemas()
+            _drop_fastapis_errors(schema)
             if token:
                 _ask_for_token(schema)
             app.openapi_schema = schema
@@ -58,9 +78,21 @@ def true_openapi(app: FastAPI, *, token: bool) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _event_schemas() -> dict[str, Any]:
-    pairs: list[tuple[type[BaseModel], JsonSchemaMode]] = [(m, "serialization") for m in EVENTS.values()]
-    return models_json_schema(pairs, ref_template="#/components/schemas/{model}")[1]["$defs"]
+def _other_schemas() -> dict[str, Any]:
+    sent: list[type[Wire]] = [*EVENTS.values(), ChatChunk]
+    pairs: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "serialization") for model in sent]
+    parts = ChatRequest.model_json_schema(ref_template=_REF)["$defs"]
+    return parts | models_json_schema(pairs, ref_template=_REF)[1]["$defs"]
+
+
+def _drop_fastapis_errors(schema: dict[str, Any]) -> None:
+    """FastAPI says of each path with a parameter that it may answer with a body of FastAPI's own; none does."""
+    for model in ("HTTPValidationError", "ValidationError"):
+        schema["components"]["schemas"].pop(model, None)
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                del operation["responses"]["422"]
 
 
 def _ask_for_token(schema: dict[str, Any]) -> None:

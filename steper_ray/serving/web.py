@@ -1,4 +1,4 @@
-"""The HTTP side: routes, the page, server-sent events, and a typed body for every error.
+"""The HTTP side: routes, the page, and a typed body for every error.
 
 It talks to whatever answers questions through `Engine`, so it runs behind Serve and in a test alike. Neither
 questions nor answers are ever logged. No Ray.
@@ -6,44 +6,31 @@ questions nor answers are ever logged. No Ray.
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Protocol
+from typing import TypeVar
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Send
+from starlette.responses import Response
 
-from steper_ray.errors import EngineDeadError, PromptTooLongError
-from steper_ray.reasoning import Event, Finished
-from steper_ray.schema import Trajectory
+from steper_ray.config import SamplingConfig
+from steper_ray.reasoning import Event
 from steper_ray.serving.access import Access, BodyLimit, problem_response
-from steper_ray.serving.api import (
-    RETRY,
-    Limits,
-    Problem,
-    event_out,
-    parse_request,
-    request_model,
-    response,
-    sse,
-)
+from steper_ray.serving.api import Limits, Problem, event_out, parse_request, request_model, response, sse
+from steper_ray.serving.asking import Asker, Engine, fault, unavailable
+from steper_ray.serving.chat import ChatFrames, Head, as_openai, check_model, completion, to_ask
+from steper_ray.serving.chat_wire import ChatCompletion, ModelList, ModelOut, chat_model
 from steper_ray.serving.engine import Ask
-from steper_ray.serving.openapi import ERRORS, body, documented, streamed, true_openapi
-from steper_ray.serving.wire import About, Examples, Health, ReasonRequest, ReasonResponse
+from steper_ray.serving.openapi import ERRORS, body, chunked, documented, streamed, true_openapi
+from steper_ray.serving.wire import About, Examples, Health, ReasonResponse, Wire
 
-logger = logging.getLogger(__name__)
+M = TypeVar("M", bound=Wire)
 
-#: Beyond the deadline, for the engine to end at it and hand over what it has.
-GRACE_SECONDS = 5.0
 _PAGE = {
     "index.html": "text/html; charset=utf-8",
     "app.js": "text/javascript; charset=utf-8",
@@ -52,36 +39,19 @@ _PAGE = {
 }
 
 
-class EngineUnavailableError(Exception):
-    """No replica of the engine can answer now."""
-
-
-class OverloadedError(Exception):
-    """The queue before the engine is full."""
-
-
-class Engine(Protocol):
-    """Answers questions. Its calls raise EngineUnavailableError, OverloadedError, EngineDeadError, PromptTooLongError.
-
-    Cancelling `answer`, or closing `events`, aborts the request all the way down.
-    """
-
-    async def answer(self, ask: Ask) -> Trajectory: ...
-
-    def events(self, ask: Ask) -> AsyncGenerator[Event, None]: ...
-
-    async def ready(self) -> bool: ...
-
-
 @dataclass(frozen=True, slots=True)
 class WebSettings:
-    """What the app is made from. `token` None: only clients of this machine are served."""
+    """What the app is made from. `token` None: only clients of this machine are served.
+
+    `sampling` is how the engine decodes: what a chat request may ask for.
+    """
 
     limits: Limits
     about: About
     examples: Sequence[str]
     request_timeout_s: float
     token: str | None
+    sampling: SamplingConfig
 
 
 def make_app(engine: Engine, settings: WebSettings) -> FastAPI:
@@ -99,7 +69,10 @@ def make_app(engine: Engine, settings: WebSettings) -> FastAPI:
     )
     _add_page(app)
     _add_health(app, engine)
-    _add_reason(app, engine, settings)
+    asker = Asker(engine, settings.request_timeout_s)
+    _add_reason(app, asker, settings)
+    _add_models(app, settings.about.model)
+    _add_chat(app, asker, settings)
     true_openapi(app, token=settings.token is not None)
     return app
 
@@ -131,13 +104,13 @@ def _add_health(app: FastAPI, engine: Engine) -> None:
     @app.get("/readyz", summary="Readiness: the engine answers", responses=documented(503))
     async def readyz() -> Health:
         if not await engine.ready():
-            raise _unavailable()
+            raise unavailable()
         return Health(status="ready")
 
 
-def _add_reason(app: FastAPI, engine: Engine, settings: WebSettings) -> None:
+def _add_reason(app: FastAPI, asker: Asker, settings: WebSettings) -> None:
     model = request_model(settings.limits)
-    name, limit = settings.about.model, settings.request_timeout_s + GRACE_SECONDS
+    name = settings.about.model
 
     @app.get("/v1/about", summary="What answers here", responses=documented(401, 403))
     async def about() -> About:
@@ -151,94 +124,78 @@ def _add_reason(app: FastAPI, engine: Engine, settings: WebSettings) -> None:
         "/v1/reason",
         summary="Answer a question step by step",
         response_model=ReasonResponse,
-        responses=documented(*ERRORS) | {200: streamed()},
+        responses=documented(*ERRORS, but=(404,)) | {200: streamed()},
         openapi_extra={"requestBody": body(model)},
     )
     async def reason(request: Request) -> Response:
         body = await _read(request, model)
         ask = Ask(f"reason-{uuid.uuid4().hex}", body.question, time.time(), body.unit, body.max_steps)
-        deadline = asyncio.get_running_loop().time() + limit
         if body.stream:
-            return await _stream(engine, ask, name, deadline)
-        with _Told():
-            async with asyncio.timeout_at(deadline):
-                trajectory = await engine.answer(ask)
-        return Response(response(trajectory, name).model_dump_json(), media_type="application/json")
+            return await asker.stream(ask, ReasonFrames(name))
+        return _json(response(await asker.answer(ask), name))
 
 
-async def _read(request: Request, model: type[ReasonRequest]) -> ReasonRequest:
+@dataclass(frozen=True, slots=True)
+class ReasonFrames:
+    """The events of /v1/reason."""
+
+    model: str
+
+    def event(self, event: Event) -> bytes:
+        return sse(*event_out(event, self.model))
+
+    def problem(self, problem: Problem) -> bytes:
+        return sse("error", problem.body)
+
+
+def _add_models(app: FastAPI, name: str) -> None:
+    served = ModelOut(id=name, created=int(time.time()))
+
+    @app.get("/v1/models", summary="The student that is served", responses=documented(401, 403))
+    async def models() -> ModelList:
+        return ModelList(data=[served])
+
+    # A path: names of models have slashes in them.
+    @app.get("/v1/models/{model:path}", summary="One student", responses=documented(401, 403, 404))
+    async def one(model: str) -> ModelOut:
+        check_model(model, name)
+        return served
+
+
+def _add_chat(app: FastAPI, asker: Asker, settings: WebSettings) -> None:
+    limits, sampling = settings.limits, settings.sampling
+    model = chat_model(limits.max_steps, sampling)
+
+    @app.post(
+        "/v1/chat/completions",
+        summary="Answer a question, for clients of OpenAI's chat completions",
+        response_model=ChatCompletion,
+        responses=documented(*ERRORS, but=(422,)) | {200: chunked()},
+        openapi_extra={"requestBody": body(model)},
+    )
+    async def chat(request: Request) -> Response:
+        try:
+            body = await _read(request, model)
+            now = time.time()
+            head = Head(f"chatcmpl-{uuid.uuid4().hex}", int(now), settings.about.model)
+            ask = to_ask(body, head, now, limits, sampling)
+            if body.stream:
+                usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+                return await asker.stream(ask, ChatFrames(head, include_usage=usage))
+            return _json(completion(await asker.answer(ask), head))
+        except Problem as problem:
+            raise as_openai(problem) from problem
+
+
+async def _read(request: Request, model: type[M]) -> M:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise Problem(415, "unsupported_media_type", "send the body as application/json")
     return parse_request(model, await request.body())
 
 
-async def _stream(engine: Engine, ask: Ask, model: str, deadline: float) -> Response:
-    """The events as they come. The first is awaited here: what fails before it is an HTTP error, not an event."""
-    async with AsyncExitStack() as stack:
-        events = await stack.enter_async_context(aclosing(engine.events(ask)))
-        first = await _next(events, deadline)
-        if isinstance(first, Finished):
-            response(first.trajectory, model)  # nothing was done: raises why
-        frames = _frames(events, first, model, deadline)
-        stack.pop_all()  # from here on the frames close the events
-    return _EventStream(frames, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
-
-
-async def _frames(
-    events: AsyncGenerator[Event, None], event: Event | None, model: str, deadline: float
-) -> AsyncGenerator[bytes, None]:
-    async with aclosing(events):
-        while event is not None:
-            yield sse(*event_out(event, model))
-            try:
-                event = await _next(events, deadline)
-            except Problem as problem:
-                yield sse("error", problem.body)
-                return
-
-
-async def _next(events: AsyncGenerator[Event, None], deadline: float) -> Event | None:
-    with _Told():
-        async with asyncio.timeout_at(deadline):
-            return await anext(events, None)
-
-
-class _EventStream(StreamingResponse):
-    """Closes its events when the client leaves, at once and not when the garbage is collected."""
-
-    async def stream_response(self, send: Send) -> None:
-        frames = self.body_iterator
-        assert isinstance(frames, AsyncGenerator)
-        async with aclosing(frames):
-            await super().stream_response(send)
-
-
-class _Told:
-    """Turns what an engine's call may raise into what a client is told."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        match error:
-            case OverloadedError():
-                message = "too many questions are waiting; ask again in a moment"
-                raise Problem(429, "overloaded", message, RETRY) from error
-            case EngineUnavailableError() | EngineDeadError():
-                raise _unavailable() from error
-            case PromptTooLongError():
-                message = "the question and its passages do not fit into the model's context"
-                raise Problem(413, "question_too_long", message) from error
-            case TimeoutError():
-                raise Problem(504, "deadline", "no answer before the deadline") from error
-            case Exception():
-                raise _fault(error) from error
-
-
-def _unavailable() -> Problem:
-    message = "the engine is not ready; ask again in a moment"
-    return Problem(503, "engine_unavailable", message, RETRY)
+def _json(value: Wire) -> Response:
+    return Response(value.model_dump_json(), media_type="application/json")
 
 
 async def _on_problem(_: Request, error: Exception) -> Response:
@@ -261,10 +218,4 @@ async def _on_http(_: Request, error: Exception) -> Response:
 
 
 async def _on_fault(_: Request, error: Exception) -> Response:
-    return problem_response(_fault(error))
-
-
-def _fault(error: Exception) -> Problem:
-    # The kind alone: the message could hold a question or an answer.
-    logger.error("a request failed with %s", type(error).__name__)
-    return Problem(500, "internal_error", "a fault of the server; it has been logged")
+    return problem_response(fault(error))

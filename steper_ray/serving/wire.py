@@ -29,6 +29,13 @@ ErrorCode = Literal[
     "retriever_failed",
     "generator_failed",
     "deadline",
+    # of the OpenAI-compatible routes, by OpenAI's own names
+    "model_not_found",
+    "unsupported_value",
+    "context_length_exceeded",
+]
+ErrorType = Literal[
+    "invalid_request_error", "authentication_error", "permission_error", "rate_limit_error", "server_error"
 ]
 
 
@@ -123,8 +130,13 @@ class DeltaEvent(Wire):
 
 
 class ErrorDetail(Wire):
+    """What went wrong, in the shape that OpenAI's clients read."""
+
     code: ErrorCode
     message: str
+    type: ErrorType
+    param: str | None = None
+    """The field that is at fault."""
 
 
 class ErrorBody(Wire):

@@ -9,6 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from types import SimpleNamespace
 
 import httpx
+import openai
 import pytest
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from serving_apps import REST, deploy, free_port, hanging, serving, small_config
@@ -32,7 +33,9 @@ def service(ray_cluster, tmp_path_factory):
         # As `serve run` and the manifests call it: a file and overrides.
         args = {"config": str(folder / "config.yaml"), "overrides": {"reasoning": {"k": 3}}}
         deploy(call_user_app_builder_with_args_if_necessary(build, args))
-        stuck = small_config(folder, "serve.max_ongoing_requests=1", "serve.max_queued_requests=1")
+        one_place = ["serve.max_ongoing_requests=1", "serve.max_queued_requests=1"]
+        # No deadline ends a test's question: its client has to leave.
+        stuck = small_config(folder, *one_place, "serve.request_timeout_s=600")
         handle = deploy(hanging(stuck), "hanging")
         question = next(iter(open_corpus(config.corpus).questions())).text
         yield SimpleNamespace(url=url, hanging=f"{url}/hanging", handle=handle, question=question)
@@ -104,6 +107,23 @@ def test_max_steps_of_the_request_holds(service):
     assert len(steps) == 1
 
 
+def test_openais_client_gets_the_same_answer_whole_and_streamed(service):
+    told = ask(service.url, service.question).json()
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="none") as client:
+        (served,) = client.models.list()
+        request = {"model": served.id, "messages": [{"role": "user", "content": service.question}]}
+        whole = client.chat.completions.create(**request).choices[0]
+        with client.chat.completions.stream(**request) as stream:
+            streamed = stream.get_final_completion().choices[0]
+    assert served.id == told["model"]
+    for choice in (whole, streamed):
+        assert choice.message.content == told["answer"]
+        assert choice.message.reasoning_content == "\n".join(step["reasoning"] for step in told["steps"])
+        passages = [passage["id"] for step in told["steps"] for passage in step["passages"]]
+        assert [passage["id"] for passage in choice.message.passages] == passages
+        assert choice.message.stop_reason == told["stop_reason"]
+
+
 # ---- refusals, through Serve's own proxy
 
 
@@ -170,6 +190,17 @@ def test_a_client_that_leaves_aborts_the_engines_request(service):
         read_until_it_hangs(told)
     wait_until(lambda: not stats(service).running, "the end of the request", seconds=60)
     assert stats(service).aborted == before + 1
+
+
+def test_a_client_that_gives_up_waiting_for_a_whole_answer_aborts_the_engines_request(service):
+    before = stats(service).aborted
+
+    def gave_up():
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{service.hanging}/v1/reason", json={"question": "Who shot Alba?"}, timeout=1)
+        return stats(service).aborted > before  # waits for the engine's only place to be free
+
+    wait_until(gave_up, "a request that began before its client left", seconds=60)
 
 
 def test_beyond_a_full_queue_a_question_is_refused_and_those_that_wait_are_answered(service):

@@ -281,7 +281,7 @@ def guarded():
     about = About(
         model="scripted", framework="ircot", unit="sentence", max_steps=5, max_question_chars=99, passages=2
     )
-    settings = WebSettings(Limits(5, 99), about, ("Who shot Alba?",), 60.0, TOKEN)
+    settings = WebSettings(Limits(5, 99), about, ("Who shot Alba?",), 60.0, TOKEN, SamplingConfig())
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(make_app(engine, settings), port=port, log_level="error"))
     thread = threading.Thread(target=server.run)

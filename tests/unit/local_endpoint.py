@@ -1,8 +1,11 @@
 """The endpoint in this process: a real engine and application over scripted parts."""
 
 import json
-from contextlib import aclosing
+import socket
+import threading
+from contextlib import aclosing, contextmanager
 
+import uvicorn
 from fastapi.testclient import TestClient
 from scripted import KeywordRetriever, ScriptedGenerator
 
@@ -20,6 +23,7 @@ LIMITS = Limits(max_steps=5, max_question_chars=200)
 ABOUT = About(
     model="test", framework="ircot", unit="sentence", max_steps=5, max_question_chars=200, passages=2
 )
+GREEDY = SamplingConfig()
 SECRET = "s3cret-Pässword"
 
 
@@ -50,15 +54,31 @@ class LocalEngine(ReasonEngine):
         return self.broken is None
 
 
-def client(engine, token=None, address="127.0.0.1", timeout_s=60.0):
-    app = make_app(engine, WebSettings(LIMITS, ABOUT, (QUESTION,), timeout_s, token))
+def client(engine, token=None, address="127.0.0.1", timeout_s=60.0, sampling=GREEDY):
+    app = make_app(engine, WebSettings(LIMITS, ABOUT, (QUESTION,), timeout_s, token, sampling))
     return TestClient(app, base_url="http://127.0.0.1", client=(address, 5000), raise_server_exceptions=False)
+
+
+@contextmanager
+def listening(engine, token=None, about=ABOUT):
+    """The endpoint on a real HTTP server, in a thread; its base URL."""
+    app = make_app(engine, WebSettings(LIMITS, about, (QUESTION,), 60.0, token, GREEDY))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+    # It listens before the thread runs: a client that comes early waits for its turn.
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{door.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(timeout=60)
 
 
 def error_of(reply):
     body = reply.json()
     assert set(body) == {"error"}
-    assert set(body["error"]) == {"code", "message"}
+    assert set(body["error"]) == {"code", "message", "type", "param"}
     assert reply.headers["content-security-policy"]
     return reply.status_code, body["error"]["code"], body["error"]["message"]
 

@@ -16,11 +16,13 @@ from local_endpoint import (
     replies,
 )
 
+from steper_ray.config import SamplingConfig
 from steper_ray.reasoning import StepStarted
 from steper_ray.serving.access import SECURITY_HEADERS, check_access
 from steper_ray.serving.api import Problem
+from steper_ray.serving.asking import EngineUnavailableError
 from steper_ray.serving.engine import Ask
-from steper_ray.serving.web import EngineUnavailableError, WebSettings, make_app
+from steper_ray.serving.web import WebSettings, make_app
 
 
 def test_with_a_token_nothing_but_the_page_and_the_probes_is_open():
@@ -118,6 +120,29 @@ def test_the_openapi_document_is_true_to_the_server():
             assert reply["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorBody")
 
 
+def test_the_openapi_document_tells_what_a_chat_may_ask_for():
+    document = client(LocalEngine([]), token="t").get("/openapi.json").json()
+    chat = document["paths"]["/v1/chat/completions"]["post"]
+    fields = chat["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    assert fields["n"]["enum"] == [1, None]
+    assert fields["temperature"]["enum"] == [0.0, None]
+    assert fields["max_steps"]["anyOf"][0]["maximum"] == LIMITS.max_steps
+    (message,) = references(fields["messages"])
+    assert (
+        document["components"]["schemas"][message.rpartition("/")[2]]["properties"]["role"]["const"] == "user"
+    )
+    whole, chunk = chat["responses"]["200"]["content"].values()
+    assert whole["schema"]["$ref"].endswith("/ChatCompletion")
+    assert chunk["schema"]["x-data"]["$ref"].endswith("/ChatChunk")
+    assert set(chat["responses"]) == {
+        "200", "400", "401", "403", "404", "413", "415", "429", "500", "503", "504"
+    }  # fmt: skip
+    assert set(document["paths"]["/v1/models/{model}"]["get"]["responses"]) == {"200", "401", "403", "404"}
+    for path in ("/v1/chat/completions", "/v1/models", "/v1/models/{model}"):
+        (operation,) = document["paths"][path].values()
+        assert operation["security"] == [{"token": []}]
+
+
 def references(value):
     if isinstance(value, dict):
         for key, item in value.items():
@@ -133,7 +158,7 @@ def references(value):
 async def test_requests_are_answered_side_by_side():
     """Two questions whose generations each wait for the other to be asked."""
     engine = LocalEngine(["No full stop"] * 2, hang_at=0)
-    app = make_app(engine, WebSettings(LIMITS, ABOUT, (), 60.0, None))
+    app = make_app(engine, WebSettings(LIMITS, ABOUT, (), 60.0, None, SamplingConfig()))
     transport = httpx.ASGITransport(app=app, client=("127.0.0.1", 1))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         first = asyncio.create_task(http.post("/v1/reason", json={"question": QUESTION}))

@@ -18,11 +18,13 @@ from local_endpoint import (
 )
 from scripted import KeywordRetriever
 
+from steper_ray.config import SamplingConfig
 from steper_ray.errors import EngineDeadError, GenerationError, PromptTooLongError, RetrievalError
 from steper_ray.reasoning import ReasoningDelta
 from steper_ray.schema import StopReason
+from steper_ray.serving.asking import EngineUnavailableError, OverloadedError
 from steper_ray.serving.engine import Ask
-from steper_ray.serving.web import EngineUnavailableError, OverloadedError, WebSettings, make_app
+from steper_ray.serving.web import WebSettings, make_app
 
 # ---- failures
 
@@ -81,7 +83,7 @@ def test_the_deadline_returns_the_steps_that_were_done():
 
 
 def test_an_engine_that_hangs_beyond_its_deadline_is_a_typed_error(monkeypatch):
-    monkeypatch.setattr("steper_ray.serving.web.GRACE_SECONDS", 0.0)
+    monkeypatch.setattr("steper_ray.serving.asking.GRACE_SECONDS", 0.0)
     engine = LocalEngine(["No full stop"], hang_at=0)
     reply = client(engine, timeout_s=0.2).post("/v1/reason", json={"question": QUESTION})
     assert error_of(reply)[:2] == (504, "deadline")
@@ -133,7 +135,7 @@ async def test_an_engine_whose_generator_died_stays_unhealthy():
 
 async def test_a_client_that_leaves_a_stream_aborts_the_generator():
     engine = LocalEngine(["No full stop"], hang_at=0)
-    app = make_app(engine, WebSettings(LIMITS, ABOUT, (), 60.0, None))
+    app = make_app(engine, WebSettings(LIMITS, ABOUT, (), 60.0, None, SamplingConfig()))
     body = json.dumps({"question": QUESTION, "stream": True}).encode()
     left = asyncio.Event()
     requests = iter([{"type": "http.request", "body": body}])

@@ -1,0 +1,169 @@
+"""What the reasoner endpoint's replies are to a client: an answer, events, or a typed error. It sends nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from steper_ray.errors import SteperError
+from steper_ray.schema import StopReason
+from steper_ray.serving.wire import (
+    EVENTS,
+    DeltaEvent,
+    ErrorBody,
+    PassageOut,
+    PassagesEvent,
+    ReasonResponse,
+    StepOut,
+    StepStartedEvent,
+    UsageOut,
+    Wire,
+)
+
+SILENT = "the server was silent for too long"
+
+M = TypeVar("M", bound=Wire)
+
+
+class ReasonerError(SteperError):
+    """A question was not answered. `status` is HTTP's, None where there is none; `code` the server's."""
+
+    def __init__(self, message: str, status: int | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+class QuestionError(ReasonerError):
+    """The request itself is refused (its form, its length); asked again it would be refused again."""
+
+
+class AccessError(ReasonerError):
+    """The token is missing or wrong, or the server takes no clients from here: it will answer no question."""
+
+
+class BusyError(ReasonerError):
+    """The server still had too much to do, or no engine, at the last attempt."""
+
+
+class FailedError(ReasonerError):
+    """The server failed, its deadline passed, or its answer broke off or made no sense."""
+
+
+class UnreachableError(ReasonerError):
+    """No server answers at this address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A question reasoned to its end; `stop_reason` says whether the answer was stated."""
+
+    question: str
+    text: str
+    steps: tuple[StepOut, ...]
+    stop_reason: StopReason
+    usage: UsageOut
+    model: str
+    id: str
+
+    @property
+    def chain(self) -> tuple[str, ...]:
+        """The reasoning of each step."""
+        return tuple(step.reasoning for step in self.steps)
+
+    @property
+    def passages(self) -> tuple[PassageOut, ...]:
+        """All passages, in the order they were found."""
+        return tuple(passage for step in self.steps for passage in step.passages)
+
+
+#: What `stream` yields, in the order of a step; StepOut is the step that is done, Answer comes last.
+Event = StepStartedEvent | PassagesEvent | DeltaEvent | StepOut | Answer
+
+
+async def read(reply: httpx.Response) -> bytes:
+    with _broken():
+        return await reply.aread()
+
+
+@contextmanager
+def _broken() -> Iterator[None]:
+    """What may go wrong with an answer that has begun, as a FailedError."""
+    try:
+        yield
+    except httpx.TimeoutException as silent:
+        raise FailedError(SILENT) from silent
+    except httpx.TransportError as lost:
+        raise FailedError("the answer broke off") from lost
+
+
+def parse(model: type[M], data: bytes | str) -> M:
+    """A newer server's further fields are left out."""
+    try:
+        return model.model_validate_json(data, extra="ignore")
+    except ValidationError as error:
+        raise FailedError("what the server sent is no answer of a reasoner") from error
+
+
+class _Error(BaseModel):
+    """As much of an error body as is needed; a newer server may have further codes and fields."""
+
+    code: str
+    message: str
+
+
+def refusal(status: int, data: bytes) -> ReasonerError:
+    try:
+        error = _Error.model_validate(json.loads(data)["error"])
+    except (ValueError, LookupError, TypeError):  # a proxy's page
+        return _error(status)(f"status {status}, and no more is told", status)
+    return _error(status)(error.message, status, error.code)
+
+
+def _error(status: int) -> type[ReasonerError]:
+    if status in (401, 403):
+        return AccessError
+    if status in (429, 503):
+        return BusyError
+    return QuestionError if 400 <= status < 500 else FailedError
+
+
+def answer_of(response: ReasonResponse) -> Answer:
+    return Answer(
+        question=response.question,
+        text=response.answer,
+        steps=tuple(response.steps),
+        stop_reason=response.stop_reason,
+        usage=response.usage,
+        model=response.model,
+        id=response.id,
+    )
+
+
+async def events(reply: httpx.Response) -> AsyncGenerator[Event, None]:
+    """Of server-sent events, each with a name and one line of data; events of unknown names are passed over."""
+    name = ""
+    with _broken():
+        async for line in reply.aiter_lines():
+            field, _, value = line.partition(": ")
+            if field == "event":
+                name = value
+            elif field == "data" and name in EVENTS:
+                yield _event(name, value)
+
+
+def _event(name: str, data: str) -> Event:
+    value: Wire = parse(EVENTS[name], data)
+    match value:
+        case ErrorBody(error=error):
+            raise FailedError(error.message, code=error.code)
+        case ReasonResponse():
+            return answer_of(value)
+        case StepStartedEvent() | PassagesEvent() | DeltaEvent() | StepOut():
+            return value
+    raise AssertionError(f"{name} is an event")

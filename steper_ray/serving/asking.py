@@ -1,0 +1,151 @@
+"""A question put to the engine, whole or as a stream: every route that asks does it here.
+
+It holds the deadline, turns what the engine raises into what a client is told, and aborts the engine's request when
+the client leaves. It knows no route and no body. No Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Send
+
+from steper_ray.errors import EngineDeadError, PromptTooLongError
+from steper_ray.reasoning import Event, Finished
+from steper_ray.schema import Trajectory
+from steper_ray.serving.api import RETRY, Problem, check_done
+from steper_ray.serving.engine import Ask
+
+logger = logging.getLogger(__name__)
+
+#: Beyond the deadline, for the engine to end at it and hand over what it has.
+GRACE_SECONDS = 5.0
+
+
+class EngineUnavailableError(Exception):
+    """No replica of the engine can answer now."""
+
+
+class OverloadedError(Exception):
+    """The queue before the engine is full."""
+
+
+class Engine(Protocol):
+    """Answers questions. Its calls raise EngineUnavailableError, OverloadedError, EngineDeadError, PromptTooLongError.
+
+    Cancelling `answer`, or closing `events`, aborts the request all the way down.
+    """
+
+    async def answer(self, ask: Ask) -> Trajectory: ...
+
+    def events(self, ask: Ask) -> AsyncGenerator[Event, None]: ...
+
+    async def ready(self) -> bool: ...
+
+
+class Frames(Protocol):
+    """How a route writes a stream: the bytes of each event, none for some, and of what ends it early."""
+
+    def event(self, event: Event) -> bytes: ...
+
+    def problem(self, problem: Problem) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """The engine as the routes see it: `timeout_s` is the deadline of one question."""
+
+    engine: Engine
+    timeout_s: float
+
+    async def answer(self, ask: Ask) -> Trajectory:
+        """A trajectory of one step at least. Raises Problem."""
+        with _Told():
+            async with asyncio.timeout_at(self._deadline()):
+                trajectory = await self.engine.answer(ask)
+        check_done(trajectory)
+        return trajectory
+
+    async def stream(self, ask: Ask, frames: Frames) -> Response:
+        """The events as they come. Raises Problem: what fails before the first is an HTTP error, not an event."""
+        deadline = self._deadline()
+        async with AsyncExitStack() as stack:
+            events = await stack.enter_async_context(aclosing(self.engine.events(ask)))
+            first = await _next(events, deadline)
+            if isinstance(first, Finished):
+                check_done(first.trajectory)
+            body = _written(events, first, frames, deadline)
+            stack.pop_all()  # from here on the body closes the events
+        return _EventStream(body, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self.timeout_s + GRACE_SECONDS
+
+
+async def _written(
+    events: AsyncGenerator[Event, None], event: Event | None, frames: Frames, deadline: float
+) -> AsyncGenerator[bytes, None]:
+    async with aclosing(events):
+        while event is not None:
+            if frame := frames.event(event):
+                yield frame
+            try:
+                event = await _next(events, deadline)
+            except Problem as problem:
+                yield frames.problem(problem)
+                return
+
+
+async def _next(events: AsyncGenerator[Event, None], deadline: float) -> Event | None:
+    with _Told():
+        async with asyncio.timeout_at(deadline):
+            return await anext(events, None)
+
+
+class _EventStream(StreamingResponse):
+    """Closes its events when the client leaves, at once and not when the garbage is collected."""
+
+    async def stream_response(self, send: Send) -> None:
+        frames = self.body_iterator
+        assert isinstance(frames, AsyncGenerator)
+        async with aclosing(frames):
+            await super().stream_response(send)
+
+
+class _Told:
+    """Turns what an engine's call may raise into what a client is told."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        match error:
+            case OverloadedError():
+                message = "too many questions are waiting; ask again in a moment"
+                raise Problem(429, "overloaded", message, RETRY) from error
+            case EngineUnavailableError() | EngineDeadError():
+                raise unavailable() from error
+            case PromptTooLongError():
+                message = "the question and its passages do not fit into the model's context"
+                raise Problem(413, "question_too_long", message, param="question") from error
+            case TimeoutError():
+                raise Problem(504, "deadline", "no answer before the deadline") from error
+            case Exception():
+                raise fault(error) from error
+
+
+def unavailable() -> Problem:
+    message = "the engine is not ready; ask again in a moment"
+    return Problem(503, "engine_unavailable", message, RETRY)
+
+
+def fault(error: Exception) -> Problem:
+    # The kind alone: the message could hold a question or an answer.
+    logger.error("a request failed with %s", type(error).__name__)
+    return Problem(500, "internal_error", "a fault of the server; it has been logged")

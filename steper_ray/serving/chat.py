@@ -1,0 +1,197 @@
+"""Between the reasoner and OpenAI's chat: requests become questions, trajectories and events become completions.
+
+What cannot be served is refused, with a reason; nothing of a request is read in another sense than it has. It knows
+neither HTTP nor Ray.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from steper_ray.config import SamplingConfig
+from steper_ray.reasoning import Event, Finished, PassagesFound, StepDone
+from steper_ray.schema import Hit, Step, StopReason, Trajectory
+from steper_ray.serving.api import Limits, Problem, check_done, usage_of
+from steper_ray.serving.chat_wire import (
+    AnswerMessage,
+    CachedTokens,
+    ChatChoice,
+    ChatChunk,
+    ChatCompletion,
+    ChatDelta,
+    ChatPassage,
+    ChatRequest,
+    ChatUsage,
+    ChunkChoice,
+    FinishReason,
+)
+from steper_ray.serving.engine import Ask
+
+DONE = b"data: [DONE]\n\n"
+#: Between the steps of a chain: no sentence of IRCoT's has a line break in it.
+_JOINER = "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a completion and all of its chunks begin with."""
+
+    id: str
+    created: int
+    model: str
+
+
+def as_openai(problem: Problem) -> Problem:
+    """The same problem with the status and the names that OpenAI's clients know."""
+    param = "messages" if problem.param == "question" else problem.param
+    match problem.status, problem.code:
+        case _, "question_too_long":
+            return Problem(400, "context_length_exceeded", problem.message, param="messages")
+        case 422, code:
+            return Problem(400, code, problem.message, param=param)
+    return problem
+
+
+def check_model(name: str, served: str) -> None:
+    """Raises Problem unless it is the model that is served."""
+    if name != served:
+        message = "no such model is served here; GET /v1/models names what is"
+        raise Problem(404, "model_not_found", message, param="model")
+
+
+def to_ask(
+    request: ChatRequest, head: Head, asked_at: float, limits: Limits, sampling: SamplingConfig
+) -> Ask:
+    """The question of a checked request. Raises Problem for what only the whole request tells."""
+    check_model(request.model, head.model)
+    if request.stream_options is not None and not request.stream:
+        message = "stream_options: only where stream is true"
+        raise Problem(400, "invalid_request", message, param="stream_options")
+    question = request.messages[0].text
+    if not question.strip():
+        raise Problem(400, "invalid_request", "messages: the question is empty", param="messages")
+    if len(question) > limits.max_question_chars:
+        message = f"messages: the question may have {limits.max_question_chars} characters at most"
+        raise Problem(400, "context_length_exceeded", message, param="messages")
+    _check_tokens(request, request.max_steps or limits.max_steps, sampling.max_tokens)
+    return Ask(head.id, question, asked_at, request.unit, request.max_steps)
+
+
+def _check_tokens(request: ChatRequest, steps: int, step_tokens: int) -> None:
+    """A limit is kept by a server that never writes so much; a lower one would need chains cut in mid-step."""
+    for field in ("max_tokens", "max_completion_tokens"):
+        limit = getattr(request, field)
+        if limit is not None and limit < steps * step_tokens:
+            message = (
+                f"{field}: must be {steps * step_tokens} or more ({steps} steps of up to {step_tokens} tokens), or "
+                "left out; max_steps allows fewer steps"
+            )
+            raise Problem(400, "unsupported_value", message, param=field)
+
+
+def completion(trajectory: Trajectory, head: Head) -> ChatCompletion:
+    """Of a trajectory of one step at least."""
+    passages: list[ChatPassage] = []
+    for step in trajectory.steps:
+        passages += _passages(step.hits, step.index, len(passages))
+    stop = trajectory.stop_reason
+    message = AnswerMessage(
+        content=trajectory.answer,
+        reasoning_content=_JOINER.join(filter(None, trajectory.chain)),
+        passages=passages,
+        stop_reason=stop,
+    )
+    choice = ChatChoice(message=message, finish_reason=_finish(stop))
+    return ChatCompletion(
+        id=head.id, created=head.created, model=head.model, choices=[choice], usage=_usage(trajectory)
+    )
+
+
+class ChatFrames:
+    """The chunks of one answer. A step's reasoning is sent when it is done: what is written beyond the sentence that
+    counts could not be taken back."""
+
+    def __init__(self, head: Head, *, include_usage: bool) -> None:
+        self._head, self._include_usage = head, include_usage
+        self._begun = self._reasoned = False
+        self._passages = 0
+
+    def event(self, event: Event) -> bytes:
+        match event:
+            case PassagesFound(index, hits) if hits:
+                passages = _passages(hits, index, self._passages)
+                self._passages += len(passages)
+                return self._delta(ChatDelta(passages=passages))
+            case StepDone(step) if step.reasoning:
+                return self._delta(ChatDelta(reasoning_content=self._joined(step)))
+            case Finished(trajectory):
+                try:
+                    check_done(trajectory)
+                except Problem as problem:
+                    return self.problem(problem)
+                return self._end(trajectory)
+        return b"" if self._begun else self._delta(ChatDelta())
+
+    def problem(self, problem: Problem) -> bytes:
+        return b"data: %s\n\n" % as_openai(problem).body.model_dump_json().encode()
+
+    def _joined(self, step: Step) -> str:
+        before = _JOINER if self._reasoned else ""
+        self._reasoned = True
+        return before + step.reasoning
+
+    def _end(self, trajectory: Trajectory) -> bytes:
+        stop = trajectory.stop_reason
+        last = ChunkChoice(index=0, delta=ChatDelta(stop_reason=stop), finish_reason=_finish(stop))
+        frames = self._delta(ChatDelta(content=trajectory.answer)) + self._chunk([last])
+        if self._include_usage:
+            frames += self._chunk([], _usage(trajectory))
+        return frames + DONE
+
+    def _delta(self, delta: ChatDelta) -> bytes:
+        if not self._begun:
+            self._begun = True
+            delta = ChatDelta(
+                role="assistant", **{name: getattr(delta, name) for name in delta.model_fields_set}
+            )
+        return self._chunk([ChunkChoice(index=0, delta=delta, finish_reason=None)])
+
+    def _chunk(self, choices: list[ChunkChoice], usage: ChatUsage | None = None) -> bytes:
+        chunk = ChatChunk(
+            id=self._head.id,
+            object="chat.completion.chunk",
+            created=self._head.created,
+            model=self._head.model,
+            choices=choices,
+            **({"usage": usage} if self._include_usage else {}),
+        )
+        # What is not set is not there: a delta has its news alone.
+        return b"data: %s\n\n" % chunk.model_dump_json(exclude_unset=True).encode()
+
+
+def _finish(reason: StopReason) -> FinishReason:
+    return "stop" if reason is StopReason.ANSWERED else "length"
+
+
+def _passages(hits: tuple[Hit, ...], step: int, first: int) -> list[ChatPassage]:
+    return [
+        ChatPassage(
+            index=index,
+            step=step,
+            id=hit.passage.id,
+            title=hit.passage.title,
+            text=hit.passage.text,
+            score=hit.score,
+        )
+        for index, hit in enumerate(hits, first)
+    ]
+
+
+def _usage(trajectory: Trajectory) -> ChatUsage:
+    usage = usage_of(trajectory)
+    return ChatUsage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.prompt_tokens + usage.completion_tokens,
+        prompt_tokens_details=CachedTokens(cached_tokens=usage.cached_tokens),
+    )
