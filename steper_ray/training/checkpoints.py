@@ -127,15 +127,18 @@ class Checkpoints:
         partial.write_text(json.dumps(seal), encoding="utf-8")
         partial.replace(folder / _SEAL.format(rank=rank))
 
-    def prune(self, keep: int, *, unsealed: bool = False) -> None:
-        """Removes all but the `keep` newest; with `unsealed` also those that were cut off, if nobody writes one."""
-        stored = self.stored()
-        remove = [each.folder for each in stored[keep:]]
-        if unsealed:
-            whole = {each.folder for each in stored}
-            remove += [folder for folder in self._folders() if folder not in whole]
-        for folder in remove:
-            shutil.rmtree(folder, ignore_errors=True)
+    def prune(self, keep: int) -> None:
+        """Removes all but the `keep` newest; one that is under way stays."""
+        for stored in self.stored()[keep:]:
+            shutil.rmtree(stored.folder, ignore_errors=True)
+
+    def clear_beyond(self, step: int) -> None:
+        """Removes what was cut off, and what lies beyond the step that a training goes on from: damaged, and soon
+        made again. Only where nobody writes one."""
+        good = {stored.folder for stored in self.stored() if stored.step <= step}
+        for folder in self._folders():
+            if folder not in good:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _folders(self) -> list[Path]:
         return sorted(self._root.glob(f"*/{glob.escape(self.prefix)}*"))

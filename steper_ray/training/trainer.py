@@ -218,10 +218,10 @@ def _resume_folder(checkpoints: Checkpoints, config: TrainConfig, worker: Worker
     """The folder of the newest whole checkpoint, cut anew if another number of workers wrote it."""
     from steper_ray.training.loop import first_message
 
-    if worker.rank == 0:
-        checkpoints.prune(config.keep_checkpoints, unsealed=True)
-    first_message(None)  # the others look once that is done
     stored = newest(checkpoints, worker.rank, worker.size, first_message)
+    if worker.rank == 0:
+        checkpoints.clear_beyond(stored.step if stored else 0)
+    first_message(None)  # before anybody writes a new one
     # Without ZeRO every worker has the whole state, and any number of them can read it as it is.
     if stored is None or stored.workers == worker.size or config.zero_stage == 0:
         yield None if stored is None else stored.folder

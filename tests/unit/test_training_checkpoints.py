@@ -188,17 +188,32 @@ def test_a_checkpoint_of_another_version_is_refused_by_name(store, tmp_path):
         newest(checkpoints, 0, 1, alone)
 
 
-def test_pruning_keeps_the_newest_and_clears_what_was_cut_off_only_where_nobody_writes(store, tmp_path):
+def steps_in(store):
+    return {int(folder.name[-8:]) for folder in (store / "group").glob("student*")}
+
+
+def test_pruning_keeps_the_newest_and_the_one_under_way(store, tmp_path):
     checkpoints = checkpoints_of(store)
     for step in (4, 8, 12):
         put(checkpoints, tmp_path, step)
-    cut_off = put(checkpoints, tmp_path, 16, ranks=[1])
+    put(checkpoints, tmp_path, 16, ranks=[1])
     other = put(checkpoints_of(store, name="other"), tmp_path, 2)
     checkpoints.prune(2)
-    assert {f.name[-2:] for f in (store / "group").glob("student*")} == {"08", "12", "16"}
-    checkpoints.prune(1, unsealed=True)
-    assert {f.name[-2:] for f in (store / "group").glob("student*")} == {"12"}
-    assert not cut_off.exists()
+    assert steps_in(store) == {8, 12, 16}
+    assert other.exists()
+
+
+def test_what_lies_beyond_the_checkpoint_that_is_gone_on_from_makes_room(store, tmp_path):
+    """Kept as the newest, a damaged one would outlive the good ones that are made after it."""
+    checkpoints = checkpoints_of(store)
+    for step in (4, 8, 12):
+        put(checkpoints, tmp_path, step)
+    put(checkpoints, tmp_path, 6, ranks=[1])
+    put(checkpoints, tmp_path, 16, ranks=[0])
+    other = put(checkpoints_of(store, name="other"), tmp_path, 20)
+    flip(checkpoints.folder(12) / "state" / "shard-0.bin")
+    checkpoints.clear_beyond(newest(checkpoints, 0, 1, alone).step)
+    assert steps_in(store) == {4, 8}
     assert other.exists()
 
 
