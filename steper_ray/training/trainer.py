@@ -33,7 +33,7 @@ from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAM
 
 from steper_ray.config import TrainConfig
 from steper_ray.errors import SteperError, TrainingError
-from steper_ray.training.checkpoints import Checkpoints, Saver, WriteError, newest
+from steper_ray.training.checkpoints import Checkpoints, Saver, WriteError, newest, writing
 from steper_ray.training.job import Task, TrainJob, TrainResult, at_work, finished, make_task, note_sources
 from steper_ray.training.metrics import ProgressBars
 from steper_ray.training.students import Students
@@ -70,8 +70,9 @@ def train(
         if left:
             beside.enter_context(at_work(left))
             for task in left:
-                note_sources(task)
-                Students(task).tidy()
+                with writing("what the job is made from", task.metrics.parent):
+                    note_sources(task)
+                    Students(task).tidy()
             beside.enter_context(Tracking(left))
         if progress and left:
             from steper_ray.training.fit import print_estimates  # and with it transformers
