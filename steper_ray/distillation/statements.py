@@ -16,6 +16,7 @@ _REFERENCE = re.compile(r"#(\d+)")
 _BLANK_BEFORE = re.compile(r"\s+(?=[?,;:.!]|['\u2019]s\b)")
 _IDENTITY = re.compile(r"(?:who|what|which) (is|are|was|were) (.+)", re.IGNORECASE)
 _SUBJECT = re.compile(r"who (?!(?:do|does|did|can|could|will|would|should)\b)(.+)", re.IGNORECASE)
+_CLOSING = re.compile("[.!?]+([\"'\u201d\u2019)\\]]*)$")  # also that of a quotation: ... is "Go home."
 # A question that ends in one of these asks for what stands behind it: no rule here turns it round.
 _DANGLING = re.compile(
     r"\b(?:in|on|at|to|of|for|from|by|with|as|into|about|after|called|known|named)$", re.IGNORECASE
@@ -111,7 +112,7 @@ def _sentence(text: str) -> str:
         head, complete = first_sentence(f"{text} Next")
         if not complete or len(head) >= len(text):
             break
-        text = head.rstrip(".!?") + text[len(head) :]
+        text = _CLOSING.sub(r"\1", head) + text[len(head) :]
     text = text if text.endswith(".") else f"{text}."
     # The stop of 'Jay Z.' or 'Washington, D.C.' looks like an initial's, which ends no sentence.
     return text if first_sentence(f"{text} Next") == (text, True) else f"{text}."

@@ -54,6 +54,8 @@ def test_a_sub_question_and_its_answer_become_a_statement(written, answer, state
         ("What is the label of X?", "Warner Bros. Records"),
         ("Who is the son of X?", "Sammy Davis Jr."),
         ("What is the year of X?", "line\nbreak"),
+        ("Bo >> last words", 'Bo said "Go home." He (of Reno, Nev.) left'),
+        ("Bo >> last words", "\u201cGo!\u201d Bo said"),
     ],
 )
 def test_every_statement_is_one_sentence_by_the_rule_that_cuts_a_generation(question, answer):
