@@ -143,13 +143,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, help="holds musique/ and hotpotqa/; without it, made-up worlds")
+    parser.add_argument("--sets", default="musique,hotpotqa", help="which of them")
     parser.add_argument("--trajectories", type=int, default=8, help="to time, of each data set")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)
     connect()
-    names = ("miniature",) if args.data is None else ("musique", "hotpotqa")
+    names = ("miniature",) if args.data is None else tuple(args.sets.split(","))
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
