@@ -7,11 +7,13 @@ from steper_ray.config.base import Section
 from steper_ray.config.build import BuildConfig, TeacherConfig, VerifyConfig
 from steper_ray.config.data import CorpusConfig, MiniatureConfig, RetrievalConfig
 from steper_ray.config.reasoning import EngineConfig, ReasoningConfig, SamplingConfig
-from steper_ray.config.run import Config, DemoConfig, EvaluateConfig, ServeConfig
+from steper_ray.config.run import Config, DemoConfig, EvaluateConfig
+from steper_ray.config.serve import AutoscaleConfig, RetrieverServeConfig, ServeConfig, StudentConfig
 from steper_ray.config.train import LoraConfig, TrainConfig
 from steper_ray.config.validation import ValidationConfig
 
 __all__ = [
+    "AutoscaleConfig",
     "BuildConfig",
     "Config",
     "CorpusConfig",
@@ -22,9 +24,11 @@ __all__ = [
     "MiniatureConfig",
     "ReasoningConfig",
     "RetrievalConfig",
+    "RetrieverServeConfig",
     "SamplingConfig",
     "Section",
     "ServeConfig",
+    "StudentConfig",
     "TeacherConfig",
     "TrainConfig",
     "ValidationConfig",

@@ -1,4 +1,4 @@
-"""Settings of evaluation, demo and service, and the whole of one run."""
+"""Settings of evaluation, demo and self-distillation, and the whole of one run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from steper_ray.config.base import Positive, Section
 from steper_ray.config.build import BuildConfig
 from steper_ray.config.data import CorpusConfig, RetrievalConfig
 from steper_ray.config.reasoning import EngineConfig, ReasoningConfig, SamplingConfig
+from steper_ray.config.serve import ServeConfig
 from steper_ray.config.train import TrainConfig
 
 
@@ -56,27 +57,6 @@ class SelfDistilConfig(Section):
     """Trajectories of a question at most, until one is right; more than one needs a temperature above 0."""
     temperature: float | None = Field(None, ge=0)
     """By default that of `sampling`."""
-
-
-class ServeConfig(Section):
-    """The reasoner endpoint."""
-
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=1, le=65535)
-    replicas: Positive = 1
-    """Replicas of the engine deployment."""
-    num_cpus: float = Field(1.0, gt=0)
-    """CPUs reserved for each replica."""
-    num_gpus: float = Field(0.0, ge=0)
-    """GPUs reserved for each replica; set it to `engine.tensor_parallel_size` with vLLM on a GPU cluster."""
-    max_ongoing_requests: Positive = 64
-    """Questions that a replica works on at once."""
-    max_queued_requests: Positive = 256
-    """Questions that wait when all replicas are busy; one more is refused with 429."""
-    request_timeout_s: float = Field(60.0, gt=0)
-    """End-to-end deadline of one question."""
-    token_env: str = "STEPER_API_TOKEN"
-    """Name of the environment variable with the bearer token; unset: only loopback clients are served."""
 
 
 class Config(Section):

@@ -1,0 +1,88 @@
+"""Settings of the reasoner endpoint: who is served, how each deployment scales, and the limits of a request."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from steper_ray.config.base import Positive, Section
+
+
+class AutoscaleConfig(Section):
+    """How a deployment grows from its `replicas`, the fewest, to `max_replicas`, and shrinks again."""
+
+    max_replicas: Positive
+    target_ongoing_requests: float = Field(32.0, gt=0)
+    """Requests a replica should have under way: more add replicas, fewer take them away."""
+    upscale_delay_s: float = Field(10.0, ge=0)
+    """How long there must be too many before a replica is added."""
+    downscale_delay_s: float = Field(300.0, ge=0)
+    """How long there must be too few before one is taken away: to load a model again costs minutes."""
+
+
+class RetrieverServeConfig(Section):
+    """The retriever as deployments of its own, beside the engines; without them each engine searches by itself."""
+
+    shards: Positive = 1
+    """Parts of the corpus that are searched side by side, each by replicas of its own (bm25s alone): the result is
+    that of the whole index."""
+    replicas: Positive = 1
+    """Replicas of each shard."""
+    autoscale: AutoscaleConfig | None = None
+    """Of each shard."""
+    num_cpus: float = Field(0.5, gt=0)
+    """CPUs reserved for each replica."""
+    max_ongoing_requests: Positive = 64
+    """Searches that a replica takes at once."""
+
+
+class StudentConfig(Section):
+    """One model of several that an endpoint serves, by its name."""
+
+    name: str = Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
+    """What requests and `GET /v1/models` call it."""
+    model: str | None = None
+    """As `engine.model`, which is the default. Students of the same model share its engine."""
+    adapter: str | None = None
+    """Folder of a LoRA adapter over `model` (vLLM alone; elsewhere serve the merged student)."""
+    replicas: Positive | None = None
+    """Replicas of its engine; by default `serve.replicas`."""
+
+
+class ServeConfig(Section):
+    """The reasoner endpoint."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+    students: tuple[StudentConfig, ...] = ()
+    """The students by name, the default one first; by default `engine.model` alone."""
+    replicas: Positive = 1
+    """Replicas of each engine deployment."""
+    autoscale: AutoscaleConfig | None = None
+    """Of each engine deployment."""
+    ingress_replicas: Positive = 1
+    """Replicas of the HTTP side."""
+    ingress_autoscale: AutoscaleConfig | None = None
+    retriever: RetrieverServeConfig | None = None
+    """The retriever on its own; by default within each engine."""
+    num_cpus: float = Field(1.0, gt=0)
+    """CPUs reserved for each engine replica."""
+    num_gpus: float = Field(0.0, ge=0)
+    """GPUs reserved for each engine replica; set it to `engine.tensor_parallel_size` with vLLM on a GPU cluster."""
+    max_ongoing_requests: Positive = 64
+    """Questions that an engine replica works on at once."""
+    max_queued_requests: Positive = 256
+    """Questions that wait when all replicas are busy; one more is refused with 429."""
+    request_timeout_s: float = Field(60.0, gt=0)
+    """End-to-end deadline of one question."""
+    retrieval_timeout_s: float = Field(10.0, gt=0)
+    """Longest search of one step: then the answer so far is given, with the stop reason `retriever_failed`."""
+    token_env: str = "STEPER_API_TOKEN"
+    """Name of the environment variable with the bearer token; unset: only loopback clients are served."""
+
+    @model_validator(mode="after")
+    def _names(self) -> ServeConfig:
+        names = [student.name for student in self.students]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"students: the name '{name}' comes twice: names tell students apart")
+        return self
