@@ -96,18 +96,28 @@ class Client:
         await self._http.aclose()
 
     async def reason(
-        self, question: str, *, unit: Unit | None = None, max_steps: int | None = None
+        self,
+        question: str,
+        *,
+        model: str | None = None,
+        unit: Unit | None = None,
+        max_steps: int | None = None,
     ) -> Answer:
-        """Raises ReasonerError, by its subclass."""
-        async with aclosing(await self._open(_body(question, unit, max_steps, stream=False))) as reply:
+        """Asks the student `model`, by default the server's first. Raises ReasonerError, by its subclass."""
+        async with aclosing(await self._open(_body(question, model, unit, max_steps, stream=False))) as reply:
             return answer_of(parse(ReasonResponse, await read(reply)))
 
     async def stream(
-        self, question: str, *, unit: Unit | None = None, max_steps: int | None = None
+        self,
+        question: str,
+        *,
+        model: str | None = None,
+        unit: Unit | None = None,
+        max_steps: int | None = None,
     ) -> AsyncGenerator[Event, None]:
         """The events of the reasoning, the Answer last. Raises ReasonerError, by its subclass; what has begun is not
         asked again."""
-        async with aclosing(await self._open(_body(question, unit, max_steps, stream=True))) as reply:
+        async with aclosing(await self._open(_body(question, model, unit, max_steps, stream=True))) as reply:
             event: Event | None = None
             async with aclosing(events(reply)) as told:
                 async for event in told:
@@ -120,6 +130,7 @@ class Client:
         questions: Iterable[str],
         *,
         concurrency: int = 16,
+        model: str | None = None,
         unit: Unit | None = None,
         max_steps: int | None = None,
     ) -> AsyncGenerator[Answer | ReasonerError, None]:
@@ -136,7 +147,7 @@ class Client:
         async def one(question: str) -> Answer | ReasonerError:
             async with gate:
                 try:
-                    return await self.reason(question, unit=unit, max_steps=max_steps)
+                    return await self.reason(question, model=model, unit=unit, max_steps=max_steps)
                 except (AccessError, UnreachableError):
                     raise
                 except ReasonerError as error:
@@ -191,6 +202,14 @@ def _fill(
     return bool(tasks)
 
 
-def _body(question: str, unit: Unit | None, max_steps: int | None, *, stream: bool) -> dict[str, Any]:
-    fields = {"question": question, "stream": stream, "unit": unit, "max_steps": max_steps}
+def _body(
+    question: str, model: str | None, unit: Unit | None, max_steps: int | None, *, stream: bool
+) -> dict[str, Any]:
+    fields = {
+        "question": question,
+        "model": model,
+        "stream": stream,
+        "unit": unit,
+        "max_steps": max_steps,
+    }
     return {name: value for name, value in fields.items() if value is not None}

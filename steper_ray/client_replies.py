@@ -61,7 +61,8 @@ class UnreachableError(ReasonerError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A question reasoned to its end; `stop_reason` says whether the answer was stated."""
+    """A question reasoned to its end; `stop_reason` says whether the answer was stated, `degraded` whether a failure
+    or the deadline ended it: then it is the best answer so far."""
 
     question: str
     text: str
@@ -70,6 +71,7 @@ class Answer:
     usage: UsageOut
     model: str
     id: str
+    degraded: bool
 
     @property
     def chain(self) -> tuple[str, ...]:
@@ -142,6 +144,7 @@ def answer_of(response: ReasonResponse) -> Answer:
         usage=response.usage,
         model=response.model,
         id=response.id,
+        degraded=response.degraded,
     )
 
 

@@ -5,6 +5,7 @@ Knows the settings and no other room.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,27 @@ def resolve_model(name: str) -> str:
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise ModelError(f"model '{name}': {folder} has no weights (*.safetensors)")
     return str(folder)
+
+
+def check_adapter(name: str, engine: EngineConfig) -> None:
+    """Raises ModelError unless `name` is a folder of LoRA adapters that this engine can serve over its model."""
+    if engine.kind != "vllm":
+        raise ModelError(
+            f"adapter '{name}': engine.kind={engine.kind} serves no LoRA adapters: set engine.kind=vllm, or train with "
+            "train.lora.merge=true and serve the whole model"
+        )
+    path = Path(name).expanduser() / _ADAPTERS
+    if not path.is_file():
+        raise ModelError(f"adapter '{name}': no {_ADAPTERS} there: not a folder of LoRA adapters")
+
+
+def adapter_rank(folder: str) -> int:
+    """The rank of a LoRA adapter's matrices. Raises ModelError."""
+    path = Path(folder) / _ADAPTERS
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["r"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"{path}: cannot be read as a LoRA adapter's config: {error}") from error
 
 
 def absolute_engine(engine: EngineConfig) -> EngineConfig:

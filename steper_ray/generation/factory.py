@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from steper_ray.config import EngineConfig
 from steper_ray.generation.base import Generator
+from steper_ray.models import check_adapter
+
+
+def open_students(config: EngineConfig, students: Mapping[str, str | None]) -> dict[str, Generator]:
+    """One loaded engine as each of its students: the model itself, or with the LoRA adapter of a folder (vLLM alone).
+
+    Closing any of them closes the engine. Raises ModelError as `open_generator`.
+    """
+    adapters = {name: folder for name, folder in students.items() if folder is not None}
+    if not adapters:
+        return dict.fromkeys(students, open_generator(config))
+    for folder in adapters.values():
+        check_adapter(folder, config)
+    from steper_ray.generation.vllm_engine import VllmGenerator
+
+    engine = VllmGenerator(config, adapters)
+    return {name: engine.adapted(name) if folder else engine for name, folder in students.items()}
 
 
 def open_generator(config: EngineConfig) -> Generator:

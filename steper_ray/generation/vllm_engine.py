@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,12 +22,14 @@ from steper_ray.config import EngineConfig, SamplingConfig
 from steper_ray.errors import EngineDeadError, GenerationError, ModelError
 from steper_ray.generation.base import Chunk, Prompt
 from steper_ray.generation.tokens import fit_tokens, load_tokenizer, model_prompt, tokenizer_name
-from steper_ray.generation.vllm_settings import ENVIRONMENT, vllm_arguments
+from steper_ray.generation.vllm_settings import ENVIRONMENT, lora_arguments, vllm_arguments
 from steper_ray.generation.waiting import Deadline
 from steper_ray.models import resolve_model
 from steper_ray.schema import Usage
 
 _SHUTDOWN_S = 30.0  # then vLLM kills its processes; its own default is too short for a busy machine
+
+NO_ADAPTERS: Mapping[str, str] = MappingProxyType({})
 
 _CLOSED = "the engine was closed"
 _DIED = "the vLLM engine died; its last words are on standard error"
@@ -35,14 +38,15 @@ _DIED = "the vLLM engine died; its last words are on standard error"
 class VllmGenerator:
     """Generates with any model that vLLM runs, on a CPU or on `tensor_parallel_size` GPUs of one machine.
 
-    Raises ModelError if the model cannot be loaded. It may be made before an event loop runs or inside one, and is
-    then used in one loop only.
+    `adapters`: folders of LoRA adapters by name, for `adapted`. Raises ModelError if the model cannot be loaded. It may
+    be made before an event loop runs or inside one, and is then used in one loop only.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, adapters: Mapping[str, str] = NO_ADAPTERS) -> None:
         self.tokenizer = load_tokenizer(tokenizer_name(config))
         self._max_model_len, self._timeout_s = config.max_model_len, config.timeout_s
-        self._llm: Any = _start(config)  # None once it is closed
+        self._llm: Any = _start(config, adapters)  # None once it is closed
+        self._adapters = adapters
         self._vocabulary: int = self._llm.model_config.get_vocab_size()
         self._open: set[str] = set()  # requests whose streams are being read
 
@@ -51,15 +55,22 @@ class VllmGenerator:
         """Requests that are waiting or running in the engine."""
         return int(self._llm.get_num_unfinished_requests()) if self._llm is not None else 0
 
+    def adapted(self, name: str) -> Adapted:
+        """The engine as one of its adapters makes it. Requests of all of them run together."""
+        from vllm.lora.request import LoRARequest
+
+        number = list(self._adapters).index(name) + 1
+        return Adapted(self, LoRARequest(name, number, self._adapters[name]))
+
     async def stream(
-        self, prompt: Prompt, sampling: SamplingConfig, stop: Sequence[str] = ()
+        self, prompt: Prompt, sampling: SamplingConfig, stop: Sequence[str] = (), adapter: Any = None
     ) -> AsyncGenerator[Chunk, None]:
         """See Generator. A prompt as text is tokenised with the begin-of-sequence token in front."""
         ids = model_prompt(self.tokenizer, prompt, self._vocabulary)
         max_tokens = fit_tokens(len(ids), sampling.max_tokens, self._max_model_len)
         if self._llm is None:
             raise EngineDeadError(_CLOSED)
-        outputs = self._outputs(ids, _params(sampling, max_tokens, stop))
+        outputs = self._outputs(ids, _params(sampling, max_tokens, stop), adapter)
         deadline = Deadline(self._timeout_s)
         written = 0
         async with aclosing(outputs):
@@ -83,7 +94,7 @@ class VllmGenerator:
             llm.output_handler.cancel()  # or it reports the end as a failure
         await asyncio.to_thread(llm.shutdown, timeout=_SHUTDOWN_S)
 
-    async def _outputs(self, ids: list[int], params: Any) -> AsyncGenerator[Any, None]:
+    async def _outputs(self, ids: list[int], params: Any, adapter: Any) -> AsyncGenerator[Any, None]:
         """vLLM's own stream of one request, with its errors as ours."""
         from vllm.exceptions import VLLMError
         from vllm.inputs import tokens_input
@@ -91,7 +102,8 @@ class VllmGenerator:
         llm, request_id = self._llm, uuid.uuid4().hex
         self._open.add(request_id)
         try:
-            async with aclosing(llm.generate(tokens_input(ids), params, request_id)) as outputs:
+            stream = llm.generate(tokens_input(ids), params, request_id, lora_request=adapter)
+            async with aclosing(stream) as outputs:
                 async for output in outputs:
                     reason = output.outputs[0].finish_reason
                     if reason not in (None, "stop", "length"):
@@ -109,6 +121,22 @@ class VllmGenerator:
             raise GenerationError(f"vLLM could not answer the request: {error.__cause__ or error}") from error
         finally:
             self._open.discard(request_id)
+
+
+class Adapted:
+    """One adapter of an engine; closing it closes the engine."""
+
+    def __init__(self, engine: VllmGenerator, adapter: Any) -> None:
+        self.tokenizer = engine.tokenizer
+        self._engine, self._adapter = engine, adapter
+
+    def stream(
+        self, prompt: Prompt, sampling: SamplingConfig, stop: Sequence[str] = ()
+    ) -> AsyncGenerator[Chunk, None]:
+        return self._engine.stream(prompt, sampling, stop, self._adapter)
+
+    async def close(self) -> None:
+        await self._engine.close()
 
 
 def _chunk(output: Any, written: int) -> Chunk:
@@ -136,7 +164,7 @@ def _params(sampling: SamplingConfig, max_tokens: int, stop: Sequence[str]) -> A
     )
 
 
-def _start(config: EngineConfig) -> Any:
+def _start(config: EngineConfig, adapters: Mapping[str, str]) -> Any:
     """A running AsyncLLM."""
     folder = resolve_model(config.model)
     for name, value in ENVIRONMENT.items():
@@ -155,6 +183,7 @@ def _start(config: EngineConfig) -> Any:
         return AsyncLLM.from_engine_args(
             AsyncEngineArgs(
                 **vllm_arguments(config, on_cpu),
+                **lora_arguments(adapters),
                 model=folder,
                 # Inside of a Ray actor vLLM would otherwise place its workers itself, on other actors' GPUs.
                 distributed_executor_backend="mp" if config.tensor_parallel_size > 1 else None,

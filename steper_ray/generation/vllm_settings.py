@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from steper_ray.config import EngineConfig
+from steper_ray.errors import ModelError
 from steper_ray.generation.tokens import tokenizer_name
+from steper_ray.models import adapter_rank
 
 #: What vLLM reads from its environment, unless that says otherwise: few lines, no statistics sent, and the room of
 #: the key-value cache on a CPU, in GiB.
 ENVIRONMENT = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+
+#: The ranks that its kernels are made for; an adapter of another one is served in the room of the next.
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 _CPU_BLOCK = 32  # the least that its kernels for CPUs take
 
@@ -30,3 +36,14 @@ def vllm_arguments(config: EngineConfig, on_cpu: bool) -> dict[str, Any]:
         "use_tqdm_on_load": False,
         "enable_log_requests": False,
     }
+
+
+def lora_arguments(adapters: Mapping[str, str]) -> dict[str, Any]:
+    """What lets an engine serve these adapters' folders beside its model, all at once. Raises ModelError."""
+    if not adapters:
+        return {}
+    rank = max(adapter_rank(folder) for folder in adapters.values())
+    room = next((room for room in _RANKS if room >= rank), None)
+    if room is None:
+        raise ModelError(f"LoRA adapters of rank {rank}: vLLM serves up to rank {_RANKS[-1]}; merge them")
+    return {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": room}

@@ -22,7 +22,7 @@ from steper_ray.prompt import PromptEncoder
 from steper_ray.reasoning.events import Event, Finished, PassagesFound, ReasoningDelta, StepDone, StepStarted
 from steper_ray.reasoning.frameworks import FRAMEWORKS, layout_for
 from steper_ray.reasoning.passages import PassagePool
-from steper_ray.retrieval.base import Retriever
+from steper_ray.retrieval.base import AsyncRetriever, Retriever, as_async
 from steper_ray.schema import Passage, Question, Step, StopReason, Trajectory, Usage
 
 Emit = Callable[[Event], None]
@@ -43,7 +43,7 @@ class Reasoner:
 
     def __init__(
         self,
-        retriever: Retriever,
+        retriever: Retriever | AsyncRetriever,
         generator: Generator,
         config: ReasoningConfig,
         sampling: SamplingConfig,
@@ -52,7 +52,7 @@ class Reasoner:
     ) -> None:
         self.config, self._sample, self._attempt = config, sample, 0
         self._retriever, self._generator, self._sampling, self._source = (
-            retriever,
+            as_async(retriever),
             generator,
             sampling,
             source,
@@ -153,7 +153,7 @@ class Reasoner:
             query = self._framework.next_query(question.text, chain)
             emit(StepStarted(index, query))
             started = time.monotonic()
-            found = (await asyncio.to_thread(self._retriever.search, [query], self.config.k))[0]
+            found = (await self._retriever.find([query], self.config.k))[0]
             retrieved = time.monotonic()
             hits = pool.add(found)
             emit(PassagesFound(index, hits, len(found) - len(hits), retrieved - started))

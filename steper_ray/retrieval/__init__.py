@@ -1,9 +1,10 @@
 """Retrieval: BM25 search over passages, by bm25s or by Lucene, behind one protocol."""
 
-from steper_ray.retrieval.base import Retriever
+from steper_ray.retrieval.base import AsyncRetriever, Retriever, as_async, merge
 from steper_ray.retrieval.index import (
     IndexManifest,
     build_index,
+    check_parts,
     ensure_index,
     index_folder,
     open_index,
@@ -12,12 +13,16 @@ from steper_ray.retrieval.index import (
 from steper_ray.retrieval.store import fingerprint
 
 __all__ = [
+    "AsyncRetriever",
     "IndexManifest",
     "Retriever",
+    "as_async",
     "build_index",
+    "check_parts",
     "ensure_index",
     "fingerprint",
     "index_folder",
+    "merge",
     "open_index",
     "read_manifest",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from steper_ray.schema import Hit
 
@@ -18,3 +20,37 @@ class Retriever(Protocol):
         Raises RetrievalError.
         """
         ...
+
+
+@runtime_checkable
+class AsyncRetriever(Protocol):
+    """The same door for an event loop: a retriever that is elsewhere is waited for, and the wait can be cancelled."""
+
+    async def find(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """See `Retriever.search`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Threaded:
+    """A retriever of this process, searched in a thread so that the event loop goes on."""
+
+    retriever: Retriever
+
+    async def find(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        return await asyncio.to_thread(self.retriever.search, queries, k)
+
+
+def as_async(retriever: Retriever | AsyncRetriever) -> AsyncRetriever:
+    return retriever if isinstance(retriever, AsyncRetriever) else Threaded(retriever)
+
+
+def merge(parts: Sequence[list[list[Hit]]], k: int) -> list[list[Hit]]:
+    """One search from the results of the same queries in each part of a corpus, the parts in the corpus' order.
+
+    It is what the whole index finds: scores are of the whole, and of passages that tie the first one stands first.
+    """
+    return [
+        sorted((hit for hits in found for hit in hits), key=lambda hit: -hit.score)[:k]
+        for found in zip(*parts, strict=True)
+    ]

@@ -12,6 +12,7 @@ import threading
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import bm25s
 import numpy as np
@@ -67,12 +68,20 @@ class Bm25Retriever:
     Deterministic: ties go to the passage that comes first in the corpus. Safe to call from several threads.
     """
 
-    def __init__(self, folder: Path, store: PassageStore) -> None:
-        """Raises OSError, ValueError or KeyError for an index that is broken."""
+    def __init__(self, folder: Path, store: PassageStore, part: tuple[int, int] = (0, 1)) -> None:
+        """`part` (i, n): only the i-th of n parts of the corpus, from 0, with the scores of the whole; its postings are
+        then held in memory.
+
+        Raises OSError, ValueError or KeyError for an index that is broken.
+        """
         self._index = bm25s.BM25.load(folder, mmap=True, show_progress=False)
         if self._index.scores["num_docs"] != len(store):
             raise ValueError(f"{self._index.scores['num_docs']} passages indexed, {len(store)} stored")
         self._store, self._analyze = store, Analyzer()
+        number, parts = part
+        self._first = number * len(store) // parts
+        if parts > 1:
+            self._index.scores = _cut(self._index.scores, self._first, (number + 1) * len(store) // parts)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """See `Retriever.search`; scores are BM25's, above 0."""
@@ -87,4 +96,20 @@ class Bm25Retriever:
         if len(found) > k:  # keep every passage that ties with the k-th, then order them all
             found = found[scores[found] >= np.partition(scores[found], -k)[-k]]
         best = found[np.argsort(-scores[found], kind="stable")][:k]
-        return [Hit(self._store[position], float(scores[position])) for position in best.tolist()]
+        return [
+            Hit(self._store[self._first + position], float(scores[position])) for position in best.tolist()
+        ]
+
+
+def _cut(scores: dict[str, Any], first: int, end: int) -> dict[str, Any]:
+    """bm25s' matrix of scores (a column a word, compressed) for the documents from `first` to before `end`."""
+    indices = scores["indices"]
+    kept = (indices >= first) & (indices < end)
+    # How many entries are kept before each one: where the columns begin now.
+    before = np.concatenate(([0], np.cumsum(kept)))
+    return {
+        "data": scores["data"][kept],
+        "indices": indices[kept] - first,
+        "indptr": before[scores["indptr"]].astype(scores["indptr"].dtype),
+        "num_docs": end - first,
+    }

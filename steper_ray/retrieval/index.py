@@ -60,8 +60,13 @@ def index_folder(config: RetrievalConfig, run_dir: Path, fingerprint: str) -> Pa
     return run_dir.resolve() / "index" / name
 
 
-def open_index(folder: Path, config: RetrievalConfig, expected_fingerprint: str | None = None) -> Retriever:
-    """The retriever of a finished index.
+def open_index(
+    folder: Path,
+    config: RetrievalConfig,
+    expected_fingerprint: str | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> Retriever:
+    """The retriever of a finished index, or of the i-th of n parts of it (`part`, from 0; bm25s alone).
 
     Raises RetrievalError, with the fix, for an index that is missing, half-built or broken, that has other
     settings than `config`, or that was built from another corpus than the expected one (None: any corpus).
@@ -83,10 +88,21 @@ def open_index(folder: Path, config: RetrievalConfig, expected_fingerprint: str 
                 f"{folder}: {len(store)} passages, its manifest says {manifest.passages}: {_FIX}"
             )
         if config.kind == "lucene":
+            check_parts(config, part[1])
             return lucene.LuceneRetriever(folder, store, k1=config.k1, b=config.b)
-        return bm25.Bm25Retriever(folder, store)
+        return bm25.Bm25Retriever(folder, store, part)
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise RetrievalError(f"{folder}: broken index ({error}): {_FIX}") from error
+
+
+def check_parts(config: RetrievalConfig, parts: int) -> None:
+    """Raises RetrievalError where an index of this kind cannot be searched in parts."""
+    if parts > 1 and config.kind == "lucene":
+        # Parts of their own would score by their own statistics, and merge to another order.
+        raise RetrievalError(
+            "serve.retriever.shards: a Lucene index is searched whole: set it to 1 and give it more replicas, "
+            "or set retrieval.kind=bm25s"
+        )
 
 
 def ensure_index(

@@ -6,6 +6,7 @@ It knows the reasoner's types, and neither HTTP nor Ray.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -30,6 +31,8 @@ from steper_ray.serving.wire import (
 )
 
 RETRY = {"retry-after": "2"}
+#: Reasons to stop that are no end of the reasoning.
+_DEGRADED = frozenset((StopReason.DEADLINE, StopReason.RETRIEVER_FAILED, StopReason.GENERATOR_FAILED))
 _TYPES: dict[int, ErrorType] = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 M = TypeVar("M", bound=Wire)
@@ -119,6 +122,16 @@ def check_done(trajectory: Trajectory) -> None:
         raise _failure(trajectory.stop_reason)
 
 
+def pick_model(name: str | None, served: Sequence[str]) -> str:
+    """The student who is asked for. Raises Problem unless it is one that is served."""
+    if name is None:
+        return served[0]
+    if name not in served:
+        message = "no such model is served here; GET /v1/models names what is"
+        raise Problem(404, "model_not_found", message, param="model")
+    return name
+
+
 def response(trajectory: Trajectory, model: str) -> ReasonResponse:
     """What the client gets. Raises Problem as `check_done`."""
     check_done(trajectory)
@@ -131,6 +144,7 @@ def response(trajectory: Trajectory, model: str) -> ReasonResponse:
         steps=steps,
         model=model,
         usage=usage_of(trajectory),
+        degraded=trajectory.stop_reason in _DEGRADED,
     )
 
 

@@ -52,18 +52,10 @@ def as_openai(problem: Problem) -> Problem:
     return problem
 
 
-def check_model(name: str, served: str) -> None:
-    """Raises Problem unless it is the model that is served."""
-    if name != served:
-        message = "no such model is served here; GET /v1/models names what is"
-        raise Problem(404, "model_not_found", message, param="model")
-
-
 def to_ask(
     request: ChatRequest, head: Head, asked_at: float, limits: Limits, sampling: SamplingConfig
 ) -> Ask:
-    """The question of a checked request. Raises Problem for what only the whole request tells."""
-    check_model(request.model, head.model)
+    """The question of a checked request to `head.model`. Raises Problem for what only the whole request tells."""
     if request.stream_options is not None and not request.stream:
         message = "stream_options: only where stream is true"
         raise Problem(400, "invalid_request", message, param="stream_options")
@@ -74,7 +66,7 @@ def to_ask(
         message = f"messages: the question may have {limits.max_question_chars} characters at most"
         raise Problem(400, "context_length_exceeded", message, param="messages")
     _check_tokens(request, request.max_steps or limits.max_steps, sampling.max_tokens)
-    return Ask(head.id, question, asked_at, request.unit, request.max_steps)
+    return Ask(head.id, question, asked_at, head.model, request.unit, request.max_steps)
 
 
 def _check_tokens(request: ChatRequest, steps: int, step_tokens: int) -> None:

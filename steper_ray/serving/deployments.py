@@ -1,6 +1,7 @@
-"""The two Serve deployments: Ingress (HTTP) and Engine (retriever, generator, reasoner), each scaled on its own.
+"""The Serve deployments, each scaled on its own: Ingress (HTTP), an Engine for each model (reasoner and generator), and
+where the config asks for it a Retriever for each shard of the index.
 
-The queue of bounded length stands before Engine, so that Ingress can say 429 in the form of all other errors.
+The queue of bounded length stands before an Engine, so that Ingress can say 429 in the form of all other errors.
 A client that leaves cancels Ingress' call, which cancels the engine's, which aborts the generator's request.
 """
 
@@ -8,120 +9,60 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
-from ray.exceptions import RayActorError
-from ray.serve.config import BackpressureConfig
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
-from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
+from ray.serve.handle import DeploymentHandle
 
-from steper_ray.errors import EngineDeadError, SteperError
-from steper_ray.reasoning import Event
-from steper_ray.retrieval import open_index
-from steper_ray.schema import Trajectory
-from steper_ray.serving.asking import GRACE_SECONDS, EngineUnavailableError, OverloadedError
-from steper_ray.serving.engine import Ask, ReasonEngine
-from steper_ray.serving.plan import Plan
+from steper_ray.config import AutoscaleConfig
+from steper_ray.errors import SteperError
+from steper_ray.retrieval import Retriever, open_index
+from steper_ray.schema import Hit
+from steper_ray.serving.asking import GRACE_SECONDS
+from steper_ray.serving.engine import ReasonEngine
+from steper_ray.serving.handles import EngineClient, ShardedRetriever, Students
+from steper_ray.serving.plan import EnginePlan, Plan
 from steper_ray.serving.web import WebSettings, make_app
 
-#: How long an engine that has answered counts as ready: a full queue must not look like a dead engine.
-SIGN_SECONDS = 10.0
-PROBE_SECONDS = 2.0
 HEALTH_SECONDS = 2.0
 INGRESS_CPUS = 0.25
 
 
-class EngineReplica(ReasonEngine):
-    """One engine, opened from its plan."""
+class RetrieverReplica:
+    """One shard of the index."""
 
-    def __init__(self, plan: Plan) -> None:
-        from steper_ray.generation import open_generator  # brings torch, which the ingress does not need
+    def __init__(self, plan: Plan, shard: int, shards: int) -> None:
+        self._retriever = open_index(plan.index, plan.config.retrieval, plan.corpus, (shard, shards))
+
+    async def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        return await asyncio.to_thread(self._retriever.search, queries, k)
+
+
+class EngineReplica(ReasonEngine):
+    """One engine, opened from its plan. `shards`: the deployed retriever, or none to search in this process."""
+
+    def __init__(self, plan: Plan, engine: EnginePlan, shards: Sequence[DeploymentHandle] = ()) -> None:
+        from steper_ray.generation import open_students  # brings torch, which the ingress does not need
 
         config = plan.config
-        retriever = open_index(plan.index, config.retrieval, plan.corpus)
-        super().__init__(
-            retriever,
-            open_generator(config.engine),
-            config.reasoning,
-            config.sampling,
-            config.serve,
-            source=plan.about.model,
+        retriever: Retriever | ShardedRetriever = (
+            ShardedRetriever(shards) if shards else open_index(plan.index, config.retrieval, plan.corpus)
         )
+        students = open_students(engine.engine, engine.students)
+        super().__init__(retriever, students, config.reasoning, config.sampling, config.serve)
 
     async def __del__(self) -> None:  # Serve awaits it before the replica ends
         await self.close()
 
 
-class EngineClient:
-    """The engine behind its handle, as the web side knows it."""
-
-    def __init__(self, handle: DeploymentHandle) -> None:
-        self._handle = handle
-        self._last_sign = float("-inf")
-
-    async def answer(self, ask: Ask) -> Trajectory:
-        with self._call_errors():
-            call = self._handle.answer.remote(ask)
-            try:
-                trajectory: Trajectory = await call
-            except asyncio.CancelledError:
-                call.cancel()
-                raise
-        self._last_sign = time.monotonic()
-        return trajectory
-
-    async def events(self, ask: Ask) -> AsyncGenerator[Event, None]:
-        with self._call_errors():
-            call = self._handle.options(stream=True).events.remote(ask)
-            assert isinstance(call, DeploymentResponseGenerator)
-            done = False
-            try:
-                async for event in call:
-                    self._last_sign = time.monotonic()
-                    yield event
-                done = True
-            finally:
-                if not done:
-                    call.cancel()
-
-    async def ready(self) -> bool:
-        """Whether the engine answered a moment ago, or answers now."""
-        if time.monotonic() - self._last_sign < SIGN_SECONDS:
-            return True
-        try:
-            with self._call_errors():
-                async with asyncio.timeout(PROBE_SECONDS):
-                    await self._handle.ready.remote()
-        except OverloadedError:
-            return True
-        except (EngineUnavailableError, EngineDeadError, TimeoutError):
-            return False
-        self._last_sign = time.monotonic()
-        return True
-
-    @contextmanager
-    def _call_errors(self) -> Iterator[None]:
-        """Serve's errors as the web side's."""
-        try:
-            yield
-        except BackPressureError as error:
-            raise OverloadedError from error
-        except (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError) as error:
-            self._last_sign = float("-inf")
-            raise EngineUnavailableError from error
-        except EngineDeadError:
-            self._last_sign = float("-inf")
-            raise
-
-
 class IngressReplica:
-    """The HTTP app over the engine's handle. `guarded`: a token was set where the application was built."""
+    """The HTTP app over the handles of the engines, by their names. `guarded`: a token was set where the application
+    was built."""
 
-    def __init__(self, engine: DeploymentHandle, plan: Plan, guarded: bool) -> None:
+    def __init__(self, engines: Mapping[str, DeploymentHandle], plan: Plan, guarded: bool) -> None:
         serve_config = plan.config.serve
         token = os.environ.get(serve_config.token_env) or None
         if guarded and token is None:
@@ -129,7 +70,10 @@ class IngressReplica:
                 f"{serve_config.token_env} is set where the service is started, but not on this node: set it in the "
                 "environment of the Ray nodes, before `ray start`"
             )
-        self._engine = EngineClient(engine)
+        clients = {name: EngineClient(handle) for name, handle in engines.items()}
+        self._engine = Students(
+            {student: clients[engine.name] for engine in plan.engines for student in engine.students}
+        )
         self._settings = WebSettings(
             plan.limits,
             plan.about,
@@ -144,29 +88,85 @@ class IngressReplica:
 
 
 Engine: serve.Deployment = serve.deployment(name="Engine")(EngineReplica)
+Shard: serve.Deployment = serve.deployment(name="Retriever")(RetrieverReplica)
 Ingress: serve.Deployment = serve.deployment(name="Ingress")(serve.ingress()(IngressReplica))
 
 
 def bind(plan: Plan, engine: serve.Deployment = Engine) -> serve.Application:
-    """The application of a plan, with its limits set."""
+    """The application of a plan, with its limits set. `engine`: what takes the place of the engines."""
     settings = plan.config.serve
-    waiting = settings.replicas * settings.max_ongoing_requests + settings.max_queued_requests
-    drain = settings.request_timeout_s + 2 * GRACE_SECONDS
-    backpressure = BackpressureConfig(status_code=429, retry_after_s=2)
-    bound = engine.options(
-        num_replicas=settings.replicas,
-        max_ongoing_requests=settings.max_ongoing_requests,
-        max_queued_requests=settings.max_queued_requests,
-        backpressure_config=backpressure,
-        graceful_shutdown_timeout_s=drain,
-        health_check_period_s=HEALTH_SECONDS,
-        ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
-    ).bind(plan)
+    shards = _bind_shards(plan)
+    engines = {one.name: _bind_engine(plan, one, engine, shards) for one in plan.engines}
+    # All that the engines take and let wait is in an ingress too, and the page and the probes besides.
+    waiting = sum(
+        _most(one.replicas, settings.autoscale) * settings.max_ongoing_requests + settings.max_queued_requests
+        for one in plan.engines
+    )
     return Ingress.options(
-        # All that the engine takes and lets wait is here too, and the page and the probes besides.
         max_ongoing_requests=waiting + 64,
         max_queued_requests=waiting + 64,
-        backpressure_config=backpressure,
-        graceful_shutdown_timeout_s=drain,
+        backpressure_config=_BACKPRESSURE,
+        graceful_shutdown_timeout_s=_drain(plan),
         ray_actor_options={"num_cpus": INGRESS_CPUS},
-    ).bind(bound, plan, guarded=bool(os.environ.get(settings.token_env)))
+        **_replicas(settings.ingress_replicas, settings.ingress_autoscale),
+    ).bind(engines, plan, guarded=bool(os.environ.get(settings.token_env)))
+
+
+_BACKPRESSURE = BackpressureConfig(status_code=429, retry_after_s=2)
+
+
+def _bind_engine(
+    plan: Plan, one: EnginePlan, engine: serve.Deployment, shards: Sequence[serve.Application]
+) -> serve.Application:
+    settings = plan.config.serve
+    return engine.options(
+        name=one.name,
+        max_ongoing_requests=settings.max_ongoing_requests,
+        max_queued_requests=settings.max_queued_requests,
+        backpressure_config=_BACKPRESSURE,
+        graceful_shutdown_timeout_s=_drain(plan),
+        health_check_period_s=HEALTH_SECONDS,
+        ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
+        **_replicas(one.replicas, settings.autoscale),
+    ).bind(plan, one, shards)
+
+
+def _bind_shards(plan: Plan) -> list[serve.Application]:
+    settings = plan.config.serve.retriever
+    if settings is None:
+        return []
+    return [
+        Shard.options(
+            name=f"Retriever-{shard + 1}" if settings.shards > 1 else "Retriever",
+            max_ongoing_requests=settings.max_ongoing_requests,
+            graceful_shutdown_timeout_s=_drain(plan),
+            health_check_period_s=HEALTH_SECONDS,
+            ray_actor_options={"num_cpus": settings.num_cpus},
+            **_replicas(settings.replicas, settings.autoscale),
+        ).bind(plan, shard, settings.shards)
+        for shard in range(settings.shards)
+    ]
+
+
+def _replicas(fewest: int, autoscale: AutoscaleConfig | None) -> dict[str, Any]:
+    """Options of a deployment that has `fewest` replicas, or grows from there."""
+    if autoscale is None:
+        return {"num_replicas": fewest}
+    return {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=fewest,
+            max_replicas=_most(fewest, autoscale),
+            target_ongoing_requests=autoscale.target_ongoing_requests,
+            upscale_delay_s=autoscale.upscale_delay_s,
+            downscale_delay_s=autoscale.downscale_delay_s,
+        )
+    }
+
+
+def _most(fewest: int, autoscale: AutoscaleConfig | None) -> int:
+    return fewest if autoscale is None else max(fewest, autoscale.max_replicas)
+
+
+def _drain(plan: Plan) -> float:
+    """Longer than the longest request: a replica that is replaced ends what it has begun."""
+    return plan.config.serve.request_timeout_s + 2 * GRACE_SECONDS

@@ -1,4 +1,4 @@
-"""The engine's side of the endpoint: one retriever, one generator, and a reasoner over both.
+"""The engine's side of the endpoint: one retriever, one model, and a reasoner over both for each of its students.
 
 Closing a stream of events stops its reasoning and aborts what the generator does for it. A dead generator makes
 the engine unhealthy for good: its replica is replaced, never revived. Knows no HTTP and no Ray.
@@ -10,17 +10,17 @@ import asyncio
 import copy
 import dataclasses
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass
 
 from steper_ray.config import ReasoningConfig, SamplingConfig, ServeConfig
-from steper_ray.errors import EngineDeadError, GenerationError, PromptTooLongError
+from steper_ray.errors import EngineDeadError, GenerationError, PromptTooLongError, RetrievalError
 from steper_ray.generation.base import Chunk, Generator, Prompt
 from steper_ray.reasoning import Event, Finished, Reasoner
-from steper_ray.retrieval import Retriever
-from steper_ray.schema import Question, Trajectory
+from steper_ray.retrieval import AsyncRetriever, Retriever, as_async
+from steper_ray.schema import Hit, Question, Trajectory
 from steper_ray.serving.wire import Unit
 
 #: The last error of the generator in the request at hand; a trajectory keeps but its text.
@@ -29,11 +29,12 @@ _last_error: ContextVar[list[GenerationError]] = ContextVar("last_error")
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A checked request, as the ingress hands it on. `asked_at` is seconds since the epoch."""
+    """A checked request to one student, as the ingress hands it on. `asked_at` is seconds since the epoch."""
 
     id: str
     question: str
     asked_at: float
+    model: str
     unit: Unit | None = None
     max_steps: int | None = None
 
@@ -49,11 +50,11 @@ class EngineStats:
 
 
 class Metered:
-    """A generator that counts what becomes of its streams."""
+    """A generator that counts in `stats` what becomes of its streams."""
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Generator, stats: EngineStats) -> None:
         self.tokenizer = generator.tokenizer
-        self.stats = EngineStats()
+        self.stats = stats
         self._generator = generator
 
     async def stream(
@@ -83,20 +84,41 @@ class Metered:
         await self._generator.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Budgeted:
+    """A retriever that has so many seconds for a search, and then fails."""
+
+    retriever: AsyncRetriever
+    seconds: float
+
+    async def find(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        try:
+            async with asyncio.timeout(self.seconds):
+                return await self.retriever.find(queries, k)
+        except TimeoutError as error:
+            raise RetrievalError(
+                f"no search in {self.seconds:g} seconds (serve.retrieval_timeout_s)"
+            ) from error
+
+
 class ReasonEngine:
-    """Answers questions, many at once, in one event loop."""
+    """Answers questions, many at once, in one event loop. `students`: each one's name and what generates as it."""
 
     def __init__(
         self,
-        retriever: Retriever,
-        generator: Generator,
+        retriever: Retriever | AsyncRetriever,
+        students: Mapping[str, Generator],
         reasoning: ReasoningConfig,
         sampling: SamplingConfig,
         serve: ServeConfig,
-        source: str = "",
     ) -> None:
-        self._generator = Metered(generator)
-        self._reasoner = Reasoner(retriever, self._generator, reasoning, sampling, source)
+        self._stats = EngineStats()
+        self._students = students
+        budgeted = Budgeted(as_async(retriever), serve.retrieval_timeout_s)
+        self._reasoners = {
+            name: Reasoner(budgeted, Metered(generator, self._stats), reasoning, sampling, name)
+            for name, generator in students.items()
+        }
         self._timeout = serve.request_timeout_s
         self._dead: EngineDeadError | None = None
 
@@ -129,7 +151,7 @@ class ReasonEngine:
         self.check_health()
 
     async def stats(self) -> EngineStats:
-        return dataclasses.replace(self._generator.stats)
+        return dataclasses.replace(self._stats)
 
     def check_health(self) -> None:
         """Raises EngineDeadError once the generator is gone: Serve then replaces the replica."""
@@ -137,15 +159,17 @@ class ReasonEngine:
             raise EngineDeadError(str(self._dead))
 
     async def close(self) -> None:
-        await self._generator.close()
+        for generator in self._students.values():
+            await generator.close()
 
     def _limited(self, ask: Ask) -> Reasoner:
         """The reasoner under this request's limits. A copy: it shares the encoder and its cache of passages."""
-        config = self._reasoner.config
+        asked = self._reasoners[ask.model]
+        config = asked.config
         # The wait in the queue counts too. It is told by two machines' clocks, so it is never taken as negative.
         left = self._timeout - max(0.0, time.time() - ask.asked_at)
         deadline = min(max(left, 0.001), config.deadline_s or self._timeout)
-        reasoner = copy.copy(self._reasoner)
+        reasoner = copy.copy(asked)
         reasoner.config = config.model_copy(
             update={
                 "unit": ask.unit or config.unit,

@@ -6,18 +6,29 @@ run's folder must be one that all nodes see. No Ray.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from steper_ray.config import Config
+from steper_ray.config import Config, EngineConfig, StudentConfig
 from steper_ray.corpora import Corpus, open_corpus
-from steper_ray.models import absolute_engine, resolve_model
-from steper_ray.retrieval import ensure_index, index_folder, read_manifest
+from steper_ray.models import absolute_engine, check_adapter, resolve_model
+from steper_ray.retrieval import check_parts, ensure_index, index_folder, read_manifest
 from steper_ray.serving.api import Limits
 from steper_ray.serving.wire import About
 
 EXAMPLES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePlan:
+    """One engine deployment: a model, and the students who are served by it, each with its adapter's folder or none."""
+
+    name: str
+    engine: EngineConfig
+    students: Mapping[str, str | None]
+    replicas: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +40,7 @@ class Plan:
     corpus: str
     about: About
     examples: tuple[str, ...]
+    engines: tuple[EnginePlan, ...]
 
     @property
     def limits(self) -> Limits:
@@ -37,21 +49,59 @@ class Plan:
 
 def make_plan(config: Config) -> Plan:
     """Builds the index if it is not there. Raises DataError, ModelError and RetrievalError."""
-    if config.engine.kind != "openai":
-        resolve_model(config.engine.model)
+    config = _absolute(config)
+    engines = plan_engines(config)
+    if config.serve.retriever is not None:
+        check_parts(config.retrieval, config.serve.retriever.shards)
     corpus = open_corpus(config.corpus)
     examples = tuple(question.text for question in islice(corpus.questions(), EXAMPLES))
     index, fingerprint = _index(config, corpus)
     reasoning = config.reasoning
+    names = _in_order(config, engines)
     about = About(
-        model=public_name(config.engine.model),
+        model=names[0],
+        models=names,
         framework=reasoning.framework,
         unit=reasoning.unit,
         max_steps=reasoning.max_steps,
         max_question_chars=reasoning.max_question_chars,
         passages=read_manifest(index).passages,
     )
-    return Plan(_absolute(config), index, fingerprint, about, examples)
+    return Plan(config, index, fingerprint, about, examples, engines)
+
+
+def plan_engines(config: Config) -> tuple[EnginePlan, ...]:
+    """One engine for each model that is served. Raises ModelError, which names the student and the fix."""
+    # Not checked as a name of the config is: a folder may be called anything.
+    alone = StudentConfig.model_construct(name=public_name(config.engine.model))
+    students = config.serve.students or (alone,)
+    found: dict[str, list[StudentConfig]] = {}
+    for student in students:
+        found.setdefault(student.model or config.engine.model, []).append(student)
+    return tuple(
+        _engine_plan(config, model, served, f"Engine-{number}" if number > 1 else "Engine")
+        for number, (model, served) in enumerate(found.items(), start=1)
+    )
+
+
+def _engine_plan(config: Config, model: str, students: Sequence[StudentConfig], name: str) -> EnginePlan:
+    engine = absolute_engine(config.engine.model_copy(update={"model": model}))
+    if engine.kind != "openai":
+        resolve_model(engine.model)
+    for student in students:
+        if student.adapter is not None:
+            check_adapter(student.adapter, engine)
+    adapters = {
+        student.name: student.adapter and str(Path(student.adapter).expanduser().resolve())
+        for student in students
+    }
+    replicas = max(student.replicas or config.serve.replicas for student in students)
+    return EnginePlan(name, engine, adapters, replicas)
+
+
+def _in_order(config: Config, engines: Sequence[EnginePlan]) -> list[str]:
+    named = [student.name for student in config.serve.students]
+    return named or [name for engine in engines for name in engine.students]
 
 
 def public_name(model: str) -> str:
@@ -73,4 +123,4 @@ def _absolute(config: Config) -> Config:
     reasoning = config.reasoning
     if reasoning.demonstrations is not None:
         reasoning = reasoning.model_copy(update={"demonstrations": reasoning.demonstrations.resolve()})
-    return config.model_copy(update={"engine": absolute_engine(config.engine), "reasoning": reasoning})
+    return config.model_copy(update={"reasoning": reasoning})

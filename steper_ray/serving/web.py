@@ -21,9 +21,18 @@ from starlette.responses import Response
 from steper_ray.config import SamplingConfig
 from steper_ray.reasoning import Event
 from steper_ray.serving.access import Access, BodyLimit, problem_response
-from steper_ray.serving.api import Limits, Problem, event_out, parse_request, request_model, response, sse
+from steper_ray.serving.api import (
+    Limits,
+    Problem,
+    event_out,
+    parse_request,
+    pick_model,
+    request_model,
+    response,
+    sse,
+)
 from steper_ray.serving.asking import Asker, Engine, fault, unavailable
-from steper_ray.serving.chat import ChatFrames, Head, as_openai, check_model, completion, to_ask
+from steper_ray.serving.chat import ChatFrames, Head, as_openai, completion, to_ask
 from steper_ray.serving.chat_wire import ChatCompletion, ModelList, ModelOut, chat_model
 from steper_ray.serving.engine import Ask
 from steper_ray.serving.openapi import ERRORS, body, chunked, documented, streamed, true_openapi
@@ -71,7 +80,7 @@ def make_app(engine: Engine, settings: WebSettings) -> FastAPI:
     _add_health(app, engine)
     asker = Asker(engine, settings.request_timeout_s)
     _add_reason(app, asker, settings)
-    _add_models(app, settings.about.model)
+    _add_models(app, settings.about.models)
     _add_chat(app, asker, settings)
     true_openapi(app, token=settings.token is not None)
     return app
@@ -110,7 +119,7 @@ def _add_health(app: FastAPI, engine: Engine) -> None:
 
 def _add_reason(app: FastAPI, asker: Asker, settings: WebSettings) -> None:
     model = request_model(settings.limits)
-    name = settings.about.model
+    names = settings.about.models
 
     @app.get("/v1/about", summary="What answers here", responses=documented(401, 403))
     async def about() -> About:
@@ -124,12 +133,13 @@ def _add_reason(app: FastAPI, asker: Asker, settings: WebSettings) -> None:
         "/v1/reason",
         summary="Answer a question step by step",
         response_model=ReasonResponse,
-        responses=documented(*ERRORS, but=(404,)) | {200: streamed()},
+        responses=documented(*ERRORS) | {200: streamed()},
         openapi_extra={"requestBody": body(model)},
     )
     async def reason(request: Request) -> Response:
         body = await _read(request, model)
-        ask = Ask(f"reason-{uuid.uuid4().hex}", body.question, time.time(), body.unit, body.max_steps)
+        name = pick_model(body.model, names)
+        ask = Ask(f"reason-{uuid.uuid4().hex}", body.question, time.time(), name, body.unit, body.max_steps)
         if body.stream:
             return await asker.stream(ask, ReasonFrames(name))
         return _json(response(await asker.answer(ask), name))
@@ -148,18 +158,18 @@ class ReasonFrames:
         return sse("error", problem.body)
 
 
-def _add_models(app: FastAPI, name: str) -> None:
-    served = ModelOut(id=name, created=int(time.time()))
+def _add_models(app: FastAPI, names: Sequence[str]) -> None:
+    started = int(time.time())
+    served = {name: ModelOut(id=name, created=started) for name in names}
 
-    @app.get("/v1/models", summary="The student that is served", responses=documented(401, 403))
+    @app.get("/v1/models", summary="The students that are served", responses=documented(401, 403))
     async def models() -> ModelList:
-        return ModelList(data=[served])
+        return ModelList(data=list(served.values()))
 
     # A path: names of models have slashes in them.
     @app.get("/v1/models/{model:path}", summary="One student", responses=documented(401, 403, 404))
     async def one(model: str) -> ModelOut:
-        check_model(model, name)
-        return served
+        return served[pick_model(model, names)]
 
 
 def _add_chat(app: FastAPI, asker: Asker, settings: WebSettings) -> None:
@@ -177,7 +187,8 @@ def _add_chat(app: FastAPI, asker: Asker, settings: WebSettings) -> None:
         try:
             body = await _read(request, model)
             now = time.time()
-            head = Head(f"chatcmpl-{uuid.uuid4().hex}", int(now), settings.about.model)
+            name = pick_model(body.model, settings.about.models)
+            head = Head(f"chatcmpl-{uuid.uuid4().hex}", int(now), name)
             ask = to_ask(body, head, now, limits, sampling)
             if body.stream:
                 usage = body.stream_options is not None and bool(body.stream_options.include_usage)

@@ -49,6 +49,8 @@ class ReasonRequest(Wire):
     """One question."""
 
     question: str = Field(min_length=1)
+    model: str | None = Field(None, max_length=200)
+    """The student who answers, as `GET /v1/models` names it; by default the first."""
     stream: bool = False
     """Send server-sent events as the reasoning goes on; the last one, `answer`, is the whole response."""
     unit: Unit | None = None
@@ -104,6 +106,8 @@ class ReasonResponse(Wire):
     model: str
     usage: UsageOut
     """The sum over all steps."""
+    degraded: bool = False
+    """Whether a failure or the deadline ended the reasoning (see `stop_reason`): then it is the best answer so far."""
 
 
 class StepStartedEvent(Wire):
@@ -155,6 +159,9 @@ class About(Wire):
     """What answers here, and within which limits."""
 
     model: str
+    """The student who answers where a request names none."""
+    models: list[str]
+    """All students, the default one first."""
     framework: str
     unit: Unit
     max_steps: int

@@ -46,10 +46,11 @@ class Endless:
 class HangingEngine(ReasonEngine):
     """Answers the first step of every question, and hangs at its second."""
 
-    def __init__(self, plan):
+    def __init__(self, plan, engine, shards):
         retriever = scripted.KeywordRetriever(PASSAGES)
         config = plan.config
-        super().__init__(retriever, Endless(), config.reasoning, config.sampling, config.serve, "hanging")
+        students = dict.fromkeys(engine.students, Endless())
+        super().__init__(retriever, students, config.reasoning, config.sampling, config.serve)
 
 
 def free_port() -> int:

@@ -273,13 +273,19 @@ def guarded():
     replies = [f"{FIRST} So the answer is: Bo.", "So the answer is: Bo."]
     engine = ReasonEngine(
         scripted.KeywordRetriever(PASSAGES),
-        scripted.ScriptedGenerator(replies),
+        {"scripted": scripted.ScriptedGenerator(replies)},
         ReasoningConfig(),
         SamplingConfig(),
         ServeConfig(),
     )
     about = About(
-        model="scripted", framework="ircot", unit="sentence", max_steps=5, max_question_chars=99, passages=2
+        model="scripted",
+        models=["scripted"],
+        framework="ircot",
+        unit="sentence",
+        max_steps=5,
+        max_question_chars=99,
+        passages=2,
     )
     settings = WebSettings(Limits(5, 99), about, ("Who shot Alba?",), 60.0, TOKEN, SamplingConfig())
     port = free_port()

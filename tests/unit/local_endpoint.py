@@ -19,9 +19,17 @@ from steper_ray.serving.wire import About
 PASSAGES = [Passage("1", "Alba", "Alba was shot by Bo."), Passage("2", "Bo", "Bo was born in Cem.")]
 CHAIN = ["The director of Alba is Bo.", "Bo was born in Cem.", "So the answer is: Cem."]
 QUESTION = "Where was the director of Alba born?"
+#: A second student, who answers at once.
+OTHER, OTHERS_ANSWER = "some/other", "So the answer is: Dan."
 LIMITS = Limits(max_steps=5, max_question_chars=200)
 ABOUT = About(
-    model="test", framework="ircot", unit="sentence", max_steps=5, max_question_chars=200, passages=2
+    model="test",
+    models=["test", OTHER],
+    framework="ircot",
+    unit="sentence",
+    max_steps=5,
+    max_question_chars=200,
+    passages=2,
 )
 GREEDY = SamplingConfig()
 SECRET = "s3cret-Pässword"
@@ -32,13 +40,17 @@ def replies():
 
 
 class LocalEngine(ReasonEngine):
-    """A real engine over scripted parts, in this process. `broken` is raised by every call."""
+    """A real engine over scripted parts, in this process: two students. `broken` is raised by every call."""
 
     def __init__(self, answers, retriever=None, broken=None, hang_at=None, **serve):
         self.generator = ScriptedGenerator(answers, hang_at=hang_at)
         retriever = retriever or KeywordRetriever(PASSAGES)
         super().__init__(
-            retriever, self.generator, ReasoningConfig(), SamplingConfig(), ServeConfig(**serve), "test"
+            retriever,
+            {"test": self.generator, OTHER: ScriptedGenerator([OTHERS_ANSWER])},
+            ReasoningConfig(),
+            SamplingConfig(),
+            ServeConfig(**serve),
         )
         self.broken, self.asked = broken, []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from retriever_contract import CORPUS, RetrieverContract
 
 from steper_ray.config import RetrievalConfig
 from steper_ray.errors import DataError
-from steper_ray.retrieval import Retriever, build_index, ensure_index
+from steper_ray.retrieval import Retriever, build_index, ensure_index, merge, open_index
 from steper_ray.retrieval.bm25 import Bm25Retriever
 from steper_ray.retrieval.store import PassageStore
 from steper_ray.schema import Passage
@@ -80,3 +81,27 @@ def test_a_passage_without_a_word_is_kept_and_never_found(tmp_path: Path) -> Non
     passages = [Passage("a", "", "?!"), Passage("b", "", "moss")]
     (hits,) = ensure_index(passages, RetrievalConfig(), tmp_path / "index").search(["moss ?!"], 5)
     assert [hit.passage.id for hit in hits] == ["b"]
+
+
+@pytest.mark.parametrize("parts", [2, 3, 7])
+def test_the_parts_of_a_corpus_find_together_what_the_whole_finds_scores_and_ties_too(
+    tmp_path: Path, parts: int
+) -> None:
+    rng = np.random.default_rng(parts)
+    words = [f"w{n}" for n in range(30)]
+    passages = [
+        Passage(f"p{n}", "", " ".join(rng.choice(words, size=rng.integers(1, 6)))) for n in range(200)
+    ]
+    config, folder = RetrievalConfig(), tmp_path / "index"
+    whole = ensure_index(passages, config, folder)
+    shards = [open_index(folder, config, part=(n, parts)) for n in range(parts)]
+    queries = [" ".join(rng.choice(words, size=3)) for _ in range(50)]
+    for k in (1, 4, 300):
+        found = whole.search(queries, k)
+        assert (
+            any(a.score == b.score for hits in found for a, b in pairwise(hits)) or k == 1
+        )  # there are ties
+        assert merge([shard.search(queries, k) for shard in shards], k) == found
+    for n, shard in enumerate(shards):
+        held = {int(hit.passage.id[1:]) for hits in shard.search(words, 300) for hit in hits}
+        assert held <= set(range(n * 200 // parts, (n + 1) * 200 // parts))

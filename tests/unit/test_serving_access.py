@@ -108,7 +108,7 @@ def test_the_openapi_document_is_true_to_the_server():
     assert request["additionalProperties"] is False
     assert request["properties"]["max_steps"]["anyOf"][0]["maximum"] == LIMITS.max_steps
     assert set(reason["responses"]) == {
-        "200", "400", "401", "403", "413", "415", "422", "429", "500", "503", "504"
+        "200", "400", "401", "403", "404", "413", "415", "422", "429", "500", "503", "504"
     }  # fmt: skip
     assert reason["security"] == [{"token": []}]
     schemas = document["components"]["schemas"]
@@ -173,5 +173,5 @@ async def test_requests_are_answered_side_by_side():
 
 async def test_the_first_event_comes_before_the_reasoning_is_done():
     engine = LocalEngine(["No full stop"], hang_at=0)
-    async with aclosing(engine.events(Ask("a", QUESTION, asked_at=float("inf")))) as events:
+    async with aclosing(engine.events(Ask("a", QUESTION, asked_at=float("inf"), model="test"))) as events:
         assert await anext(events) == StepStarted(1, QUESTION)

@@ -5,6 +5,7 @@ import json
 import pytest
 from local_endpoint import (
     CHAIN,
+    OTHER,
     QUESTION,
     LocalEngine,
     client,
@@ -50,6 +51,15 @@ def test_a_stream_tells_the_steps_in_order_and_ends_with_the_whole_answer():
         EVENTS[name].model_validate_json(json.dumps(data))
     assert timeless(events[-1][1]) == timeless(whole)
     assert [timeless(data) for name, data in events if name == "step_done"] == timeless(whole)["steps"]
+
+
+def test_the_student_who_is_named_answers_and_one_who_is_not_there_is_a_404():
+    one = client(LocalEngine(replies()))
+    reply = one.post("/v1/reason", json={"question": QUESTION, "model": OTHER}).json()
+    assert (reply["model"], reply["answer"]) == (OTHER, "Dan")
+    missing = one.post("/v1/reason", json={"question": QUESTION, "model": "gpt"})
+    assert error_of(missing)[:2] == (404, "model_not_found")
+    assert one.get("/v1/about").json()["models"] == ["test", OTHER]
 
 
 def timeless(value):
@@ -99,7 +109,7 @@ def test_a_frame_is_one_event_whatever_the_text_holds():
         ('{"question": "Who?", "unit": "word"}', 422, "invalid_request", "unit"),
         ('{"question": "Who?", "max_steps": 0}', 422, "invalid_request", "max_steps"),
         ('{"question": "Who?", "max_steps": 6}', 422, "invalid_request", "less than or equal to 5"),
-        ('{"question": "Who?", "k": 3}', 422, "invalid_request", "the fields are: question, stream"),
+        ('{"question": "Who?", "k": 3}', 422, "invalid_request", "the fields are: question, model, stream"),
         (json.dumps({"question": "x" * 201}), 413, "question_too_long", "200"),
         (json.dumps({"question": "x" * 50_000}), 413, "body_too_large", "bytes"),
     ],

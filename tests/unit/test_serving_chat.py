@@ -5,9 +5,9 @@ import json
 import openai
 import pytest
 from local_endpoint import (
-    ABOUT,
     CHAIN,
     LIMITS,
+    OTHER,
     PASSAGES,
     QUESTION,
     SECRET,
@@ -149,12 +149,16 @@ def test_unit_and_parts_of_a_message_are_read(chat):
 # ---- models
 
 
-def test_the_models_are_the_one_that_is_served(chat):
-    one = chat(about=ABOUT.model_copy(update={"model": "some/student"}))
-    (listed,) = one.models.list()
-    assert (listed.id, listed.object, listed.owned_by) == ("some/student", "model", "steper_ray")
-    assert one.models.retrieve("some/student") == listed
-    assert ask(one, model="some/student").model == "some/student"
+def test_the_models_are_the_students_that_are_served_and_each_answers_for_itself(chat):
+    one = chat()
+    listed = list(one.models.list())
+    assert [(m.id, m.object, m.owned_by) for m in listed] == [
+        (name, "model", "steper_ray") for name in ("test", OTHER)
+    ]
+    assert one.models.retrieve(OTHER) == listed[1]
+    answers = {name: ask(one, model=name) for name in ("test", OTHER)}
+    assert {name: answer.model for name, answer in answers.items()} == {"test": "test", OTHER: OTHER}
+    assert [answer.choices[0].message.content for answer in answers.values()] == ["Cem", "Dan"]
     for call in (lambda: one.models.retrieve("gpt"), lambda: ask(one, model="gpt")):
         with pytest.raises(openai.NotFoundError) as missing:
             call()

@@ -87,7 +87,7 @@ def test_an_engine_that_hangs_beyond_its_deadline_is_a_typed_error(monkeypatch):
     engine = LocalEngine(["No full stop"], hang_at=0)
     reply = client(engine, timeout_s=0.2).post("/v1/reason", json={"question": QUESTION})
     assert error_of(reply)[:2] == (504, "deadline")
-    assert engine._generator.stats.aborted == 1
+    assert engine._stats.aborted == 1
 
 
 # ---- the engine
@@ -95,13 +95,13 @@ def test_an_engine_that_hangs_beyond_its_deadline_is_a_typed_error(monkeypatch):
 
 async def test_time_in_the_queue_counts_against_the_deadline():
     engine = LocalEngine(["No full stop"], hang_at=0)
-    trajectory = await engine.answer(Ask("a", QUESTION, asked_at=0.0))
+    trajectory = await engine.answer(Ask("a", QUESTION, asked_at=0.0, model="test"))
     assert trajectory.stop_reason is StopReason.DEADLINE
 
 
 async def test_closing_the_events_aborts_the_generator_and_counts_it():
     engine = LocalEngine(["No full stop"], hang_at=0)
-    async with aclosing(engine.events(Ask("a", QUESTION, asked_at=float("inf")))) as events:
+    async with aclosing(engine.events(Ask("a", QUESTION, asked_at=float("inf"), model="test"))) as events:
         async for event in events:
             if isinstance(event, ReasoningDelta):
                 break
@@ -112,7 +112,7 @@ async def test_closing_the_events_aborts_the_generator_and_counts_it():
 
 async def test_cancelling_an_answer_aborts_the_generator():
     engine = LocalEngine(["No full stop"], hang_at=0)
-    task = asyncio.create_task(engine.answer(Ask("a", QUESTION, asked_at=float("inf"))))
+    task = asyncio.create_task(engine.answer(Ask("a", QUESTION, asked_at=float("inf"), model="test")))
     while not (await engine.stats()).running:
         await asyncio.sleep(0)
     task.cancel()
@@ -125,11 +125,11 @@ async def test_an_engine_whose_generator_died_stays_unhealthy():
     engine = LocalEngine([EngineDeadError("gone")])
     engine.check_health()
     with pytest.raises(EngineDeadError):
-        await engine.answer(Ask("a", QUESTION, asked_at=float("inf")))
+        await engine.answer(Ask("a", QUESTION, asked_at=float("inf"), model="test"))
     with pytest.raises(EngineDeadError):
         engine.check_health()
     with pytest.raises(EngineDeadError, match="gone"):
-        await engine.answer(Ask("b", QUESTION, asked_at=float("inf")))
+        await engine.answer(Ask("b", QUESTION, asked_at=float("inf"), model="test"))
     assert len(engine.generator.prompts) == 1
 
 

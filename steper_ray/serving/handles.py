@@ -1,0 +1,174 @@
+"""Deployments as those who call them know them: engines behind the web side, shards of the index behind an engine.
+
+Serve's errors become ours here, and what is called again when a replica dies under it. A call whose caller is
+cancelled is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+from ray.serve.schema import ReplicaState
+
+from steper_ray.errors import EngineDeadError
+from steper_ray.reasoning import Event
+from steper_ray.retrieval import merge
+from steper_ray.schema import Hit, Trajectory
+from steper_ray.serving.asking import EngineUnavailableError, OverloadedError
+from steper_ray.serving.engine import Ask
+
+#: How long an engine that has answered counts as ready, without asking Serve's controller.
+SIGN_SECONDS = 10.0
+#: How long what the controller said of an engine is taken for true.
+STATE_SECONDS = 1.0
+
+_GONE = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
+_FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
+
+
+class EngineClient:
+    """One engine deployment behind its handle, as the web side knows it (`asking.Engine`).
+
+    A question whose replica dies is asked once more, of another one: reasoning changes nothing, and the deadline
+    stays. Once more only: it may be what the replica died of.
+    """
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+        self._last_sign = self._last_state = float("-inf")
+        self._running = False
+
+    async def answer(self, ask: Ask) -> Trajectory:
+        await self._check_running()
+        with self._call_errors():
+            try:
+                trajectory: Trajectory = await _call(self._handle.answer, ask)
+            except _GONE:
+                trajectory = await _call(self._handle.answer, ask)
+        self._last_sign = time.monotonic()
+        return trajectory
+
+    async def events(self, ask: Ask) -> AsyncGenerator[Event, None]:
+        await self._check_running()
+        with self._call_errors():
+            begun = False
+            try:
+                async for event in self._events(ask):
+                    begun = True
+                    yield event
+                return
+            except _GONE:
+                if begun:
+                    raise
+            async for event in self._events(ask):
+                yield event
+
+    async def _events(self, ask: Ask) -> AsyncGenerator[Event, None]:
+        call = self._handle.options(stream=True).events.remote(ask)
+        assert isinstance(call, DeploymentResponseGenerator)
+        done = False
+        try:
+            async for event in call:
+                self._last_sign = time.monotonic()
+                yield event
+            done = True
+        finally:
+            if not done:
+                call.cancel()
+
+    async def ready(self) -> bool:
+        """Whether the engine answered a moment ago, or Serve has a healthy replica of it: a full queue is no death."""
+        now = time.monotonic()
+        if now - self._last_sign < SIGN_SECONDS:
+            return True
+        if now - self._last_state >= STATE_SECONDS:
+            self._running = await asyncio.to_thread(_has_replica, self._handle)
+            self._last_state = now
+        return self._running
+
+    async def _check_running(self) -> None:
+        """Raises EngineUnavailableError at once where a question would wait for a replica until its deadline."""
+        if not await self.ready():
+            raise EngineUnavailableError
+
+    @contextmanager
+    def _call_errors(self) -> Iterator[None]:
+        """Serve's errors as the web side's."""
+        try:
+            yield
+        except BackPressureError as error:
+            raise OverloadedError from error
+        except _GONE as error:
+            self._last_sign = float("-inf")
+            raise EngineUnavailableError from error
+        except EngineDeadError:
+            self._last_sign = float("-inf")
+            raise
+
+
+class Students:
+    """All students, each behind its engine: what answers the web side's questions. `engines` is by student."""
+
+    def __init__(self, engines: Mapping[str, EngineClient]) -> None:
+        self._engines = engines
+
+    async def answer(self, ask: Ask) -> Trajectory:
+        return await self._engines[ask.model].answer(ask)
+
+    def events(self, ask: Ask) -> AsyncGenerator[Event, None]:
+        return self._engines[ask.model].events(ask)
+
+    async def ready(self) -> bool:
+        """Whether any engine is: the others' questions are refused one by one."""
+        return any([await engine.ready() for engine in set(self._engines.values())])
+
+
+@dataclass(frozen=True, slots=True)
+class ShardedRetriever:
+    """The index's shards, each behind its handle, in the corpus' order (`retrieval.AsyncRetriever`).
+
+    All of them must answer: a search without one of them would be of another corpus. A shard that dies is asked again
+    until the search's time is over.
+    """
+
+    shards: Sequence[DeploymentHandle]
+
+    async def find(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """See `Retriever.search`. Raises RetrievalError."""
+        searches = (_until_answered(shard.search, list(queries), k) for shard in self.shards)
+        return merge(await asyncio.gather(*searches), k)
+
+
+async def _until_answered(method: Any, *args: Any) -> Any:
+    wait = _FIRST_WAIT
+    while True:
+        try:
+            return await _call(method, *args)
+        except (*_GONE, BackPressureError):
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+
+async def _call(method: Any, *args: Any) -> Any:
+    call = method.remote(*args)
+    try:
+        return await call
+    except asyncio.CancelledError:
+        call.cancel()
+        raise
+
+
+def _has_replica(handle: DeploymentHandle) -> bool:
+    """Whether Serve's controller has a replica of the deployment that passed its last health check."""
+    app = serve.status().applications.get(handle.app_name)
+    deployment = None if app is None else app.deployments.get(handle.deployment_name)
+    return deployment is not None and deployment.replica_states.get(ReplicaState.RUNNING, 0) > 0
