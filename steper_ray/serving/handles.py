@@ -17,7 +17,7 @@ from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
-from ray.serve.schema import ReplicaState
+from ray.serve.schema import DeploymentStatus, ReplicaState
 
 from steper_ray.errors import EngineDeadError
 from steper_ray.reasoning import Event
@@ -35,6 +35,14 @@ _GONE = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class _State:
+    """`running`: a replica passed its last health check. `coming`: the deployment is being updated."""
+
+    running: bool
+    coming: bool
+
+
 class EngineClient:
     """One engine deployment behind its handle, as the web side knows it (`asking.Engine`).
 
@@ -45,10 +53,10 @@ class EngineClient:
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
         self._last_sign = self._last_state = float("-inf")
-        self._running = False
+        self._state = _State(running=False, coming=False)
 
     async def answer(self, ask: Ask) -> Trajectory:
-        await self._check_running()
+        await self._check_coming()
         with self._call_errors():
             try:
                 trajectory: Trajectory = await _call(self._handle.answer, ask)
@@ -58,7 +66,7 @@ class EngineClient:
         return trajectory
 
     async def events(self, ask: Ask) -> AsyncGenerator[Event, None]:
-        await self._check_running()
+        await self._check_coming()
         with self._call_errors():
             begun = False
             try:
@@ -91,13 +99,16 @@ class EngineClient:
         if now - self._last_sign < SIGN_SECONDS:
             return True
         if now - self._last_state >= STATE_SECONDS:
-            self._running = await asyncio.to_thread(_has_replica, self._handle)
+            self._state = await asyncio.to_thread(_state, self._handle)
             self._last_state = now
-        return self._running
+        return self._state.running
 
-    async def _check_running(self) -> None:
-        """Raises EngineUnavailableError at once where a question would wait for a replica until its deadline."""
-        if not await self.ready():
+    async def _check_coming(self) -> None:
+        """Raises EngineUnavailableError at once where a question might wait for a replica in vain until its deadline.
+
+        While Serve updates the engine it waits for the new replica.
+        """
+        if not await self.ready() and not self._state.coming:
             raise EngineUnavailableError
 
     @contextmanager
@@ -167,8 +178,13 @@ async def _call(method: Any, *args: Any) -> Any:
         raise
 
 
-def _has_replica(handle: DeploymentHandle) -> bool:
-    """Whether Serve's controller has a replica of the deployment that passed its last health check."""
+def _state(handle: DeploymentHandle) -> _State:
+    """What Serve's controller knows of the deployment."""
     app = serve.status().applications.get(handle.app_name)
     deployment = None if app is None else app.deployments.get(handle.deployment_name)
-    return deployment is not None and deployment.replica_states.get(ReplicaState.RUNNING, 0) > 0
+    if deployment is None:
+        return _State(running=False, coming=False)
+    return _State(
+        running=deployment.replica_states.get(ReplicaState.RUNNING, 0) > 0,
+        coming=deployment.status == DeploymentStatus.UPDATING,
+    )

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import ray
 import ray.cloudpickle
 import scripted
 from ray import serve
@@ -84,6 +85,14 @@ def deploy(app: serve.Application, name: str = "steper"):
     """The application at the root, or under its name; returns the handle of its engine."""
     serve.run(app, name=name, route_prefix="/" if name == "steper" else f"/{name}")
     return serve.get_deployment_handle("Engine", app_name=name)
+
+
+def kill_replica(app: str, deployment: str) -> None:
+    """Kills one replica of a deployment, as a node that fails does."""
+    prefix = f"SERVE_REPLICA::{app}#{deployment}#"
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    name = next(actor["name"] for actor in actors if actor["name"].startswith(prefix))
+    ray.kill(ray.get_actor(name, namespace="serve"))
 
 
 def hanging(config: Config) -> serve.Application:
