@@ -183,7 +183,7 @@ def _start(config: EngineConfig, adapters: Mapping[str, str]) -> Any:
         return AsyncLLM.from_engine_args(
             AsyncEngineArgs(
                 **vllm_arguments(config, on_cpu),
-                **lora_arguments(adapters),
+                **lora_arguments(adapters, on_cpu),
                 model=folder,
                 # Inside of a Ray actor vLLM would otherwise place its workers itself, on other actors' GPUs.
                 distributed_executor_backend="mp" if config.tensor_parallel_size > 1 else None,

@@ -38,7 +38,7 @@ def vllm_arguments(config: EngineConfig, on_cpu: bool) -> dict[str, Any]:
     }
 
 
-def lora_arguments(adapters: Mapping[str, str]) -> dict[str, Any]:
+def lora_arguments(adapters: Mapping[str, str], on_cpu: bool) -> dict[str, Any]:
     """What lets an engine serve these adapters' folders beside its model, all at once. Raises ModelError."""
     if not adapters:
         return {}
@@ -46,4 +46,6 @@ def lora_arguments(adapters: Mapping[str, str]) -> dict[str, Any]:
     room = next((room for room in _RANKS if room >= rank), None)
     if room is None:
         raise ModelError(f"LoRA adapters of rank {rank}: vLLM serves up to rank {_RANKS[-1]}; merge them")
-    return {"enable_lora": True, "max_loras": len(adapters), "max_lora_rank": room}
+    # On a CPU vLLM 0.32 gives rows without an adapter, among rows with one, that of the last place: keep it empty.
+    places = len(adapters) + (1 if on_cpu else 0)
+    return {"enable_lora": True, "max_loras": places, "max_lora_rank": room}

@@ -1,6 +1,7 @@
 """What the tests of the engines start: a model as a training exports it, and vLLM's own server."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import peft
 import torch
 from training_examples import gold_examples, write_examples
 from transformers import AutoModelForCausalLM
@@ -24,6 +26,23 @@ def exported(model: str, folder: Path) -> str:
     student = AutoModelForCausalLM.from_pretrained(task.model, dtype=torch.float32)
     export(task, student, student.state_dict(), steps=1, summary={})
     return str(folder / "student")
+
+
+def write_adapter(model: str, folder: Path, rank: int, modules: list[str]) -> str:
+    """A LoRA adapter over `model` that changes what it writes, random and the same each time."""
+    torch.manual_seed(rank)
+    config = peft.LoraConfig(r=rank, lora_alpha=16 * rank, target_modules=modules, init_lora_weights=False)
+    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(folder)
+    return str(folder)
+
+
+def merged(model: str, adapter: str, folder: Path) -> str:
+    """The whole model that `adapter` makes of `model`."""
+    adapted = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), adapter)
+    adapted.merge_and_unload().save_pretrained(folder)
+    for file in Path(model).glob("tokenizer*"):
+        shutil.copy(file, folder)
+    return str(folder)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 import ray
-from engine_servers import exported, vllm_server
+from engine_servers import exported, merged, vllm_server, write_adapter
 from ray import serve
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from serving_apps import serving
@@ -21,7 +21,7 @@ from steper_ray.answers import is_right
 from steper_ray.config import EngineConfig, ReasoningConfig, RetrievalConfig, SamplingConfig
 from steper_ray.corpora.miniature import make_corpus
 from steper_ray.errors import EngineDeadError, GenerationError, ModelError, PromptTooLongError
-from steper_ray.generation import generate, open_generator, openai_http, vllm_engine
+from steper_ray.generation import generate, open_generator, open_students, openai_http, vllm_engine
 from steper_ray.generation.tokens import load_tokenizer
 from steper_ray.models import resolve_model
 from steper_ray.prompt import IRCOT, PromptEncoder
@@ -68,6 +68,14 @@ def student(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def adapters(student, tmp_path_factory):
+    """Folders of two LoRA adapters over the student, of other ranks and layers."""
+    folder = tmp_path_factory.mktemp("adapters")
+    made = {"adapter-1": (4, ["q_proj", "down_proj"]), "adapter-2": (3, ["v_proj", "up_proj"])}
+    return {name: write_adapter(student, folder / name, *how) for name, how in made.items()}
+
+
+@pytest.fixture(scope="module")
 def server(student, tmp_path_factory, free_port):
     """vLLM's server on its way up, and its log. It loads while the other engines do."""
     log = tmp_path_factory.mktemp("vllm") / "serve.log"
@@ -87,8 +95,8 @@ def teacher(ray_cluster):
 
 
 @pytest.fixture(scope="module")
-async def engines(student, server, free_port, teacher):
-    """The engines by kind, all with the same weights."""
+async def engines(student, server, free_port, teacher, adapters):
+    """The engines by kind, all with the same weights; vLLM's in this process has two adapters beside them."""
     process, log = server
     common = {"model": student, "max_model_len": LENGTH, "max_batch": 16, "timeout_s": 60}
     base = f"http://127.0.0.1:{free_port}"
@@ -106,7 +114,11 @@ async def engines(student, server, free_port, teacher):
     async with AsyncExitStack() as stack:
         opened = {}
         for kind in KINDS:
-            opened[kind] = open_generator(EngineConfig(**settings[kind]))
+            config = EngineConfig(**settings[kind])
+            if kind == "vllm":
+                opened |= open_students(config, {kind: None} | adapters)
+            else:
+                opened[kind] = open_generator(config)
             stack.push_async_callback(opened[kind].close)
         up = partial(wait_until, lambda: answers(f"{base}/health"), "vLLM's server", in_vain=ended)
         await asyncio.to_thread(up, seconds=START_S)
@@ -154,7 +166,8 @@ async def reasoned(engines, tmp_path_factory):
     passages, questions = make_corpus(seed=6, worlds=1, questions_per_world=6, split="test")
     retriever = ensure_index(passages, RetrievalConfig(), tmp_path_factory.mktemp("index") / "bm25")
     found = {}
-    for kind, engine in engines.items():
+    for kind in KINDS:
+        engine = engines[kind]
         reasoner = Reasoner(retriever, engine, ReasoningConfig(), SamplingConfig(max_tokens=48))
         found[kind] = await asyncio.gather(*map(reasoner.run, questions))
     return found
@@ -168,6 +181,21 @@ async def test_an_exported_student_reasons_alike_in_every_engine(reasoned, kind)
     ]
     assert sum(is_right(t.answer, t.question.answers, "exact") for t in ours) >= len(ours) / 2
     assert max(len(t.steps) for t in ours) > 2
+
+
+async def test_students_that_share_an_engine_write_side_by_side_what_each_writes_alone(
+    engines, prompts, wanted, adapters, student, tmp_path
+):
+    names = ["adapter-1", "vllm", "adapter-2"]
+    mixed = await asyncio.gather(*(generate(engines[name], prompts[0], GREEDY) for name in names))
+    for name, got in zip(names, mixed, strict=True):
+        if name == "vllm":
+            assert got.text == wanted[0].text
+            continue
+        alone = open_generator(EngineConfig(model=merged(student, adapters[name], tmp_path / name)))
+        assert got.token_ids == (await generate(alone, prompts[0], GREEDY)).token_ids
+        await alone.close()
+    assert len({got.token_ids for got in mixed}) == 3
 
 
 @pytest.mark.parametrize("kind", KINDS)
