@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
 from steper_ray.errors import EngineDeadError, PromptTooLongError
 from steper_ray.reasoning import Event, Finished
 from steper_ray.schema import Trajectory
 from steper_ray.serving.api import RETRY, Problem, check_done
 from steper_ray.serving.engine import Ask
+from steper_ray.serving.observing import Observer, Watch
 
 logger = logging.getLogger(__name__)
 
@@ -63,43 +64,51 @@ class Asker:
 
     engine: Engine
     timeout_s: float
+    observers: Sequence[Observer] = ()
 
     async def answer(self, ask: Ask) -> Trajectory:
         """A trajectory of one step at least. Raises Problem."""
-        with _Told():
-            async with asyncio.timeout_at(self._deadline()):
-                trajectory = await self.engine.answer(ask)
-        check_done(trajectory)
+        with Watch(self.observers, ask) as watch:
+            with _Told():
+                async with asyncio.timeout_at(self._deadline()):
+                    trajectory = await self.engine.answer(ask)
+            watch.finished(trajectory)
+            check_done(trajectory)
         return trajectory
 
     async def stream(self, ask: Ask, frames: Frames) -> Response:
         """The events as they come. Raises Problem: what fails before the first is an HTTP error, not an event."""
         deadline = self._deadline()
         async with AsyncExitStack() as stack:
+            watch = stack.enter_context(Watch(self.observers, ask))
             events = await stack.enter_async_context(aclosing(self.engine.events(ask)))
             first = await _next(events, deadline)
             if isinstance(first, Finished):
                 check_done(first.trajectory)
-            body = _written(events, first, frames, deadline)
-            stack.pop_all()  # from here on the body closes the events
-        return _EventStream(body, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+            body = _written(watch, events, first, frames, deadline)
+            return _EventStream(body, stack.pop_all())
 
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self.timeout_s + GRACE_SECONDS
 
 
 async def _written(
-    events: AsyncGenerator[Event, None], event: Event | None, frames: Frames, deadline: float
+    watch: Watch,
+    events: AsyncGenerator[Event, None],
+    event: Event | None,
+    frames: Frames,
+    deadline: float,
 ) -> AsyncGenerator[bytes, None]:
-    async with aclosing(events):
-        while event is not None:
-            if frame := frames.event(event):
-                yield frame
-            try:
-                event = await _next(events, deadline)
-            except Problem as problem:
-                yield frames.problem(problem)
-                return
+    while event is not None:
+        watch.event(event)
+        if frame := frames.event(event):
+            yield frame
+        try:
+            event = await _next(events, deadline)
+        except Problem as problem:
+            watch.failed(problem)
+            yield frames.problem(problem)
+            return
 
 
 async def _next(events: AsyncGenerator[Event, None], deadline: float) -> Event | None:
@@ -109,13 +118,17 @@ async def _next(events: AsyncGenerator[Event, None], deadline: float) -> Event |
 
 
 class _EventStream(StreamingResponse):
-    """Closes its events when the client leaves, at once and not when the garbage is collected."""
+    """Closes `held`, its events, at its end: when the client leaves at once, and not when the garbage is collected."""
 
-    async def stream_response(self, send: Send) -> None:
-        frames = self.body_iterator
-        assert isinstance(frames, AsyncGenerator)
-        async with aclosing(frames):
-            await super().stream_response(send)
+    def __init__(self, body: AsyncGenerator[bytes, None], held: AsyncExitStack) -> None:
+        super().__init__(body, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+        held.push_async_callback(body.aclose)
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Not where the body is sent: a client that leaves before its first byte ends that before it begins.
+        async with self._held:
+            await super().__call__(scope, receive, send)
 
 
 class _Told:

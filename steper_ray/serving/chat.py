@@ -53,7 +53,12 @@ def as_openai(problem: Problem) -> Problem:
 
 
 def to_ask(
-    request: ChatRequest, head: Head, asked_at: float, limits: Limits, sampling: SamplingConfig
+    request: ChatRequest,
+    head: Head,
+    asked_at: float,
+    limits: Limits,
+    sampling: SamplingConfig,
+    trace: str | None = None,
 ) -> Ask:
     """The question of a checked request to `head.model`. Raises Problem for what only the whole request tells."""
     if request.stream_options is not None and not request.stream:
@@ -66,7 +71,7 @@ def to_ask(
         message = f"messages: the question may have {limits.max_question_chars} characters at most"
         raise Problem(400, "context_length_exceeded", message, param="messages")
     _check_tokens(request, request.max_steps or limits.max_steps, sampling.max_tokens)
-    return Ask(head.id, question, asked_at, head.model, request.unit, request.max_steps)
+    return Ask(head.id, question, asked_at, head.model, request.unit, request.max_steps, trace)
 
 
 def _check_tokens(request: ChatRequest, steps: int, step_tokens: int) -> None:

@@ -10,10 +10,11 @@ import asyncio
 import copy
 import dataclasses
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Literal
 
 from steper_ray.config import ReasoningConfig, SamplingConfig, ServeConfig
 from steper_ray.errors import EngineDeadError, GenerationError, PromptTooLongError, RetrievalError
@@ -37,6 +38,8 @@ class Ask:
     model: str
     unit: Unit | None = None
     max_steps: int | None = None
+    trace: str | None = None
+    """The client's W3C `traceparent`."""
 
 
 @dataclass(slots=True)
@@ -49,36 +52,50 @@ class EngineStats:
     failed: int = 0
 
 
-class Metered:
-    """A generator that counts in `stats` what becomes of its streams."""
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """What became of one generation. `first_token_s`: seconds until its first text, None if there was none."""
 
-    def __init__(self, generator: Generator, stats: EngineStats) -> None:
+    model: str
+    outcome: Literal["done", "aborted", "failed"]
+    first_token_s: float | None
+
+
+class Metered:
+    """A student's generator that counts in `stats` what becomes of its streams, and tells `observe` of each."""
+
+    def __init__(
+        self, name: str, generator: Generator, stats: EngineStats, observe: Callable[[Generated], None]
+    ) -> None:
         self.tokenizer = generator.tokenizer
         self.stats = stats
-        self._generator = generator
+        self._name, self._generator, self._observe = name, generator, observe
 
     async def stream(
         self, prompt: Prompt, sampling: SamplingConfig, stop: Sequence[str] = ()
     ) -> AsyncGenerator[Chunk, None]:
         self.stats.running += 1
+        started, first = time.monotonic(), None
+        outcome: Literal["done", "aborted", "failed"] = (
+            "done"  # a closed stream too: the reasoner has its sentence
+        )
         try:
             async with aclosing(self._generator.stream(prompt, sampling, stop)) as chunks:
                 async for chunk in chunks:
+                    if first is None and chunk.text:
+                        first = time.monotonic() - started
                     yield chunk
         except GenerationError as error:
-            self.stats.failed += 1
+            outcome = "failed"
             _last_error.get([]).append(error)
             raise
         except asyncio.CancelledError:
-            self.stats.aborted += 1
+            outcome = "aborted"
             raise
-        except GeneratorExit:  # the reasoner has its sentence
-            self.stats.done += 1
-            raise
-        else:
-            self.stats.done += 1
         finally:
             self.stats.running -= 1
+            setattr(self.stats, outcome, getattr(self.stats, outcome) + 1)
+            self._observe(Generated(self._name, outcome, first))
 
     async def close(self) -> None:
         await self._generator.close()
@@ -102,7 +119,10 @@ class Budgeted:
 
 
 class ReasonEngine:
-    """Answers questions, many at once, in one event loop. `students`: each one's name and what generates as it."""
+    """Answers questions, many at once, in one event loop.
+
+    `students`: each one's name and what generates as it. `observe` is told of each generation that ended.
+    """
 
     def __init__(
         self,
@@ -111,12 +131,15 @@ class ReasonEngine:
         reasoning: ReasoningConfig,
         sampling: SamplingConfig,
         serve: ServeConfig,
+        observe: Callable[[Generated], None] = lambda generated: None,
     ) -> None:
         self._stats = EngineStats()
         self._students = students
         budgeted = Budgeted(as_async(retriever), serve.retrieval_timeout_s)
         self._reasoners = {
-            name: Reasoner(budgeted, Metered(generator, self._stats), reasoning, sampling, name)
+            name: Reasoner(
+                budgeted, Metered(name, generator, self._stats, observe), reasoning, sampling, name
+            )
             for name, generator in students.items()
         }
         self._timeout = serve.request_timeout_s

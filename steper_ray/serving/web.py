@@ -35,6 +35,7 @@ from steper_ray.serving.asking import Asker, Engine, fault, unavailable
 from steper_ray.serving.chat import ChatFrames, Head, as_openai, completion, to_ask
 from steper_ray.serving.chat_wire import ChatCompletion, ModelList, ModelOut, chat_model
 from steper_ray.serving.engine import Ask
+from steper_ray.serving.observing import Observer
 from steper_ray.serving.openapi import ERRORS, body, chunked, documented, streamed, true_openapi
 from steper_ray.serving.wire import About, Examples, Health, ReasonResponse, Wire
 
@@ -61,6 +62,7 @@ class WebSettings:
     request_timeout_s: float
     token: str | None
     sampling: SamplingConfig
+    observers: Sequence[Observer] = ()
 
 
 def make_app(engine: Engine, settings: WebSettings) -> FastAPI:
@@ -78,7 +80,7 @@ def make_app(engine: Engine, settings: WebSettings) -> FastAPI:
     )
     _add_page(app)
     _add_health(app, engine)
-    asker = Asker(engine, settings.request_timeout_s)
+    asker = Asker(engine, settings.request_timeout_s, settings.observers)
     _add_reason(app, asker, settings)
     _add_models(app, settings.about.models)
     _add_chat(app, asker, settings)
@@ -139,7 +141,9 @@ def _add_reason(app: FastAPI, asker: Asker, settings: WebSettings) -> None:
     async def reason(request: Request) -> Response:
         body = await _read(request, model)
         name = pick_model(body.model, names)
-        ask = Ask(f"reason-{uuid.uuid4().hex}", body.question, time.time(), name, body.unit, body.max_steps)
+        trace = request.headers.get("traceparent")
+        id = f"reason-{uuid.uuid4().hex}"
+        ask = Ask(id, body.question, time.time(), name, body.unit, body.max_steps, trace)
         if body.stream:
             return await asker.stream(ask, ReasonFrames(name))
         return _json(response(await asker.answer(ask), name))
@@ -189,7 +193,7 @@ def _add_chat(app: FastAPI, asker: Asker, settings: WebSettings) -> None:
             now = time.time()
             name = pick_model(body.model, settings.about.models)
             head = Head(f"chatcmpl-{uuid.uuid4().hex}", int(now), name)
-            ask = to_ask(body, head, now, limits, sampling)
+            ask = to_ask(body, head, now, limits, sampling, request.headers.get("traceparent"))
             if body.stream:
                 usage = body.stream_options is not None and bool(body.stream_options.include_usage)
                 return await asker.stream(ask, ChatFrames(head, include_usage=usage))
