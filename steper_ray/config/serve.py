@@ -76,6 +76,9 @@ class ServeConfig(Section):
     """End-to-end deadline of one question."""
     retrieval_timeout_s: float = Field(10.0, gt=0)
     """Longest search of one step: then the answer so far is given, with the stop reason `retriever_failed`."""
+    traces_url: str | None = Field(None, pattern=r"^https?://")
+    """OTLP/HTTP address to which OpenTelemetry traces go, such as http://collector:4318/v1/traces; by default none are
+    made. They hold times and numbers, never a text."""
     token_env: str = "STEPER_API_TOKEN"
     """Name of the environment variable with the bearer token; unset: only loopback clients are served."""
 

@@ -32,7 +32,7 @@ from steper_ray.serving.wire import (
 
 RETRY = {"retry-after": "2"}
 #: Reasons to stop that are no end of the reasoning.
-_DEGRADED = frozenset((StopReason.DEADLINE, StopReason.RETRIEVER_FAILED, StopReason.GENERATOR_FAILED))
+DEGRADED = frozenset((StopReason.DEADLINE, StopReason.RETRIEVER_FAILED, StopReason.GENERATOR_FAILED))
 _TYPES: dict[int, ErrorType] = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 M = TypeVar("M", bound=Wire)
@@ -144,7 +144,7 @@ def response(trajectory: Trajectory, model: str) -> ReasonResponse:
         steps=steps,
         model=model,
         usage=usage_of(trajectory),
-        degraded=trajectory.stop_reason in _DEGRADED,
+        degraded=trajectory.stop_reason in DEGRADED,
     )
 
 

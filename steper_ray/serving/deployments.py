@@ -24,7 +24,9 @@ from steper_ray.schema import Hit
 from steper_ray.serving.asking import GRACE_SECONDS
 from steper_ray.serving.engine import ReasonEngine
 from steper_ray.serving.handles import EngineClient, ShardedRetriever, Students
+from steper_ray.serving.metrics import EngineMetrics, RequestMetrics
 from steper_ray.serving.plan import EnginePlan, Plan
+from steper_ray.serving.traces import Traces
 from steper_ray.serving.web import WebSettings, make_app
 
 HEALTH_SECONDS = 2.0
@@ -52,7 +54,9 @@ class EngineReplica(ReasonEngine):
             ShardedRetriever(shards) if shards else open_index(plan.index, config.retrieval, plan.corpus)
         )
         students = open_students(engine.engine, engine.students)
-        super().__init__(retriever, students, config.reasoning, config.sampling, config.serve)
+        super().__init__(
+            retriever, students, config.reasoning, config.sampling, config.serve, EngineMetrics()
+        )
 
     async def __del__(self) -> None:  # Serve awaits it before the replica ends
         await self.close()
@@ -81,6 +85,7 @@ class IngressReplica:
             serve_config.request_timeout_s,
             token,
             plan.config.sampling,
+            observers=[RequestMetrics(), *([Traces(url)] if (url := serve_config.traces_url) else [])],
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:

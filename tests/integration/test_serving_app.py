@@ -2,15 +2,18 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
 import openai
 import pytest
+import ray
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from serving_apps import REST, deploy, free_port, hanging, serving, small_config
 from waiting import answers, wait_until
@@ -52,6 +55,12 @@ def ask(url, question, **fields):
 
 def stream(url, question):
     return httpx.stream("POST", f"{url}/v1/reason", json={"question": question, "stream": True}, timeout=60)
+
+
+def dashboard_metrics():
+    """The names in the dashboard's queries."""
+    text = (Path(__file__).parents[2] / "cluster/grafana/reasoner.json").read_text()
+    return set(re.findall(r"\bray_[a-z_]+", "".join(re.findall(r'"expr": (".*")', text))))
 
 
 def events(reply):
@@ -122,6 +131,22 @@ def test_openais_client_gets_the_same_answer_whole_and_streamed(service):
         passages = [passage["id"] for step in told["steps"] for passage in step["passages"]]
         assert [passage["id"] for passage in choice.message.passages] == passages
         assert choice.message.stop_reason == told["stop_reason"]
+
+
+def test_prometheus_gets_every_metric_that_the_dashboard_shows(service):
+    with stream(service.url, service.question) as reply:
+        list(events(reply))
+    with stream(service.hanging, "Who shot Alba?") as reply:
+        read_until_it_hangs(events(reply))
+    port = ray.nodes()[0]["MetricsExportPort"]
+    shown = dashboard_metrics()
+    assert len(shown) > 10
+
+    def missing():
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        return sorted(name for name in shown if f"\n{name}{{" not in text)
+
+    wait_until(lambda: not missing(), "the metrics", seconds=90, every=1.0)
 
 
 # ---- refusals, through Serve's own proxy
