@@ -22,8 +22,11 @@ from steper_ray.generation.base import Chunk, Generator, Prompt
 from steper_ray.reasoning import Event, Finished, Reasoner
 from steper_ray.retrieval import AsyncRetriever, Retriever, as_async
 from steper_ray.schema import Hit, Question, Trajectory
+from steper_ray.serving.gathering import gathered
 from steper_ray.serving.wire import Unit
 
+#: A stream is passed on at most so often: twenty times a second looks like writing, and costs little.
+PART_SECONDS = 0.05
 #: The last error of the generator in the request at hand; a trajectory keeps but its text.
 _last_error: ContextVar[list[GenerationError]] = ContextVar("last_error")
 
@@ -168,6 +171,10 @@ class ReasonEngine:
         except EngineDeadError as error:
             self._dead = error
             raise
+
+    def parts(self, ask: Ask) -> AsyncGenerator[list[Event], None]:
+        """The events, gathered for the way to another process."""
+        return gathered(self.events(ask), PART_SECONDS)
 
     async def ready(self) -> None:
         """Raises EngineDeadError if no question can be answered any more."""

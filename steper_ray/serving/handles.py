@@ -81,13 +81,14 @@ class EngineClient:
                 yield event
 
     async def _events(self, ask: Ask) -> AsyncGenerator[Event, None]:
-        call = self._handle.options(stream=True).events.remote(ask)
+        call = self._handle.options(stream=True).parts.remote(ask)
         assert isinstance(call, DeploymentResponseGenerator)
         done = False
         try:
-            async for event in call:
+            async for part in call:
                 self._last_sign = time.monotonic()
-                yield event
+                for event in part:
+                    yield event
             done = True
         finally:
             if not done:

@@ -1,0 +1,198 @@
+"""The endpoint against the bare engine: the same questions, asked by 1, 8, 32 and 128 users at once, layer by layer.
+
+    bare      vLLM in this process, given each step's prompt as the reasoner made it, and closed where it closed it
+    loop      the same engine behind the reasoner: search, prompts, stopping
+    handle    the deployed engine by its Serve handle: another process and Serve's router
+    endpoint  HTTP on top: Serve's proxy, the ingress, JSON
+    streamed  the same as server-sent events
+
+A user asks the next question when his is answered. Each round asks questions of its own in all ways in turn, from empty
+prefix caches; the figures are medians over rounds of ratios within a round. Chains must be the same in all ways.
+
+    python benchmarks/serving.py --json PATH
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import socket
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# As this process, so that the bare engine has no advantage.
+os.environ.update({"RAY_worker_niceness": "0"})
+
+#: Users at once, and the questions that they ask in a round.
+LOADS = {1: 16, 8: 64, 32: 192, 128: 256}
+WAYS = ("bare", "loop", "handle", "endpoint", "streamed")
+
+
+async def measure(folder: Path, rounds: int, loads: dict[int, int]) -> dict[str, Any]:
+    # Not at the top: vLLM's own processes import this script, and cannot bear numba, which bm25s brings.
+    import ray
+    from ray import serve
+    from serving_ways import (
+        Recorder,
+        ResettableReplica,
+        bare,
+        empty_cache,
+        endpoint,
+        handle,
+        loop,
+        streamed,
+        users,
+    )
+
+    from steper_ray.client import Client
+    from steper_ray.config import Config
+    from steper_ray.corpora import open_corpus
+    from steper_ray.generation.vllm_engine import VllmGenerator
+    from steper_ray.reasoning import Reasoner
+    from steper_ray.retrieval import open_index
+    from steper_ray.serving.deployments import bind
+    from steper_ray.serving.engine import ReasonEngine
+    from steper_ray.serving.plan import make_plan
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    most = rounds * sum(loads.values()) + 8
+    config = Config.model_validate(
+        {
+            "run_dir": folder,
+            "corpus": {"miniature": {"worlds": -(-most // 8), "seed": 79, "split": "test"}},
+            "engine": {"kind": "vllm", "model": "miniature:teacher"},
+            "serve": {"max_ongoing_requests": 256, "request_timeout_s": 600, "port": port},
+        }
+    )
+    plan = make_plan(config)
+    name = plan.about.model
+    corpus = open_corpus(config.corpus)
+    questions = iter(list(corpus.questions()))
+    retriever = open_index(plan.index, config.retrieval, plan.corpus)
+    engine = VllmGenerator(config.engine)
+    local = ReasonEngine(retriever, {name: engine}, config.reasoning, config.sampling, config.serve)
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.run(bind(plan, engine=serve.deployment(name="Engine")(ResettableReplica)), name="steper")
+    deployed = serve.get_deployment_handle("Engine", app_name="steper")
+    client = Client(f"http://127.0.0.1:{port}", timeout_s=600, retries=0)
+
+    async def record(asked: Sequence[Any]) -> dict[str, Any]:
+        found = {}
+        for question in asked:
+            recorder = Recorder(engine)
+            await Reasoner(retriever, recorder, config.reasoning, config.sampling).run(question)
+            found[question.id] = recorder.requests[""]
+        return found
+
+    found: list[dict[str, Any]] = []
+    warm = list(itertools.islice(questions, 8))
+    for number in range(rounds + 1):  # the first one warms up
+        for count, size in loads.items() if number else ((8, 8),):
+            asked = list(itertools.islice(questions, size)) if number else warm
+            requests = await record(asked)
+            ways = {
+                "bare": bare(engine, config.sampling, requests),
+                "loop": loop(local, name),
+                "handle": handle(deployed, name),
+                "endpoint": endpoint(client),
+                "streamed": streamed(client),
+            }
+            order = WAYS if number % 2 else tuple(reversed(WAYS))
+            row: dict[str, Any] = {"users": count, "questions": size}
+            row["steps"] = sum(map(len, requests.values()))
+            chains = {}
+            for way in order:
+                await empty_cache(engine)
+                await deployed.empty_cache.remote()
+                seconds, results = await users(ways[way], asked, count)
+                row[way] = _told(seconds, results)
+                chains[way] = [result.chain for result in results]
+            row["same_chains"] = all(chains[way] == chains["endpoint"] for way in WAYS[1:])
+            if number:
+                found.append(row)
+                told = ", ".join(f"{way} {row[way]['seconds']:.2f} s" for way in WAYS)
+                print(f"round {number}, {count} users: {told}, same chains: {row['same_chains']}", flush=True)
+    await client.close()
+    await engine.close()
+    serve.shutdown()
+    ray.shutdown()
+    return _figures(found, loads)
+
+
+def _told(seconds: float, results: Sequence[Any]) -> dict[str, float]:
+    times = sorted(result.seconds for result in results)
+    first = sorted(result.first_s for result in results)
+
+    def at(values: Sequence[float], share: float) -> float:
+        return values[min(len(values) - 1, int(share * len(values)))]
+
+    return {"seconds": seconds, "mean_s": statistics.mean(times)} | {
+        f"{name}_p{int(share * 100)}_s": at(values, share)
+        for name, values in (("question", times), ("first_token", first))
+        for share in (0.5, 0.95, 0.99)
+    }
+
+
+def _figures(rows: Sequence[dict[str, Any]], loads: dict[int, int]) -> dict[str, Any]:
+    def median(count: int, way: str, what: str, over: str | None = None) -> float:
+        of = [row for row in rows if row["users"] == count]
+        return statistics.median(row[way][what] / (row[over][what] if over else 1) for row in of)
+
+    alone = [row for row in rows if row["users"] == 1]
+
+    def added(way: str) -> float:
+        """Of a step at one user: what this way takes longer than the bare engine, over the bare engine's step."""
+        return statistics.median(row[way]["seconds"] / row["bare"]["seconds"] - 1 for row in alone)
+
+    return {
+        "ratio_to_engine": median(32, "bare", "seconds", "endpoint") if 32 in loads else None,
+        "added_latency_share": added("endpoint") if alone else None,
+        "added_latency_share_by_layer": {way: added(way) for way in WAYS[1:]} if alone else {},
+        "bare_step_s": statistics.median(row["bare"]["seconds"] / row["steps"] for row in alone)
+        if alone
+        else None,
+        "same_chains": all(row["same_chains"] for row in rows),
+        "by_users": {
+            count: {
+                way: {
+                    "questions_per_second": loads[count] / median(count, way, "seconds"),
+                    "throughput_over_bare": median(count, "bare", "seconds", way),
+                    **{what: median(count, way, what) for what in rows[0][way] if what != "seconds"},
+                }
+                for way in WAYS
+            }
+            for count in loads
+        },
+        "rounds": list(rows),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--users", type=int, nargs="+", default=list(LOADS), choices=list(LOADS))
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        loads = {count: LOADS[count] for count in args.users}
+        figures = asyncio.run(measure(Path(folder), args.rounds, loads))
+    text = json.dumps(figures, indent=1) + "\n"
+    if args.json is not None:
+        args.json.write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""The layers between a bare engine and a user of the endpoint, each driven by the same closed loop of users."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray.serve.handle import DeploymentHandle
+
+from steper_ray.client import Client
+from steper_ray.client_replies import Answer
+from steper_ray.config import SamplingConfig
+from steper_ray.generation import Generator
+from steper_ray.generation.base import Prompt
+from steper_ray.reasoning import Finished, ReasoningDelta
+from steper_ray.schema import Question
+from steper_ray.serving.deployments import EngineReplica
+from steper_ray.serving.engine import Ask, ReasonEngine
+from steper_ray.serving.wire import DeltaEvent
+
+
+@dataclass(slots=True)
+class Asked:
+    """One question as a user saw it: its chain, and seconds until its first text and its end."""
+
+    chain: tuple[str, ...]
+    first_s: float
+    seconds: float
+
+
+Way = Callable[[Question], Awaitable[Asked]]
+
+
+@dataclass(slots=True)
+class Generation:
+    """What one step's generation read, and the tokens it came to until its stream was closed."""
+
+    prompt: Prompt
+    stop: Sequence[str]
+    written: int = 0
+
+
+@dataclass
+class Recorder:
+    """The engine, and what it was asked, by question."""
+
+    engine: Generator
+    requests: dict[str, list[Generation]] = field(default_factory=dict)
+    now: str = ""
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.engine.tokenizer
+
+    async def stream(self, prompt: Prompt, sampling: SamplingConfig, stop: Sequence[str] = ()) -> Any:
+        request = Generation(prompt, stop)
+        self.requests.setdefault(self.now, []).append(request)
+        async with aclosing(self.engine.stream(prompt, sampling, stop)) as chunks:
+            async for chunk in chunks:
+                request.written += len(chunk.token_ids)
+                yield chunk
+
+    async def close(self) -> None:
+        await self.engine.close()
+
+
+class ResettableReplica(EngineReplica):
+    """The deployed engine, whose prefix cache can be emptied between two measurements."""
+
+    async def empty_cache(self) -> None:
+        await empty_cache(next(iter(self._students.values())))
+
+
+async def empty_cache(generator: Any) -> None:
+    if not await generator._llm.reset_prefix_cache():
+        raise RuntimeError("the engine is not idle")
+
+
+def bare(engine: Generator, sampling: SamplingConfig, requests: dict[str, list[Generation]]) -> Way:
+    """The engine alone: the prompts of the steps, already made, one after the other as they depend on each other, each
+    stream closed where the reasoner closed it."""
+
+    async def ask(question: Question) -> Asked:
+        started, first = time.perf_counter(), 0.0
+        for request in requests[question.id]:
+            written = 0
+            async with aclosing(engine.stream(request.prompt, sampling, request.stop)) as chunks:
+                async for chunk in chunks:
+                    first = first or time.perf_counter() - started
+                    written += len(chunk.token_ids)
+                    if written >= request.written:
+                        break
+        return Asked((), first, time.perf_counter() - started)
+
+    return ask
+
+
+def loop(engine: ReasonEngine, model: str) -> Way:
+    """The engine and the reasoner in one process: with search, prompts and stopping, without a network."""
+    return _of_events(lambda ask: engine.events(ask), model)
+
+
+def handle(deployed: DeploymentHandle, model: str) -> Way:
+    """The deployed engine by its handle: with Serve's router and processes, without HTTP."""
+
+    async def ask(question: Question) -> Asked:
+        started = time.perf_counter()
+        trajectory = await deployed.answer.remote(Ask(question.id, question.text, time.time(), model))
+        return Asked(trajectory.chain, 0.0, time.perf_counter() - started)
+
+    return ask
+
+
+def endpoint(client: Client) -> Way:
+    """All of it: one POST a question, the answer in one piece."""
+
+    async def ask(question: Question) -> Asked:
+        started = time.perf_counter()
+        answer = await client.reason(question.text)
+        return Asked(answer.chain, 0.0, time.perf_counter() - started)
+
+    return ask
+
+
+def streamed(client: Client) -> Way:
+    """All of it, as server-sent events: what a page or a chat asks for."""
+
+    async def ask(question: Question) -> Asked:
+        started, first, chain = time.perf_counter(), 0.0, ()
+        async with aclosing(client.stream(question.text)) as events:
+            async for event in events:
+                if isinstance(event, DeltaEvent):
+                    first = first or time.perf_counter() - started
+                elif isinstance(event, Answer):
+                    chain = event.chain
+        return Asked(chain, first, time.perf_counter() - started)
+
+    return ask
+
+
+def _of_events(events: Callable[[Ask], AsyncGenerator[Any, None]], model: str) -> Way:
+    async def ask(question: Question) -> Asked:
+        started, first, chain = time.perf_counter(), 0.0, ()
+        async with aclosing(events(Ask(question.id, question.text, time.time(), model))) as told:
+            async for event in told:
+                if isinstance(event, ReasoningDelta):
+                    first = first or time.perf_counter() - started
+                elif isinstance(event, Finished):
+                    chain = event.trajectory.chain
+        return Asked(chain, first, time.perf_counter() - started)
+
+    return ask
+
+
+async def users(way: Way, questions: Sequence[Question], count: int) -> tuple[float, list[Asked]]:
+    """Seconds in all, and each question's, of `count` users who each ask the next question when theirs is answered."""
+    rest = iter(enumerate(questions))
+    found: dict[int, Asked] = {}
+
+    async def user() -> None:
+        for number, question in rest:
+            found[number] = await way(question)
+
+    started = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(count):
+            group.create_task(user())
+    return time.perf_counter() - started, [found[number] for number in range(len(questions))]

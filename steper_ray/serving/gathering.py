@@ -1,0 +1,64 @@
+"""A stream's events in fewer, larger parts: to pass one from process to process costs more than to write a token."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, suppress
+
+from steper_ray.reasoning import Event, ReasoningDelta
+
+
+async def gathered(events: AsyncGenerator[Event, None], every_s: float) -> AsyncGenerator[list[Event], None]:
+    """All events in their order, in lists of which one comes every `every_s` seconds at most.
+
+    The first event comes at once, and so do one after a pause and the last; text of one step is put together. The
+    reasoning itself is never held up. Closing the parts closes the events.
+    """
+    queue: asyncio.Queue[Event | None] = asyncio.Queue()
+
+    async def read() -> None:
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    queue.put_nowait(event)
+        finally:
+            queue.put_nowait(None)
+
+    reading = asyncio.create_task(read())
+    clock = asyncio.get_running_loop()
+    free_at = clock.time()
+    try:
+        going = True
+        while going:
+            part = [await queue.get()]
+            if part[0] is not None:
+                # No longer than there is something to wait for.
+                await asyncio.wait({reading}, timeout=max(0.0, free_at - clock.time()))
+            while part[-1] is not None and not queue.empty():
+                part.append(queue.get_nowait())
+            going = part[-1] is not None
+            free_at = clock.time() + every_s
+            if told := joined([event for event in part if event is not None]):
+                yield told
+        await reading  # raises what the events raised
+    finally:
+        reading.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await reading
+
+
+def joined(events: Sequence[Event]) -> list[Event]:
+    """The events with neighbouring texts of one step as one."""
+    found: list[Event] = []
+    for event in events:
+        last = found[-1] if found else None
+        if (
+            isinstance(event, ReasoningDelta)
+            and isinstance(last, ReasoningDelta)
+            and last.index == event.index
+        ):
+            found[-1] = ReasoningDelta(event.index, last.text + event.text)
+        else:
+            found.append(event)
+    return found
