@@ -23,8 +23,10 @@ from steper_ray.errors import EngineDeadError, SteperError
 from steper_ray.reasoning import Event
 from steper_ray.retrieval import open_index
 from steper_ray.schema import Trajectory
-from steper_ray.serving.asking import GRACE_SECONDS, EngineUnavailableError, OverloadedError
+from steper_ray.serving.asking import GRACE_SECONDS, EngineUnavailableError, OverloadedError, longest_s
 from steper_ray.serving.engine import Ask, ReasonEngine
+from steper_ray.serving.keys import KeyEntry, load_keys
+from steper_ray.serving.ledger_deployment import Ledger, LedgerClient
 from steper_ray.serving.plan import Plan
 from steper_ray.serving.web import WebSettings, make_app
 
@@ -121,7 +123,14 @@ class EngineClient:
 class IngressReplica:
     """The HTTP app over the engine's handle. `guarded`: a token was set where the application was built."""
 
-    def __init__(self, engine: DeploymentHandle, plan: Plan, guarded: bool) -> None:
+    def __init__(
+        self,
+        engine: DeploymentHandle,
+        plan: Plan,
+        guarded: bool,
+        keys: tuple[KeyEntry, ...] = (),
+        ledger: DeploymentHandle | None = None,
+    ) -> None:
         serve_config = plan.config.serve
         token = os.environ.get(serve_config.token_env) or None
         if guarded and token is None:
@@ -137,10 +146,14 @@ class IngressReplica:
             serve_config.request_timeout_s,
             token,
             plan.config.sampling,
+            keys,
+            serve_config.limits,
+            serve_config.idempotency,
         )
+        self._ledger = LedgerClient(ledger, longest_s(serve_config.request_timeout_s)) if ledger else None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return make_app(self._engine, self._settings)
+        return make_app(self._engine, self._settings, self._ledger)
 
 
 Engine: serve.Deployment = serve.deployment(name="Engine")(EngineReplica)
@@ -148,8 +161,12 @@ Ingress: serve.Deployment = serve.deployment(name="Ingress")(serve.ingress()(Ing
 
 
 def bind(plan: Plan, engine: serve.Deployment = Engine) -> serve.Application:
-    """The application of a plan, with its limits set."""
+    """The application of a plan, with its limits set. Raises KeysError."""
     settings = plan.config.serve
+    keys = load_keys(settings.keys_file)
+    # A single replica of the ingress keeps the book itself.
+    several = settings.ingress_replicas > 1 or settings.ingress_autoscale is not None
+    ledger = Ledger.bind(longest_s(settings.request_timeout_s), settings.idempotency) if several else None
     waiting = settings.replicas * settings.max_ongoing_requests + settings.max_queued_requests
     drain = settings.request_timeout_s + 2 * GRACE_SECONDS
     backpressure = BackpressureConfig(status_code=429, retry_after_s=2)
@@ -169,4 +186,4 @@ def bind(plan: Plan, engine: serve.Deployment = Engine) -> serve.Application:
         backpressure_config=backpressure,
         graceful_shutdown_timeout_s=drain,
         ray_actor_options={"num_cpus": INGRESS_CPUS},
-    ).bind(bound, plan, guarded=bool(os.environ.get(settings.token_env)))
+    ).bind(bound, plan, bool(os.environ.get(settings.token_env)), keys, ledger)
