@@ -66,21 +66,38 @@ def documented(*statuses: int, but: tuple[int, ...] = ()) -> dict[int | str, dic
 
 
 def streamed() -> dict[str, Any]:
-    events = {name: {"$ref": _REF.format(model=model.__name__)} for name, model in EVENTS.items()}
-    text = "Server-sent events; each one's data is JSON of the model that x-events names for it."
-    schema = {"type": "string", "description": text, "x-events": events}
-    return {
-        "description": "The answer, whole or as it grows",
-        "content": {"text/event-stream": {"schema": schema}},
-    }
+    kinds = [
+        {
+            "type": "object",
+            "properties": {"event": {"const": name}, "data": _json_text(model)},
+            "required": ["event", "data"],
+        }
+        for name, model in EVENTS.items()
+    ]
+    return _stream({"description": "One server-sent event.", "oneOf": kinds})
 
 
 def chunked() -> dict[str, Any]:
-    text = "Server-sent events; each one's data is a chunk, an error body as the last one, or [DONE]."
-    schema = {"type": "string", "description": text, "x-data": {"$ref": _REF.format(model="ChatChunk")}}
+    data = {"anyOf": [_json_text(ChatChunk), _json_text(ErrorBody), {"const": "[DONE]"}]}
+    text = "One server-sent event: a chunk, an error body as the last one, or [DONE]."
+    return _stream(
+        {"description": text, "type": "object", "properties": {"data": data}, "required": ["data"]}
+    )
+
+
+def _json_text(model: type[Wire]) -> dict[str, Any]:
+    return {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": {"$ref": _REF.format(model=model.__name__)},
+    }
+
+
+def _stream(event: dict[str, Any]) -> dict[str, Any]:
+    """OpenAPI 3.2's way to describe one event of a stream, which readers of 3.1 pass over."""
     return {
         "description": "The answer, whole or as it grows",
-        "content": {"text/event-stream": {"schema": schema}},
+        "content": {"text/event-stream": {"itemSchema": event}},
     }
 
 

@@ -16,6 +16,7 @@ from typing import TypeVar
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from steper_ray.config import CallerLimits, IdempotencyConfig, SamplingConfig
@@ -72,13 +73,19 @@ def make_app(engine: Engine, settings: WebSettings, ledger: Ledger | None = None
         version="1",
         docs_url=None,  # its pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would repeat the Host that a client made up
         middleware=[
             Middleware(Access, keyring=keyring),
             Middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes),
             Middleware(Quotas, ledger=ledger),
             Middleware(Idempotency, ledger=ledger, max_bytes=settings.idempotency.max_bytes),
         ],
-        exception_handlers={Problem: _on_problem, HTTPException: _on_http, Exception: _on_fault},
+        exception_handlers={
+            Problem: _on_problem,
+            HTTPException: _on_http,
+            ClientDisconnect: _on_leaving,
+            Exception: _on_fault,
+        },
     )
     _add_page(app)
     _add_health(app, engine)
@@ -230,6 +237,11 @@ async def _on_http(_: Request, error: Exception) -> Response:
     return problem_response(
         Problem(error.status_code, "invalid_request", "the request cannot be read", headers)
     )
+
+
+async def _on_leaving(_: Request, __: Exception) -> Response:
+    """The client left in the middle of its body: no fault, and nobody reads this."""
+    return problem_response(Problem(400, "malformed_json", "the body ends early"))
 
 
 async def _on_fault(_: Request, error: Exception) -> Response:
