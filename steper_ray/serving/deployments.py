@@ -180,6 +180,7 @@ def bind(plan: Plan, engine: serve.Deployment = Engine) -> serve.Application:
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
     ).bind(plan)
     return Ingress.options(
+        num_replicas=settings.ingress_replicas,
         # All that the engine takes and lets wait is here too, and the page and the probes besides.
         max_ongoing_requests=waiting + 64,
         max_queued_requests=waiting + 64,

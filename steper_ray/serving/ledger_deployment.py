@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Any
 
 from ray import serve
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 #: Longest wait for the book: it answers in milliseconds, or is down.
 ANSWER_SECONDS = 1.0
+#: So long it is not asked again after it did not answer: questions must not wait for it one after another.
+DOWN_SECONDS = 2.0
 LEDGER_CPUS = 0.05
 
 Ledger: serve.Deployment = serve.deployment(
@@ -42,6 +45,7 @@ class LedgerClient:
     def __init__(self, handle: DeploymentHandle, longest_s: float) -> None:
         self._handle = handle
         self._own = LocalLedger(longest_s, IdempotencyConfig())
+        self._down_until = float("-inf")
 
     async def admit(self, caller: str, limits: CallerLimits, place: str) -> Admission:
         answer: Admission | None = await self._call("admit", caller, limits, place)
@@ -66,11 +70,14 @@ class LedgerClient:
 
     async def _call(self, method: str, *args: Any) -> Any:
         """What it answers; None while it is down."""
+        if time.monotonic() < self._down_until:
+            return None
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 return await getattr(self._handle, method).remote(*args)
         except (RayError, RayServeException, TimeoutError) as error:
             logger.warning("the ledger does not answer (%s)", type(error).__name__)
+            self._down_until = time.monotonic() + DOWN_SECONDS
             return None
 
     def _tell(self, method: str, *args: Any) -> None:
