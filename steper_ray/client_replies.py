@@ -48,7 +48,7 @@ class AccessError(ReasonerError):
 
 
 class BusyError(ReasonerError):
-    """The server still had too much to do, or no engine, at the last attempt."""
+    """The server still had too much to do, or no engine, at the last attempt, or this caller's limit was used up."""
 
 
 class FailedError(ReasonerError):
@@ -130,7 +130,7 @@ def refusal(status: int, data: bytes) -> ReasonerError:
 def _error(status: int) -> type[ReasonerError]:
     if status in (401, 403):
         return AccessError
-    if status in (429, 503):
+    if status in (409, 429, 503):
         return BusyError
     return QuestionError if 400 <= status < 500 else FailedError
 

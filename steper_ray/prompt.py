@@ -9,9 +9,10 @@ up to its last passage. This module knows `schema` alone: no model, no engine, n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from steper_ray.schema import Passage
 
@@ -51,7 +52,7 @@ class Layout:
 
     def trunk_segments(self, passages: Sequence[Passage]) -> list[str]:
         """The preamble and the wrong attempt (if any), then one segment a passage."""
-        blocks = [self.passage.format(title=clean(p.title), text=clean(p.text)) for p in passages]
+        blocks = [self.passage.format(title=clean(p.title), text=_quoted(clean(p.text))) for p in passages]
         return [segment for segment in (self.preamble, self.attempt) if segment] + blocks
 
     def question_segment(self, question: str) -> str:
@@ -62,9 +63,14 @@ class Layout:
         return [self.joiner + piece for piece in chain if piece]
 
     def text(self, question: str, passages: Sequence[Passage], chain: Sequence[str]) -> str:
-        """The whole prompt as text: what a text-only endpoint is sent."""
-        trunk = self.trunk_segments(passages)
-        return "".join([*trunk, self.question_segment(question), *self.chain_segments(chain)])
+        """The whole prompt as text: what a text-only endpoint is sent.
+
+        Its tokenizer reads control tokens out of text, so what looks like one in the data is written otherwise.
+        """
+        shown = [Passage(p.id, defuse(p.title), defuse(p.text)) for p in passages]
+        said = [defuse(piece) for piece in chain]
+        trunk = replace(self, attempt=defuse(self.attempt)).trunk_segments(shown)
+        return "".join([*trunk, self.question_segment(defuse(question)), *self.chain_segments(said)])
 
 
 WRONG_ATTEMPT = (
@@ -76,6 +82,46 @@ WRONG_ATTEMPT = (
 def clean(text: str) -> str:
     """Passages and questions are data: line breaks inside them cannot forge a block of the layout."""
     return " ".join(text.split())
+
+
+#: What a line of a layout begins with, which a passage's text, a line of its own, must not.
+_LABEL = re.compile(
+    r"(?:title|q|a|question|answer|follow[ -]?up|intermediate answer|so the (?:final )?answer is"
+    r"|are follow[ -]?up questions needed here|(?:thought|action|observation)(?: ?\d+)?) ?:",
+    re.IGNORECASE,
+)
+#: Control tokens as the usual models spell them: Llama's and Qwen's, DeepSeek's, SentencePiece's, Gemma's, Mistral's.
+_CONTROL = re.compile(
+    r"<(?=\|[^<>|\s]{1,64}\|>|\uff5c[^<>\uff5c\s]{1,64}\uff5c>"
+    r"|/?(?:s|pad|unk|bos|eos|mask|cls|sep|start_of_turn|end_of_turn|begin_of_text|end_of_text)>|</?SYS>>)"
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|CLS|SEP|MASK|PAD|UNK)\])",
+    re.IGNORECASE,
+)
+
+
+def _quoted(text: str) -> str:
+    """A passage's text that opens like a line of the layout, quoted as in a mail; any other as it is."""
+    return f"> {text}" if _LABEL.match(text) else text
+
+
+def defuse(text: str) -> str:
+    """What is spelled like a control token gets a blank behind its bracket, and is text for every tokenizer."""
+    return _CONTROL.sub(lambda match: f"{match.group()} ", text)
+
+
+def plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of a text as text: a control token that is spelled out in it ('</s>') stays letters.
+
+    Control tokens are put into a prompt as ids and nowhere else. Hugging Face's tokenizers would read them from text.
+    """
+    if hasattr(tokenizer, "split_special_tokens"):
+        reads_all: Any = tokenizer
+        try:
+            ids: list[int] = reads_all.encode(text, add_special_tokens=False, split_special_tokens=True)
+            return ids
+        except ValueError:
+            pass  # Mistral's own tokenizers refuse the option; they never read control tokens from text
+    return tokenizer.encode(text, add_special_tokens=False)
 
 
 IRCOT = Layout(passage="Title: {title}\n{text}\n\n", question="Q: {question}\nA:", joiner=" ")
@@ -109,7 +155,7 @@ class PromptEncoder:
     def segment(self, text: str) -> list[int]:
         ids = self._cache.get(text)
         if ids is None:
-            ids = self.tokenizer.encode(text, add_special_tokens=False)
+            ids = plain_ids(self.tokenizer, text)
             if len(self._cache) >= self.max_cached:
                 self._cache.pop(next(iter(self._cache)))
             self._cache[text] = ids

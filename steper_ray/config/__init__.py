@@ -8,18 +8,27 @@ from steper_ray.config.build import BuildConfig, TeacherConfig, VerifyConfig
 from steper_ray.config.data import CorpusConfig, MiniatureConfig, RetrievalConfig
 from steper_ray.config.reasoning import EngineConfig, ReasoningConfig, SamplingConfig
 from steper_ray.config.run import Config, DemoConfig, EvaluateConfig
-from steper_ray.config.serve import AutoscaleConfig, RetrieverServeConfig, ServeConfig, StudentConfig
+from steper_ray.config.serve import (
+    AutoscaleConfig,
+    CallerLimits,
+    IdempotencyConfig,
+    RetrieverServeConfig,
+    ServeConfig,
+    StudentConfig,
+)
 from steper_ray.config.train import LoraConfig, TrainConfig
 from steper_ray.config.validation import ValidationConfig
 
 __all__ = [
     "AutoscaleConfig",
     "BuildConfig",
+    "CallerLimits",
     "Config",
     "CorpusConfig",
     "DemoConfig",
     "EngineConfig",
     "EvaluateConfig",
+    "IdempotencyConfig",
     "LoraConfig",
     "MiniatureConfig",
     "ReasoningConfig",

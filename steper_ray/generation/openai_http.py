@@ -252,7 +252,9 @@ def _chunk(choice: CompletionChoice) -> Chunk:
     ids = getattr(choice, "token_ids", None) or ()
     logprobs = (choice.logprobs and choice.logprobs.token_logprobs) or ()
     known = tuple(value for value in logprobs if value is not None)
-    return Chunk(choice.text, tuple(ids), known, choice.finish_reason)
+    # JSON may hold half a character ('\ud83d' alone), which no tokenizer, table or answer can.
+    text = choice.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return Chunk(text, tuple(ids), known, choice.finish_reason)
 
 
 def _usage(usage: CompletionUsage) -> Usage:

@@ -14,7 +14,7 @@ from steper_ray.config import EngineConfig
 from steper_ray.errors import GenerationError, ModelError, PromptTooLongError
 from steper_ray.generation.base import Prompt
 from steper_ray.models import resolve_model
-from steper_ray.prompt import Tokenizer
+from steper_ray.prompt import Tokenizer, plain_ids
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -45,10 +45,11 @@ def load_tokenizer(name: str, *, local: bool = False) -> Any:
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
-    """The prompt as ids. Text gets a begin-of-sequence (where the tokenizer has one), as in PromptEncoder."""
+    """The prompt as ids. Text gets a begin-of-sequence (where the tokenizer has one), as in PromptEncoder, and no other
+    control token."""
     if not isinstance(prompt, str):
         return list(prompt)
-    ids = tokenizer.encode(prompt, add_special_tokens=False)
+    ids = plain_ids(tokenizer, prompt)
     return ids if tokenizer.bos_token_id is None else [tokenizer.bos_token_id, *ids]
 
 

@@ -1,12 +1,11 @@
 """Who is let in, how much is read from him, and what a browser is told: ASGI middleware around the whole app.
 
-A token that is set must be shown; with none set only this machine is served. Refusals come before a body is
-read. It knows no route and no Ray.
+Where there are keys (the server's token is one) one of them must be shown; with none only this machine is served.
+Refusals come before a body is read. It knows no route and no Ray.
 """
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 from collections.abc import Mapping
 
@@ -15,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steper_ray.serving.api import Problem
+from steper_ray.serving.keys import Caller, Keyring
 
 #: Probes ask without a token and from other machines, and learn nothing but that the service is there.
 PROBES = frozenset(("/healthz", "/readyz"))
@@ -38,23 +38,31 @@ SECURITY_HEADERS = {
 }
 
 
-def check_access(path: str, headers: Mapping[str, str], client: str | None, token: str | None) -> None:
-    """Raises Problem unless the request may go on. `client` is the address of the other end, `token` ours."""
+def check_access(
+    path: str, headers: Mapping[str, str], client: str | None, keyring: Keyring
+) -> Caller | None:
+    """Who asks; None where that does not matter. Raises Problem unless the request may go on.
+
+    `client` is the address of the other end.
+    """
     if path in PROBES:
-        return
-    if token is None:
+        return None
+    if not keyring.keys:
         _check_loopback(headers, client)
-    elif path not in PAGE and not path.startswith(PAGE_FILES):
-        _check_token(headers.get("authorization", ""), token)
+        return keyring.loopback
+    if path in PAGE or path.startswith(PAGE_FILES):
+        return None
+    return _check_key(headers.get("authorization", ""), keyring)
 
 
-def _check_token(header: str, token: str) -> None:
+def _check_key(header: str, keyring: Keyring) -> Caller:
     scheme, _, shown = header.partition(" ")
-    # As bytes, and as they came: headers are decoded as latin-1, and compare_digest takes no other text than ASCII.
-    same = hmac.compare_digest(shown.strip().encode("latin-1"), token.encode())
-    if scheme.lower() != "bearer" or not same:
+    # As bytes, and as they came: headers are decoded as latin-1.
+    caller = keyring.find(shown.strip().encode("latin-1"))
+    if scheme.lower() != "bearer" or caller is None:
         message = "a valid token is needed: Authorization: Bearer <token>"
         raise Problem(401, "unauthorized", message, {"www-authenticate": "Bearer"})
+    return caller
 
 
 def _check_loopback(headers: Mapping[str, str], client: str | None) -> None:
@@ -86,10 +94,13 @@ def _is_loopback(host: str | None) -> bool:
 
 
 class Access:
-    """Turns away who may not come in, and adds the security headers to every answer."""
+    """Turns away who may not come in, and adds the security headers to every answer.
 
-    def __init__(self, app: ASGIApp, token: str | None) -> None:
-        self._app, self._token = app, token
+    The scope's state tells the others who the `caller` is.
+    """
+
+    def __init__(self, app: ASGIApp, keyring: Keyring) -> None:
+        self._app, self._keyring = app, keyring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -108,10 +119,11 @@ class Access:
         try:
             # Behind a route prefix the scope's path has it in front.
             path = scope["path"].removeprefix(scope.get("root_path", ""))
-            check_access(path, Headers(scope=scope), client, self._token)
+            caller = check_access(path, Headers(scope=scope), client, self._keyring)
         except Problem as problem:
             await problem_response(problem)(scope, receive, send_with_headers)
         else:
+            scope = {**scope, "state": {**scope.get("state", {}), "caller": caller}}
             await self._app(scope, receive, send_with_headers)
 
 

@@ -78,7 +78,14 @@ def request_model(limits: Limits) -> type[ReasonRequest]:
         "ReasonRequest",
         __base__=ReasonRequest,
         __doc__=ReasonRequest.__doc__,
-        question=(str, Field(min_length=1, max_length=limits.max_question_chars)),
+        question=(
+            str,
+            Field(
+                min_length=1,
+                max_length=limits.max_question_chars,
+                json_schema_extra={"pattern": r"\S"},  # as ReasonRequest itself checks it
+            ),
+        ),
         max_steps=(
             int | None,
             Field(

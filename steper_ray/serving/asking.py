@@ -29,6 +29,11 @@ logger = logging.getLogger(__name__)
 GRACE_SECONDS = 5.0
 
 
+def longest_s(timeout_s: float) -> float:
+    """No request of this deadline lasts longer: what one holds may be taken from it after that."""
+    return timeout_s + 4 * GRACE_SECONDS
+
+
 class EngineUnavailableError(Exception):
     """No replica of the engine can answer now."""
 

@@ -21,9 +21,11 @@ from steper_ray.config import AutoscaleConfig
 from steper_ray.errors import SteperError
 from steper_ray.retrieval import Retriever, open_index
 from steper_ray.schema import Hit
-from steper_ray.serving.asking import GRACE_SECONDS
+from steper_ray.serving.asking import GRACE_SECONDS, longest_s
 from steper_ray.serving.engine import ReasonEngine
 from steper_ray.serving.handles import EngineClient, ShardedRetriever, Students
+from steper_ray.serving.keys import KeyEntry, load_keys
+from steper_ray.serving.ledger_deployment import Ledger, LedgerClient
 from steper_ray.serving.metrics import EngineMetrics, RequestMetrics
 from steper_ray.serving.plan import EnginePlan, Plan
 from steper_ray.serving.traces import Traces
@@ -66,7 +68,14 @@ class IngressReplica:
     """The HTTP app over the handles of the engines, by their names. `guarded`: a token was set where the application
     was built."""
 
-    def __init__(self, engines: Mapping[str, DeploymentHandle], plan: Plan, guarded: bool) -> None:
+    def __init__(
+        self,
+        engines: Mapping[str, DeploymentHandle],
+        plan: Plan,
+        guarded: bool,
+        keys: tuple[KeyEntry, ...] = (),
+        ledger: DeploymentHandle | None = None,
+    ) -> None:
         serve_config = plan.config.serve
         token = os.environ.get(serve_config.token_env) or None
         if guarded and token is None:
@@ -85,11 +94,15 @@ class IngressReplica:
             serve_config.request_timeout_s,
             token,
             plan.config.sampling,
+            keys,
+            serve_config.limits,
+            serve_config.idempotency,
             observers=[RequestMetrics(), *([Traces(url)] if (url := serve_config.traces_url) else [])],
         )
+        self._ledger = LedgerClient(ledger, longest_s(serve_config.request_timeout_s)) if ledger else None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return make_app(self._engine, self._settings)
+        return make_app(self._engine, self._settings, self._ledger)
 
 
 Engine: serve.Deployment = serve.deployment(name="Engine")(EngineReplica)
@@ -98,8 +111,12 @@ Ingress: serve.Deployment = serve.deployment(name="Ingress")(serve.ingress()(Ing
 
 
 def bind(plan: Plan, engine: serve.Deployment = Engine) -> serve.Application:
-    """The application of a plan, with its limits set. `engine`: what takes the place of the engines."""
+    """The application of a plan, with its limits set; `engine` may take the place of its engines. Raises KeysError."""
     settings = plan.config.serve
+    keys = load_keys(settings.keys_file)
+    # A single replica of the ingress keeps the book itself.
+    several = settings.ingress_replicas > 1 or settings.ingress_autoscale is not None
+    ledger = Ledger.bind(longest_s(settings.request_timeout_s), settings.idempotency) if several else None
     shards = _bind_shards(plan)
     engines = {one.name: _bind_engine(plan, one, engine, shards) for one in plan.engines}
     # All that the engines take and let wait is in an ingress too, and the page and the probes besides.
@@ -114,7 +131,7 @@ def bind(plan: Plan, engine: serve.Deployment = Engine) -> serve.Application:
         graceful_shutdown_timeout_s=_drain(plan),
         ray_actor_options={"num_cpus": INGRESS_CPUS},
         **_replicas(settings.ingress_replicas, settings.ingress_autoscale),
-    ).bind(engines, plan, guarded=bool(os.environ.get(settings.token_env)))
+    ).bind(engines, plan, bool(os.environ.get(settings.token_env)), keys, ledger)
 
 
 _BACKPRESSURE = BackpressureConfig(status_code=429, retry_after_s=2)

@@ -9,18 +9,20 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import TypeVar
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from steper_ray.config import SamplingConfig
+from steper_ray.config import CallerLimits, IdempotencyConfig, SamplingConfig
 from steper_ray.reasoning import Event
 from steper_ray.serving.access import Access, BodyLimit, problem_response
+from steper_ray.serving.admission import Idempotency, Quotas, check_length
 from steper_ray.serving.api import (
     Limits,
     Problem,
@@ -31,10 +33,12 @@ from steper_ray.serving.api import (
     response,
     sse,
 )
-from steper_ray.serving.asking import Asker, Engine, fault, unavailable
+from steper_ray.serving.asking import Asker, Engine, fault, longest_s, unavailable
 from steper_ray.serving.chat import ChatFrames, Head, as_openai, completion, to_ask
 from steper_ray.serving.chat_wire import ChatCompletion, ModelList, ModelOut, chat_model
 from steper_ray.serving.engine import Ask
+from steper_ray.serving.keys import KeyEntry, make_keyring
+from steper_ray.serving.ledger import Ledger, LocalLedger
 from steper_ray.serving.observing import Observer
 from steper_ray.serving.openapi import ERRORS, body, chunked, documented, streamed, true_openapi
 from steper_ray.serving.wire import About, Examples, Health, ReasonResponse, Wire
@@ -51,7 +55,7 @@ _PAGE = {
 
 @dataclass(frozen=True, slots=True)
 class WebSettings:
-    """What the app is made from. `token` None: only clients of this machine are served.
+    """What the app is made from. `token` None, and no `keys`: only clients of this machine are served.
 
     `sampling` is how the engine decodes: what a chat request may ask for.
     """
@@ -62,21 +66,37 @@ class WebSettings:
     request_timeout_s: float
     token: str | None
     sampling: SamplingConfig
+    keys: tuple[KeyEntry, ...] = ()
+    caller_limits: CallerLimits = field(default_factory=CallerLimits)
+    idempotency: IdempotencyConfig = field(default_factory=IdempotencyConfig)
     observers: Sequence[Observer] = ()
 
 
-def make_app(engine: Engine, settings: WebSettings) -> FastAPI:
-    """The whole HTTP application. There is no CORS header in it: other origins' scripts are kept out."""
+def make_app(engine: Engine, settings: WebSettings, ledger: Ledger | None = None) -> FastAPI:
+    """The whole HTTP application. There is no CORS header in it: other origins' scripts are kept out.
+
+    `ledger`: where several replicas share one; by default the app has its own.
+    """
+    keyring = make_keyring(settings.token, settings.keys, settings.caller_limits)
+    ledger = ledger or LocalLedger(longest_s(settings.request_timeout_s), settings.idempotency)
     app = FastAPI(
         title="steper_ray reasoner",
         version="1",
         docs_url=None,  # its pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would repeat the Host that a client made up
         middleware=[
-            Middleware(Access, token=settings.token),
+            Middleware(Access, keyring=keyring),
             Middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes),
+            Middleware(Quotas, ledger=ledger),
+            Middleware(Idempotency, ledger=ledger, max_bytes=settings.idempotency.max_bytes),
         ],
-        exception_handlers={Problem: _on_problem, HTTPException: _on_http, Exception: _on_fault},
+        exception_handlers={
+            Problem: _on_problem,
+            HTTPException: _on_http,
+            ClientDisconnect: _on_leaving,
+            Exception: _on_fault,
+        },
     )
     _add_page(app)
     _add_health(app, engine)
@@ -84,7 +104,7 @@ def make_app(engine: Engine, settings: WebSettings) -> FastAPI:
     _add_reason(app, asker, settings)
     _add_models(app, settings.about.models)
     _add_chat(app, asker, settings)
-    true_openapi(app, token=settings.token is not None)
+    true_openapi(app, token=bool(keyring.keys))
     return app
 
 
@@ -140,6 +160,7 @@ def _add_reason(app: FastAPI, asker: Asker, settings: WebSettings) -> None:
     )
     async def reason(request: Request) -> Response:
         body = await _read(request, model)
+        check_length(request, body.question)
         name = pick_model(body.model, names)
         trace = request.headers.get("traceparent")
         id = f"reason-{uuid.uuid4().hex}"
@@ -184,7 +205,7 @@ def _add_chat(app: FastAPI, asker: Asker, settings: WebSettings) -> None:
         "/v1/chat/completions",
         summary="Answer a question, for clients of OpenAI's chat completions",
         response_model=ChatCompletion,
-        responses=documented(*ERRORS, but=(422,)) | {200: chunked()},
+        responses=documented(*ERRORS) | {200: chunked()},
         openapi_extra={"requestBody": body(model)},
     )
     async def chat(request: Request) -> Response:
@@ -194,6 +215,7 @@ def _add_chat(app: FastAPI, asker: Asker, settings: WebSettings) -> None:
             name = pick_model(body.model, settings.about.models)
             head = Head(f"chatcmpl-{uuid.uuid4().hex}", int(now), name)
             ask = to_ask(body, head, now, limits, sampling, request.headers.get("traceparent"))
+            check_length(request, ask.question)
             if body.stream:
                 usage = body.stream_options is not None and bool(body.stream_options.include_usage)
                 return await asker.stream(ask, ChatFrames(head, include_usage=usage))
@@ -230,6 +252,11 @@ async def _on_http(_: Request, error: Exception) -> Response:
     return problem_response(
         Problem(error.status_code, "invalid_request", "the request cannot be read", headers)
     )
+
+
+async def _on_leaving(_: Request, __: Exception) -> Response:
+    """The client left in the middle of its body: no fault, and nobody reads this."""
+    return problem_response(Problem(400, "malformed_json", "the body ends early"))
 
 
 async def _on_fault(_: Request, error: Exception) -> Response:

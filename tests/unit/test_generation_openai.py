@@ -5,10 +5,12 @@ from contextlib import aclosing
 
 import pytest
 from http_endpoint import ANSWER, KEY, Endpoint, clients, piece, refusal, serving
+from openai.types import CompletionChoice
 
 from steper_ray.config import EngineConfig, SamplingConfig
 from steper_ray.errors import EngineDeadError, GenerationError, PromptTooLongError
 from steper_ray.generation import generate, open_generator
+from steper_ray.generation.openai_http import _chunk
 from steper_ray.schema import Usage
 
 GREEDY = SamplingConfig(max_tokens=12)
@@ -132,3 +134,8 @@ async def test_a_closed_generator_is_dead_for_new_requests_and_for_those_in_the_
         with pytest.raises(EngineDeadError, match="closed"):
             await request
     assert endpoint.bodies == []
+
+
+def test_half_a_character_is_shown_as_a_mark_and_whole_ones_as_they_are():
+    choice = CompletionChoice(finish_reason="stop", index=0, text="a\ud83d b \ud83d\ude00 \u00e9")
+    assert _chunk(choice).text == "a\ufffd b \U0001f600 \u00e9"
