@@ -18,10 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+from steper_ray.claims import grounding
 from steper_ray.config import Config
 from steper_ray.corpora import open_corpus
 from steper_ray.distillation.annotation import AnnotationTeacher
-from steper_ray.distillation.claims import grounding
 from steper_ray.distillation.filtering import drop_reason
 from steper_ray.distillation.model_verify import ModelVerifier, open_verifiers
 from steper_ray.distillation.verify import first_failure, score_steps

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from steper_ray.answers import normalize
+from steper_ray.claims import claims_of
 from steper_ray.config import Config, SamplingConfig, VerifyConfig
-from steper_ray.distillation.claims import claims_of
 from steper_ray.errors import EngineDeadError, GenerationError
 from steper_ray.generation.base import Generator, generate
 from steper_ray.prompt import clean

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from steper_ray.claims import grounding, support
 from steper_ray.config import VerifyConfig
-from steper_ray.distillation.claims import grounding, support
 from steper_ray.schema import StepScore, Trajectory
 
 #: Opens the drop reason of a trajectory with a step below a verifier's threshold: `unverified_grounding`.

@@ -12,7 +12,9 @@ from typing import TypeVar
 
 from pydantic import Field, ValidationError, create_model
 
+from steper_ray.claims import Ground
 from steper_ray.reasoning import Event, Finished, PassagesFound, ReasoningDelta, StepDone, StepStarted
+from steper_ray.reasoning.sentences import split_sentences
 from steper_ray.schema import Hit, Step, StopReason, Trajectory, Usage
 from steper_ray.serving.wire import (
     DeltaEvent,
@@ -24,6 +26,7 @@ from steper_ray.serving.wire import (
     PassagesEvent,
     ReasonRequest,
     ReasonResponse,
+    SentenceOut,
     StepOut,
     StepStartedEvent,
     UsageOut,
@@ -142,13 +145,13 @@ def pick_model(name: str | None, served: Sequence[str]) -> str:
 def response(trajectory: Trajectory, model: str) -> ReasonResponse:
     """What the client gets. Raises Problem as `check_done`."""
     check_done(trajectory)
-    steps = [_step(step) for step in trajectory.steps]
+    grounded = Grounded(trajectory.question.text)
     return ReasonResponse(
         id=trajectory.question.id,
         question=trajectory.question.text,
         answer=trajectory.answer,
         stop_reason=trajectory.stop_reason,
-        steps=steps,
+        steps=[_step(step, grounded) for step in trajectory.steps],
         model=model,
         usage=usage_of(trajectory),
         degraded=trajectory.stop_reason in DEGRADED,
@@ -164,8 +167,29 @@ def usage_of(trajectory: Trajectory) -> UsageOut:
     )
 
 
-def event_out(event: Event, model: str) -> tuple[str, Wire]:
-    """The name and the data of the server-sent event for a reasoner's event."""
+class Grounded:
+    """The sentences of one trajectory's steps, which must come in order, each with the passages that ground it."""
+
+    def __init__(self, question: str) -> None:
+        self._ground, self._ids = Ground(question), list[str]()
+
+    def sentences(self, step: Step) -> list[SentenceOut]:
+        """Those of the next step."""
+        passages = [hit.passage for hit in step.hits]
+        self._ground.add(passages)
+        self._ids += (passage.id for passage in passages)
+        return [self._sentence(text) for text in split_sentences(step.reasoning)]
+
+    def _sentence(self, text: str) -> SentenceOut:
+        grounds = self._ground.of(text)
+        if grounds is None:
+            return SentenceOut(text=text, grounded_by=None, ungrounded=[])
+        ids = [self._ids[place] for place in grounds.passages]
+        return SentenceOut(text=text, grounded_by=ids, ungrounded=list(grounds.missing))
+
+
+def event_out(event: Event, model: str, grounded: Grounded) -> tuple[str, Wire]:
+    """The name and the data of the server-sent event for a reasoner's event; `grounded` is that of its stream."""
     match event:
         case StepStarted(index, query):
             return "step_started", StepStartedEvent(index=index, query=query)
@@ -176,7 +200,7 @@ def event_out(event: Event, model: str) -> tuple[str, Wire]:
         case ReasoningDelta(index, text):
             return "delta", DeltaEvent(index=index, text=text)
         case StepDone(step):
-            return "step_done", _step(step)
+            return "step_done", _step(step, grounded)
         case Finished(trajectory):
             try:
                 return "answer", response(trajectory, model)
@@ -201,11 +225,12 @@ def _failure(reason: StopReason) -> Problem:
             return Problem(503, "generator_failed", "the model could not answer this question", RETRY)
 
 
-def _step(step: Step) -> StepOut:
+def _step(step: Step, grounded: Grounded) -> StepOut:
     return StepOut(
         index=step.index,
         query=step.query,
         reasoning=step.reasoning,
+        sentences=grounded.sentences(step),
         passages=_passages(step.hits),
         usage=_usage(step.usage),
         retrieval_seconds=step.retrieval_seconds,

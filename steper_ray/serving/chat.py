@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from steper_ray.config import SamplingConfig
 from steper_ray.reasoning import Event, Finished, PassagesFound, StepDone
 from steper_ray.schema import Hit, Step, StopReason, Trajectory
-from steper_ray.serving.api import Limits, Problem, check_done, usage_of
+from steper_ray.serving.api import Grounded, Limits, Problem, check_done, usage_of
 from steper_ray.serving.chat_wire import (
     AnswerMessage,
     CachedTokens,
@@ -21,6 +21,7 @@ from steper_ray.serving.chat_wire import (
     ChatDelta,
     ChatPassage,
     ChatRequest,
+    ChatSentence,
     ChatUsage,
     ChunkChoice,
     FinishReason,
@@ -88,14 +89,18 @@ def _check_tokens(request: ChatRequest, steps: int, step_tokens: int) -> None:
 
 def completion(trajectory: Trajectory, head: Head) -> ChatCompletion:
     """Of a trajectory of one step at least."""
+    grounded = Grounded(trajectory.question.text)
     passages: list[ChatPassage] = []
+    sentences: list[ChatSentence] = []
     for step in trajectory.steps:
         passages += _passages(step.hits, step.index, len(passages))
+        sentences += _sentences(grounded, step, len(sentences))
     stop = trajectory.stop_reason
     message = AnswerMessage(
         content=trajectory.answer,
         reasoning_content=_JOINER.join(filter(None, trajectory.chain)),
         passages=passages,
+        sentences=sentences,
         stop_reason=stop,
     )
     choice = ChatChoice(message=message, finish_reason=_finish(stop))
@@ -105,13 +110,14 @@ def completion(trajectory: Trajectory, head: Head) -> ChatCompletion:
 
 
 class ChatFrames:
-    """The chunks of one answer. A step's reasoning is sent when it is done: what is written beyond the sentence that
-    counts could not be taken back."""
+    """The chunks of the answer to one question. A step's reasoning is sent when it is done: what is written beyond
+    the sentence that counts could not be taken back."""
 
-    def __init__(self, head: Head, *, include_usage: bool) -> None:
+    def __init__(self, head: Head, question: str, *, include_usage: bool) -> None:
         self._head, self._include_usage = head, include_usage
-        self._begun = self._reasoned = False
-        self._passages = 0
+        self._grounded = Grounded(question)
+        self._begun = False
+        self._passages = self._sentences = 0
 
     def event(self, event: Event) -> bytes:
         match event:
@@ -120,7 +126,7 @@ class ChatFrames:
                 self._passages += len(passages)
                 return self._delta(ChatDelta(passages=passages))
             case StepDone(step) if step.reasoning:
-                return self._delta(ChatDelta(reasoning_content=self._joined(step)))
+                return self._delta(self._reasoning(step))
             case Finished(trajectory):
                 try:
                     check_done(trajectory)
@@ -132,10 +138,11 @@ class ChatFrames:
     def problem(self, problem: Problem) -> bytes:
         return b"data: %s\n\n" % as_openai(problem).body.model_dump_json().encode()
 
-    def _joined(self, step: Step) -> str:
-        before = _JOINER if self._reasoned else ""
-        self._reasoned = True
-        return before + step.reasoning
+    def _reasoning(self, step: Step) -> ChatDelta:
+        before = _JOINER if self._sentences else ""
+        sentences = _sentences(self._grounded, step, self._sentences)
+        self._sentences += len(sentences)
+        return ChatDelta(reasoning_content=before + step.reasoning, sentences=sentences)
 
     def _end(self, trajectory: Trajectory) -> bytes:
         stop = trajectory.stop_reason
@@ -181,6 +188,13 @@ def _passages(hits: tuple[Hit, ...], step: int, first: int) -> list[ChatPassage]
             score=hit.score,
         )
         for index, hit in enumerate(hits, first)
+    ]
+
+
+def _sentences(grounded: Grounded, step: Step, first: int) -> list[ChatSentence]:
+    return [
+        ChatSentence(**dict(sentence), index=index, step=step.index)
+        for index, sentence in enumerate(grounded.sentences(step), first)
     ]
 
 

@@ -1,8 +1,8 @@
 """What goes over the wire at the OpenAI-compatible routes: requests, completions, chunks and models.
 
-What OpenAI has no place for (the passages, why the reasoning stopped) are fields of our own in the message, the one
-place where OpenAI's client keeps them when it collects a stream too. They are no `annotations`: those are URLs for
-spans of the answer. No conversion, no HTTP, no Ray.
+What OpenAI has no place for (the passages, what grounds each sentence, why the reasoning stopped) are fields of our
+own in the message, the one place where OpenAI's client keeps them when it collects a stream too. They are no
+`annotations`: those are URLs for spans of the answer. No conversion, no HTTP, no Ray.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from steper_ray.config import SamplingConfig
 from steper_ray.schema import StopReason
-from steper_ray.serving.wire import PassageOut, Unit, Wire
+from steper_ray.serving.wire import PassageOut, SentenceOut, Unit, Wire
 
 FinishReason = Literal["stop", "length"]
 
@@ -157,6 +157,13 @@ class ChatPassage(PassageOut):
     step: int
 
 
+class ChatSentence(SentenceOut):
+    """A sentence of the chain, `index` its place among all (from 0), `step` which wrote it (from 1)."""
+
+    index: int
+    step: int
+
+
 class CachedTokens(Wire):
     cached_tokens: int
 
@@ -171,12 +178,14 @@ class ChatUsage(Wire):
 
 
 class AnswerMessage(Wire):
-    """The answer, with the chain that led there (a line for each step) and the passages it was read from."""
+    """The answer, with the chain that led there (a line for each step) and the passages it was read from; `sentences`
+    ties each sentence of the chain to them."""
 
     role: Literal["assistant"] = "assistant"
     content: str
     reasoning_content: str
     passages: list[ChatPassage]
+    sentences: list[ChatSentence]
     stop_reason: StopReason
 
 
@@ -205,6 +214,8 @@ class ChatDelta(Wire):
     content: str | None = None
     reasoning_content: str | None = None
     passages: list[ChatPassage] | None = None
+    sentences: list[ChatSentence] | None = None
+    """With reasoning_content."""
     stop_reason: StopReason | None = None
     """With finish_reason."""
 

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 from typing import TypeVar
 
 from fastapi import FastAPI, Request
@@ -24,6 +25,7 @@ from steper_ray.reasoning import Event
 from steper_ray.serving.access import Access, BodyLimit, problem_response
 from steper_ray.serving.admission import Idempotency, Quotas, check_length
 from steper_ray.serving.api import (
+    Grounded,
     Limits,
     Problem,
     event_out,
@@ -45,11 +47,12 @@ from steper_ray.serving.wire import About, Examples, Health, ReasonResponse, Wir
 
 M = TypeVar("M", bound=Wire)
 
+#: By the endings of its files, which are all that lies in `static/`.
 _PAGE = {
-    "index.html": "text/html; charset=utf-8",
-    "app.js": "text/javascript; charset=utf-8",
-    "style.css": "text/css; charset=utf-8",
-    "icon.svg": "image/svg+xml",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
 
 
@@ -110,11 +113,12 @@ def make_app(engine: Engine, settings: WebSettings, ledger: Ledger | None = None
 
 def _add_page(app: FastAPI) -> None:
     folder = resources.files(__package__) / "static"
-    files = {name: (folder / name).read_bytes() for name in _PAGE}
+    files = {file.name: (file.read_bytes(), _PAGE[Path(file.name).suffix]) for file in folder.iterdir()}
 
     def send(name: str) -> Response:
+        content, kind = files[name]
         # no-cache: ask each time, so that a new version's files never mix with an old one's.
-        return Response(files[name], media_type=_PAGE[name], headers={"cache-control": "no-cache"})
+        return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
@@ -166,18 +170,19 @@ def _add_reason(app: FastAPI, asker: Asker, settings: WebSettings) -> None:
         id = f"reason-{uuid.uuid4().hex}"
         ask = Ask(id, body.question, time.time(), name, body.unit, body.max_steps, trace)
         if body.stream:
-            return await asker.stream(ask, ReasonFrames(name))
+            return await asker.stream(ask, ReasonFrames(name, Grounded(ask.question)))
         return _json(response(await asker.answer(ask), name))
 
 
 @dataclass(frozen=True, slots=True)
 class ReasonFrames:
-    """The events of /v1/reason."""
+    """The events of one question at /v1/reason."""
 
     model: str
+    grounded: Grounded
 
     def event(self, event: Event) -> bytes:
-        return sse(*event_out(event, self.model))
+        return sse(*event_out(event, self.model, self.grounded))
 
     def problem(self, problem: Problem) -> bytes:
         return sse("error", problem.body)
@@ -218,7 +223,7 @@ def _add_chat(app: FastAPI, asker: Asker, settings: WebSettings) -> None:
             check_length(request, ask.question)
             if body.stream:
                 usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-                return await asker.stream(ask, ChatFrames(head, include_usage=usage))
+                return await asker.stream(ask, ChatFrames(head, ask.question, include_usage=usage))
             return _json(completion(await asker.answer(ask), head))
         except Problem as problem:
             raise as_openai(problem) from problem

@@ -86,12 +86,26 @@ class UsageOut(Wire):
     cached_tokens: int
 
 
+class SentenceOut(Wire):
+    """One sentence of the reasoning, tied to what it was read from."""
+
+    text: str
+    grounded_by: list[str] | None
+    """Ids of passages found so far, in their order: few that hold every name, number and answer of the sentence that
+    any passage holds. Null where it has none of these, so nothing to look for."""
+    ungrounded: list[str]
+    """Its names, numbers and answer that no passage found so far holds; of names and numbers, the question's count
+    as known."""
+
+
 class StepOut(Wire):
     """One round of retrieval and reasoning; `passages` are those that are new at this step."""
 
     index: int
     query: str
     reasoning: str
+    sentences: list[SentenceOut]
+    """The reasoning cut into its sentences."""
     passages: list[PassageOut]
     usage: UsageOut
     retrieval_seconds: float

@@ -18,6 +18,11 @@ from steper_ray.serving.wire import About
 
 PASSAGES = [Passage("1", "Alba", "Alba was shot by Bo."), Passage("2", "Bo", "Bo was born in Cem.")]
 CHAIN = ["The director of Alba is Bo.", "Bo was born in Cem.", "So the answer is: Cem."]
+#: The chain's sentences as they are sent, with the ids of their passages.
+GROUNDED = [
+    {"text": text, "grounded_by": ids, "ungrounded": []}
+    for text, ids in zip(CHAIN, [["1"], ["2"], ["2"]], strict=True)
+]
 QUESTION = "Where was the director of Alba born?"
 #: A second student, who answers at once.
 OTHER, OTHERS_ANSWER = "some/other", "So the answer is: Dan."

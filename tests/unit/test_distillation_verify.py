@@ -9,7 +9,6 @@ from distilled import trajectory
 from training_examples import gold_examples
 
 from steper_ray.config import VerifyConfig
-from steper_ray.distillation.claims import claims_of, grounding, support
 from steper_ray.distillation.verify import first_failure, score_steps, thresholds
 from steper_ray.schema import Hit, Passage, Question, Step, StepScore, StopReason, Trajectory
 
@@ -17,56 +16,6 @@ PASSAGES = [
     Passage("1", "Alba", "Alba is a 1,999-page book. It was written by Bo O'Neil."),
     Passage("2", "Bo O'Neil", "Bo O\u2019Neil was born in the University of the West."),
 ]
-
-
-@pytest.mark.parametrize(
-    ("reasoning", "names", "numbers", "answer"),
-    [
-        ("The director of Alba is Bo.", ("alba", "bo"), (), None),
-        ("In 1,204 Bo's wife left.", ("bo",), ("1204",), None),
-        ("Bo's Book of Days is on the iPod.", ("bo", "book of days"), (), None),
-        ("Beyonc\u00e9 met Jean-Luc.", ("beyonce", "jean luc"), (), None),
-        ("Both Bo and Cem did.", ("bo", "cem"), (), None),
-        ("He studied at the University of the West.", ("university of west",), (), None),
-        ("So the answer is: the West.", (), (), "west"),
-        ("Thus both share it. So the answer is: yes.", (), (), None),
-        ("Intermediate answer: Bo\nFollow up: Where was Cem born?", ("bo",), (), None),
-        ("Intermediate answer: Bo\nSo the final answer is: Bo", ("bo",), (), "bo"),
-        ("So it is, as they said.", (), (), None),
-        ("Thought: Bo left Cem in 1999.\nAction: Search[Zog 7]", ("bo", "cem"), ("1999",), None),
-        ("Thought: Bo was born in Cem.\nAction: Finish[the Dor]", ("bo", "cem"), (), "dor"),
-        ("Thought: The two differ.\nAction: Finish[no]", (), (), None),
-        ("Thought: I'll see. Let me search. Now I look for Bo.\nAction: Lookup[Zog]", ("bo",), (), None),
-        ("Thought: I\u2019ll look for Bo.\nAction: Search[Bo]", ("bo",), (), None),
-        ("Action: Search[Bo]\nThought: Cem won.\nAction: Finish[Cem]", ("cem",), (), "cem"),
-    ],
-)
-def test_a_step_claims_names_numbers_and_the_answer(reasoning, names, numbers, answer):
-    claims = claims_of(reasoning)
-    assert (claims.names, claims.numbers, claims.answer) == (names, numbers, answer)
-
-
-@pytest.mark.parametrize(
-    ("reasoning", "score"),
-    [
-        ("Alba was written by Bo O'Neil.", 1.0),
-        ("Alba has 1999 pages.", 1.0),
-        ("Alba was written by Zog.", 0.5),
-        ("Alb was written by Zog.", 0.0),  # whole words
-        ("The film Cem tells of Alba.", 1.0),  # the question names Cem
-        ("So the answer is: Cem.", 0.0),  # an answer must be read, not asked
-        ("So it is.", None),
-    ],
-)
-def test_grounding_is_the_share_of_claims_that_stand_in_what_was_seen(reasoning, score):
-    assert grounding(reasoning, "Who wrote Cem?", PASSAGES) == score
-
-
-def test_support_asks_for_all_claims_in_one_passage():
-    assert support("Alba was written by Bo O'Neil.", PASSAGES) == 1.0
-    assert support("Alba is in the University of the West.", PASSAGES) == 0.5
-    assert support("So it is.", PASSAGES) is None
-    assert support("Alba is a book.", []) == 0.0
 
 
 def test_only_passages_of_this_step_and_before_count():

@@ -5,6 +5,7 @@ import json
 import pytest
 from local_endpoint import (
     CHAIN,
+    GROUNDED,
     OTHER,
     QUESTION,
     LocalEngine,
@@ -34,6 +35,7 @@ def test_the_answer_tells_every_step_and_sums_the_usage():
     )
     assert [step["reasoning"] for step in body["steps"]] == CHAIN
     assert [[p["id"] for p in step["passages"]] for step in body["steps"]] == [["1"], ["2"], []]
+    assert [step["sentences"] for step in body["steps"]] == [[sentence] for sentence in GROUNDED]
     tokens = [step["usage"]["completion_tokens"] for step in body["steps"]]
     assert body["usage"]["completion_tokens"] == sum(tokens) > 0
 
@@ -71,10 +73,19 @@ def timeless(value):
     return [timeless(item) for item in value] if isinstance(value, list) else value
 
 
+def test_a_sentence_that_no_passage_holds_says_what_is_in_none():
+    made_up = "The director of Alba is Zog."
+    body = (
+        client(LocalEngine([made_up])).post("/v1/reason", json={"question": QUESTION, "max_steps": 1}).json()
+    )
+    assert body["steps"][0]["sentences"] == [{"text": made_up, "grounded_by": ["1"], "ungrounded": ["Zog"]}]
+
+
 def test_unit_and_max_steps_of_the_request_hold():
     engine = LocalEngine([" ".join(CHAIN)])
     body = client(engine).post("/v1/reason", json={"question": QUESTION, "unit": "chain"}).json()
     assert [step["reasoning"] for step in body["steps"]] == [" ".join(CHAIN)]
+    assert [s["text"] for s in body["steps"][0]["sentences"]] == CHAIN
     body = (
         client(LocalEngine(replies())).post("/v1/reason", json={"question": QUESTION, "max_steps": 2}).json()
     )

@@ -6,6 +6,7 @@ import openai
 import pytest
 from local_endpoint import (
     CHAIN,
+    GROUNDED,
     LIMITS,
     OTHER,
     PASSAGES,
@@ -45,6 +46,9 @@ def chat():
         door.__exit__(None, None, None)
 
 
+SENTENCES = [{**sentence, "index": n, "step": n + 1} for n, sentence in enumerate(GROUNDED)]
+
+
 def ask(one, **fields):
     return one.chat.completions.create(**ASK | fields)
 
@@ -65,6 +69,7 @@ def test_the_client_gets_answer_chain_passages_and_usage(chat):
     assert (choice.message.role, choice.message.content, choice.finish_reason) == ("assistant", "Cem", "stop")
     assert choice.message.reasoning_content == "\n".join(CHAIN)
     assert found(choice.message.passages) == FOUND
+    assert choice.message.sentences == SENTENCES
     assert choice.message.stop_reason == "answered"
     steps = client(LocalEngine(replies())).post("/v1/reason", json={"question": QUESTION}).json()["usage"]
     usage = whole.usage
@@ -81,13 +86,14 @@ def test_a_stream_tells_passages_and_sentences_as_they_come_then_the_answer(chat
     assert len({(chunk.id, chunk.created, chunk.model, chunk.object) for chunk in chunks}) == 1
     news = [chunk.choices[0].delta.model_dump(exclude_unset=True) for chunk in chunks[:-1]]
     assert news[0] == {"role": "assistant"}
+    reasoning = ["reasoning_content", "sentences"]
     assert [sorted(delta) for delta in news[1:]] == [
-        ["passages"], ["reasoning_content"], ["passages"], ["reasoning_content"], ["reasoning_content"],
-        ["content"], ["stop_reason"],
+        ["passages"], reasoning, ["passages"], reasoning, reasoning, ["content"], ["stop_reason"],
     ]  # fmt: skip
     # Only what counts is sent, although each generation ran on beyond its sentence.
     assert "".join(delta.get("reasoning_content", "") for delta in news) == "\n".join(CHAIN)
     assert found([p for delta in news for p in delta.get("passages", [])]) == FOUND
+    assert [s for delta in news for s in delta.get("sentences", [])] == SENTENCES
     assert news[-2]["content"] == "Cem"
     ends = [chunk.choices[0].finish_reason for chunk in chunks[:-1]]
     assert ends == [None] * (len(ends) - 1) + ["stop"]
@@ -106,6 +112,7 @@ def test_the_clients_own_collector_of_streams_comes_to_the_whole_completion(chat
     assert one.message.stop_reason == "answered"
     assert one.message.reasoning_content == other.message.reasoning_content
     assert found(one.message.passages) == FOUND
+    assert one.message.sentences == SENTENCES
     assert collected.usage is None  # it was not asked for
 
 
