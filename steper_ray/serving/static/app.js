@@ -6,6 +6,7 @@ const form = $("ask"), question = $("question"), token = $("token");
 
 const STOPS = {
   answered: (n) => `Answered after ${count(n, "step")}.`,
+  unsure: (n) => `Answered after ${count(n, "step")}, but the model was not sure of it.`,
   step_limit: (n) => `Not settled after ${count(n, "step")}, the most allowed: this is the last thought.`,
   empty: () => "The model had nothing more to write: this is the last thought.",
   deadline: () => "Time was up: this is the last thought.",
