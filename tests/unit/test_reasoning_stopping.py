@@ -105,6 +105,15 @@ async def test_what_is_doubted_twice_at_one_place_is_accepted_and_its_answer_is_
     assert drop_reason(trajectory, "exact") == "unsure"
 
 
+async def test_a_place_is_counted_from_the_chains_beginning_however_much_of_a_piece_was_kept():
+    reasoner, _ = loop(
+        [f"{CHAIN[0]} {GUESS}", f"{GUESS} So the answer is: Zog."], unit="chain", doubted=["born in Zog"]
+    )
+    trajectory = await reasoner.run(QUESTION)
+    assert [s.taken_back for s in trajectory.steps] == [GUESS, ""]
+    assert (trajectory.answer, trajectory.stop_reason) == ("Zog", StopReason.UNSURE)
+
+
 async def test_at_the_limit_the_best_answer_so_far_is_given():
     better, worse = "So the answer is: Cem.", "So the answer is: Zog."
     reasoner, generator = loop([better, worse], max_steps=2, doubted=["Zog", "Cem"], confidence=0.9)
@@ -235,6 +244,13 @@ def test_a_token_whose_text_comes_later_counts_for_that_text():
     heard.add(Chunk("", (1,), (-3.0,)))
     heard.add(Chunk("\u00e9t\u00e9.", (2,), (-0.1,)))
     assert heard.least(["\u00e9t\u00e9."]) == pytest.approx([math.exp(-3)])
+
+
+def test_words_that_a_framework_put_otherwise_are_as_sure_as_the_whole_text():
+    heard = Heard()
+    for text, value in (("action 1: ", -0.1), ("finish[Cem]", -3.0)):
+        heard.add(Chunk(text, (1,), (value,)))
+    assert heard.least(["Action: Finish[Cem]"]) == pytest.approx([math.exp(-3)])
 
 
 def test_of_equal_sentences_each_has_its_own_tokens():
