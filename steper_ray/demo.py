@@ -24,6 +24,7 @@ _PACKAGES = ("steper-ray", "ray", "torch", "transformers", "deepspeed", "bm25s")
 
 def run_demo(config: Config) -> dict[str, Any]:
     """Runs everything that is missing under `config.run_dir`; writes results.json and report.html there."""
+    from steper_ray.distillation.teachers import at_fixed_steps
     from steper_ray.evaluation.pipeline import EvalJob, evaluate
     from steper_ray.evaluation.report import write_report
     from steper_ray.evaluation.results import assemble_results, read_metrics
@@ -31,6 +32,7 @@ def run_demo(config: Config) -> dict[str, Any]:
     from steper_ray.training.trainer import train
 
     started = time.monotonic()
+    config = at_fixed_steps(config)  # as in the paper: students are compared, not ways to stop
     config.save(config.run_dir)
     built = stages.build(config)
     jobs = student_jobs(config)

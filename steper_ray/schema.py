@@ -29,6 +29,8 @@ class StopReason(StrEnum):
     """Why a trajectory ended. Exactly one holds for every trajectory."""
 
     ANSWERED = "answered"
+    UNSURE = "unsure"
+    """An answer was stated, but the stopping policy never came to trust it (reasoning.stop)."""
     STEP_LIMIT = "step_limit"
     EMPTY = "empty"
     DEADLINE = "deadline"
@@ -90,7 +92,9 @@ class Step:
     """One round of retrieval and reasoning.
 
     `hits` are the passages that are NEW at this step, in prompt order; the prompt of step s shows the hits
-    of steps 1..s. `reasoning` is what the generator added to the chain (one or more sentences, stripped).
+    of steps 1..s. `reasoning` is what the generator added to the chain (one or more sentences, stripped), and
+    `taken_back` what it wrote after that and the stopping policy took back: no later prompt shows it. `confidence` is
+    the probability of the least likely token of both, 0 to 1; `mean_logprob` and `usage` count all that was generated.
     """
 
     index: int
@@ -101,6 +105,8 @@ class Step:
     usage: Usage = field(default_factory=Usage)
     retrieval_seconds: float = 0.0
     generation_seconds: float = 0.0
+    taken_back: str = ""
+    confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +202,8 @@ _STEP = pa.struct(
         ("usage", _USAGE),
         ("retrieval_seconds", pa.float64()),
         ("generation_seconds", pa.float64()),
+        ("taken_back", pa.string()),
+        ("confidence", pa.float64()),
     ]
 )
 

@@ -70,7 +70,16 @@ class ReasoningConfig(Section):
     unit: Literal["sentence", "chain"] = "sentence"
     """What one step generates: cut after the framework's step (IRCoT: a sentence), or on to the end of sequence."""
     max_steps: Positive = 5
-    """S (the paper: 5)."""
+    """S (the paper: 5). What is taken back takes steps too: give `confident` some more than the longest chain needs."""
+    stop: Literal["fixed", "confident", "stable"] = "confident"
+    """When an answer counts. `fixed`: as soon as it is stated (the paper). `confident`: a sentence below `confidence`
+    is taken back, and a further step, up to `max_steps`, writes it again with the passages that it finds; an answer
+    that is still doubted is given with stop reason `unsure`. `stable`: when two successive steps state the same one.
+    A build always runs `fixed`. An engine that tells no log-probabilities is believed, and the log says so once.
+    On the miniature `confident` has the most right answers for its steps (README, "How many steps")."""
+    confidence: float = Field(0.5, ge=0, le=1)
+    """For `confident`: the least probability of a sentence's least likely token; 0 takes nothing back. Above 0.5 the
+    miniature's students spend many more steps, most of them on what is right (unit `chain` gains by that)."""
     k: Positive = 4
     """Passages a step (the paper: 4)."""
     max_passages: Positive = 20

@@ -6,6 +6,7 @@ last example alone; training picks it.
 
 from __future__ import annotations
 
+from steper_ray.errors import DataError
 from steper_ray.schema import Ability, StepExample, Trajectory
 
 
@@ -24,7 +25,13 @@ def make_examples(trajectory: Trajectory) -> tuple[StepExample, ...]:
     """One example a step, in order, with ids `<trajectory id>#<step>`.
 
     Passages are kept step by step, a step that found nothing new has none; times and scores are left behind.
+    Raises DataError for a trajectory in which something was taken back: its steps are not those of its chain.
     """
+    if any(step.taken_back for step in trajectory.steps):
+        raise DataError(
+            f"trajectory '{trajectory.id}': a step took back what it wrote, so there is no example for it: "
+            "make trajectories to learn from with reasoning.stop=fixed"
+        )
     passages = tuple(tuple(hit.passage for hit in step.hits) for step in trajectory.steps)
     n_steps = len(trajectory.steps)
     return tuple(

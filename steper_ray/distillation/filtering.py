@@ -26,7 +26,7 @@ def drop_reason(trajectory: Trajectory, match: Match) -> str | None:
     """None for a trajectory to keep, else one word for the counts.
 
     Only a stated answer counts: what ended for another reason than `answered` is dropped under that reason
-    (step_limit, empty, deadline, retriever_failed, generator_failed, rejected), even if its last sentence
+    (unsure, step_limit, empty, deadline, retriever_failed, generator_failed, rejected), even if its last sentence
     happens to hold the answer, because its last step would teach no aggregation.
     """
     reason = trajectory.stop_reason

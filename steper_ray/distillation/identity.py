@@ -63,8 +63,11 @@ def code_digest() -> str:
 
 
 def _reasoning(config: ReasoningConfig) -> dict[str, Any]:
-    """The settings, with the demonstrations file by its content: an edited prompt is another prompt."""
-    settings = config.model_dump(mode="json", exclude={"demonstrations"})
+    """The settings, with the demonstrations file by its content: an edited prompt is another prompt.
+
+    Those of the stopping policy are left out: a build always runs at fixed steps.
+    """
+    settings = config.model_dump(mode="json", exclude={"demonstrations", "stop", "confidence"})
     if config.demonstrations is not None:
         try:
             settings["demonstrations"] = hashlib.sha256(config.demonstrations.read_bytes()).hexdigest()

@@ -27,7 +27,7 @@ from steper_ray.distillation.report import BuildReport
 from steper_ray.distillation.rollout_actor import Job, RolloutActor, shard_row
 from steper_ray.distillation.scores import score_stores
 from steper_ray.distillation.shards import Shard, ShardStore, by_question, cut
-from steper_ray.distillation.teachers import TeacherRun, is_answered, teacher_runs
+from steper_ray.distillation.teachers import TeacherRun, at_fixed_steps, is_answered, teacher_runs
 from steper_ray.errors import SteperError
 from steper_ray.models import absolute_engine
 from steper_ray.retrieval.index import ensure_index, index_folder
@@ -50,6 +50,7 @@ def build_data(config: Config) -> BuildReport:
     where engines died more than MAX_RESTARTS times each of no question's fault; what was committed stays, and the
     same call goes on from there.
     """
+    config = at_fixed_steps(config)
     corpus = open_corpus(config.corpus)
     questions, fingerprint = list(corpus.questions()), corpus.fingerprint()
     parts, new = list[Part](), 0

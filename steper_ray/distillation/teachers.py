@@ -20,6 +20,11 @@ class TeacherRun:
     first_sample: int = 0
 
 
+def at_fixed_steps(config: Config) -> Config:
+    """The config of a build: its chains are learned from as they were written, so nothing in them is taken back."""
+    return config.model_copy(update={"reasoning": config.reasoning.model_copy(update={"stop": "fixed"})})
+
+
 def teacher_runs(config: Config) -> tuple[TeacherRun, ...]:
     """The teachers of a build in the order they are asked in."""
     runs, first = list[TeacherRun](), 0

@@ -9,30 +9,36 @@ from __future__ import annotations
 import asyncio
 import copy
 import hashlib
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 
-from steper_ray.answers import extract_answer
 from steper_ray.config import ReasoningConfig, SamplingConfig
 from steper_ray.errors import EngineDeadError, GenerationError, RetrievalError
 from steper_ray.generation.base import Generator, Prompt
 from steper_ray.prompt import PromptEncoder
+from steper_ray.reasoning.confidence import Heard
 from steper_ray.reasoning.events import Event, Finished, PassagesFound, ReasoningDelta, StepDone, StepStarted
 from steper_ray.reasoning.frameworks import FRAMEWORKS, layout_for
 from steper_ray.reasoning.passages import PassagePool
+from steper_ray.reasoning.stopping import Written, answer_of, policy_for, reason_at_limit
 from steper_ray.retrieval.base import AsyncRetriever, Retriever, as_async
 from steper_ray.schema import Passage, Question, Step, StopReason, Trajectory, Usage
 
 Emit = Callable[[Event], None]
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(slots=True)
-class _Written:
+class _Generated:
     """What one step's generation came to."""
 
     piece: str
+    heard: Heard
     ids: int = 0
     logprobs: list[float] = field(default_factory=list)
     usage: Usage | None = None
@@ -128,7 +134,7 @@ class Reasoner:
             question=question,
             framework=self.config.framework,
             steps=tuple(steps),
-            answer=_answer(steps),
+            answer=answer_of(steps),
             stop_reason=reason,
             error=error,
             source=self._source,
@@ -148,9 +154,12 @@ class Reasoner:
 
     async def _steps(self, question: Question, steps: list[Step], emit: Emit) -> StopReason:
         pool = PassagePool(self.config.max_passages)
+        policy = policy_for(self.config, self._framework, question.text)
+        query: str | None = None
         for index in range(1, self.config.max_steps + 1):
             chain = tuple(step.reasoning for step in steps)
-            query = self._framework.next_query(question.text, chain)
+            if query is None:
+                query = self._framework.next_query(question.text, chain)
             emit(StepStarted(index, query))
             started = time.monotonic()
             found = (await self._retriever.find([query], self.config.k))[0]
@@ -158,25 +167,32 @@ class Reasoner:
             hits = pool.add(found)
             emit(PassagesFound(index, hits, len(found) - len(hits), retrieved - started))
             prompt = self._prompt(question.text, pool.passages, chain)
-            written = await self._generate(index, prompt, self._seeded(question, index), emit)
-            logprobs = written.logprobs
+            made = await self._generate(index, prompt, self._seeded(question, index), emit)
+            asked = (*(step.query for step in steps), query)
+            ruling = policy.rule(
+                Written(made.piece, made.heard, chain, asked, index == self.config.max_steps)
+            )
+            logprobs = made.logprobs
+            if made.piece and not logprobs and self.config.stop == "confident":
+                _warn_of_silence(self._source)
             step = Step(
                 index=index,
                 query=query,
                 hits=hits,
-                reasoning=written.piece,
+                reasoning=ruling.kept,
                 mean_logprob=sum(logprobs) / len(logprobs) if logprobs else None,
-                usage=written.usage or Usage(completion_tokens=written.ids),
+                usage=made.usage or Usage(completion_tokens=made.ids),
                 retrieval_seconds=retrieved - started,
                 generation_seconds=time.monotonic() - retrieved,
+                taken_back=ruling.taken_back,
+                confidence=ruling.confidence,
             )
             steps.append(step)
             emit(StepDone(step))
-            if not step.reasoning:
-                return StopReason.EMPTY
-            if extract_answer(step.reasoning) is not None:
-                return StopReason.ANSWERED
-        return StopReason.STEP_LIMIT
+            if ruling.reason is not None:
+                return ruling.reason
+            query = ruling.query
+        return reason_at_limit(steps)
 
     def _prompt(self, question: str, passages: tuple[Passage, ...], chain: tuple[str, ...]) -> Prompt:
         if self._encoder is None:
@@ -193,15 +209,16 @@ class Reasoner:
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) >> 1  # engines take 31 bits
         return self._sampling.model_copy(update={"seed": seed})
 
-    async def _generate(self, index: int, prompt: Prompt, sampling: SamplingConfig, emit: Emit) -> _Written:
+    async def _generate(self, index: int, prompt: Prompt, sampling: SamplingConfig, emit: Emit) -> _Generated:
         """One step's piece. In unit `sentence` the stream is closed as soon as the first one is complete."""
         text = ""
-        written = _Written("")
+        written = _Generated("", Heard(self._generator.tokenizer))
         one_sentence = self.config.unit == "sentence"
         stream = self._generator.stream(prompt, sampling, self._framework.stop)
         async with aclosing(stream) as chunks:
             async for chunk in chunks:
                 text += chunk.text
+                written.heard.add(chunk)
                 written.ids += len(chunk.token_ids)
                 written.logprobs.extend(chunk.logprobs)
                 written.usage = chunk.usage or written.usage
@@ -220,13 +237,14 @@ class Reasoner:
         return written
 
 
+@lru_cache(maxsize=64)
+def _warn_of_silence(source: str) -> None:
+    """Once for each engine."""
+    logger.warning(
+        "%s tells no log-probabilities: reasoning.stop=confident accepts whatever it writes, as fixed does",
+        source or "the engine",
+    )
+
+
 class _Rejected(Exception):
     """The question itself is refused; nothing was retrieved or generated."""
-
-
-def _answer(steps: Sequence[Step]) -> str:
-    """The stated answer; without one, the last reasoning, which may still hold it."""
-    for step in reversed(steps):
-        if step.reasoning:
-            return extract_answer(step.reasoning) or step.reasoning
-    return ""

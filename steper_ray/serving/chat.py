@@ -174,7 +174,7 @@ class ChatFrames:
 
 
 def _finish(reason: StopReason) -> FinishReason:
-    return "stop" if reason is StopReason.ANSWERED else "length"
+    return "stop" if reason in (StopReason.ANSWERED, StopReason.UNSURE) else "length"
 
 
 def _passages(hits: tuple[Hit, ...], step: int, first: int) -> list[ChatPassage]:

@@ -23,16 +23,26 @@ class CharTokenizer:
 class ScriptedGenerator:
     """Answers the n-th request with the n-th reply, in chunks of 5 characters; an exception is raised.
 
+    Characters of `doubted` texts have a log-probability of -3, all others -0.5; with `silent` none is told.
+
     `prompts` records what was asked as text, `seeds` the seed of each request, `aborted` how many streams were closed
     before their end.
     """
 
-    def __init__(self, replies: Sequence[str | Exception], tokenizer=None, hang_at: int | None = None):
+    def __init__(
+        self,
+        replies: Sequence[str | Exception],
+        tokenizer=None,
+        hang_at: int | None = None,
+        doubted: Sequence[str] = (),
+        silent: bool = False,
+    ):
         self.tokenizer = tokenizer
         self.prompts: list[str] = []
         self.seeds: list[int] = []
         self.aborted = 0
         self._replies, self._hang_at = list(replies), hang_at
+        self._doubted, self._silent = doubted, silent
 
     async def stream(self, prompt, sampling, stop=()):
         self.prompts.append(prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt))
@@ -41,18 +51,29 @@ class ScriptedGenerator:
         reply = self._replies[number]
         if isinstance(reply, Exception):
             raise reply
+        logprobs = self._logprobs(reply)
         done = False
         try:
             for at in range(0, len(reply), 5):
                 await asyncio.sleep(0)
                 piece = reply[at : at + 5]
-                yield Chunk(piece, tuple(map(ord, piece)), tuple(-0.5 for _ in piece))
+                yield Chunk(piece, tuple(map(ord, piece)), logprobs[at : at + len(piece)])
             if number == self._hang_at:
                 await asyncio.Event().wait()
             yield Chunk("", finish_reason="stop")
             done = True
         finally:
             self.aborted += not done
+
+    def _logprobs(self, reply):
+        if self._silent:
+            return ()
+        values = [-0.5] * len(reply)
+        for text in self._doubted:
+            at = reply.find(text)
+            if at >= 0:
+                values[at : at + len(text)] = [-3.0] * len(text)
+        return tuple(values)
 
     async def close(self):
         pass

@@ -131,6 +131,8 @@ def test_what_changes_a_trajectory_changes_the_identity(override):
         "engine.tokens_per_minute=1",
         "retrieval.index_dir=elsewhere",
         "train.lr=1",
+        "reasoning.stop=stable",
+        "reasoning.confidence=0.9",
     ],
 )
 def test_what_changes_no_trajectory_leaves_the_identity(override):

@@ -8,6 +8,7 @@ import { capital, copyOf, count, listed, seconds, totalsOf } from "./text.js";
 
 const STOPS = {
   answered: (n) => `Answered after ${count(n, "step")}.`,
+  unsure: (n) => `Answered after ${count(n, "step")}, but the model was not sure of it.`,
   step_limit: (n) => `Not settled after ${count(n, "step")}, the most allowed: this is the last thought.`,
   empty: () => "The model had nothing more to write: this is the last thought.",
   deadline: () => "Time was up before the answer was reached: this is the last thought, not an answer.",
