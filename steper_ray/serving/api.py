@@ -231,6 +231,8 @@ def _step(step: Step, grounded: Grounded) -> StepOut:
         query=step.query,
         reasoning=step.reasoning,
         sentences=grounded.sentences(step),
+        taken_back=step.taken_back,
+        confidence=step.confidence,
         passages=_passages(step.hits),
         usage=_usage(step.usage),
         retrieval_seconds=step.retrieval_seconds,

@@ -15,8 +15,8 @@ from local_endpoint import (
     replies,
 )
 
-from steper_ray.schema import StopReason
-from steper_ray.serving.api import sse
+from steper_ray.schema import Question, Step, StopReason, Trajectory
+from steper_ray.serving.api import response, sse
 from steper_ray.serving.wire import EVENTS, ReasonResponse
 
 # ---- answers
@@ -62,6 +62,28 @@ def test_the_student_who_is_named_answers_and_one_who_is_not_there_is_a_404():
     missing = one.post("/v1/reason", json={"question": QUESTION, "model": "gpt"})
     assert error_of(missing)[:2] == (404, "model_not_found")
     assert one.get("/v1/about").json()["models"] == ["test", OTHER]
+
+
+def test_a_step_tells_what_was_taken_back_and_how_sure_the_model_was():
+    answer = response(
+        Trajectory(
+            Question("1", QUESTION, ()),
+            "ircot",
+            (
+                Step(1, QUESTION, (), CHAIN[0], taken_back="Bo was born in Ulm.", confidence=0.25),
+                Step(2, "Bo was born in Ulm.", (), CHAIN[2]),
+            ),
+            "Cem",
+            StopReason.UNSURE,
+        ),
+        "test",
+    )
+    assert [(step.taken_back, step.confidence) for step in answer.steps] == [
+        ("Bo was born in Ulm.", 0.25),
+        ("", None),
+    ]
+    assert [sentence.text for step in answer.steps for sentence in step.sentences] == [CHAIN[0], CHAIN[2]]
+    assert not answer.degraded
 
 
 def timeless(value):

@@ -114,6 +114,8 @@ export class Run {
     step_done: (step) => {
       const { item } = this.#steps.get(step.index);
       this.#grounds.write(step, item.querySelector(".sentence"), item.querySelector(".unsaid"));
+      item.querySelector(".taken-back q").textContent = step.taken_back ?? "";
+      item.querySelector(".taken-back").hidden = !step.taken_back;
       item.querySelector(".timing").textContent = listed([
         `searched ${seconds(step.retrieval_seconds)}`,
         `wrote ${seconds(step.generation_seconds)}`,
