@@ -49,10 +49,11 @@ class LocalEngine(ReasonEngine):
 
     def __init__(self, answers, retriever=None, broken=None, hang_at=None, **serve):
         self.generator = ScriptedGenerator(answers, hang_at=hang_at)
+        self.other = ScriptedGenerator([OTHERS_ANSWER])
         retriever = retriever or KeywordRetriever(PASSAGES)
         super().__init__(
             retriever,
-            {"test": self.generator, OTHER: ScriptedGenerator([OTHERS_ANSWER])},
+            {"test": self.generator, OTHER: self.other},
             ReasoningConfig(),
             SamplingConfig(),
             ServeConfig(**serve),

@@ -63,7 +63,7 @@ class Always(list):
 def endpoint(*keys):
     """The app, asked from this machine whatever its client calls itself."""
     engine = LocalEngine([])
-    engine.generator._replies = Always()
+    engine.generator._replies = engine.other._replies = Always()
     app = make_app(engine, WebSettings(LIMITS, ABOUT, (QUESTION,), 60.0, None, GREEDY, keys))
 
     async def local(scope, receive, send):

@@ -44,7 +44,7 @@ class Broken:
 
 
 def app_of(engine, *observers):
-    settings = WebSettings(LIMITS, ABOUT, (), 60.0, None, SamplingConfig(), observers)
+    settings = WebSettings(LIMITS, ABOUT, (), 60.0, None, SamplingConfig(), observers=observers)
     return make_app(engine, settings)
 
 
