@@ -96,36 +96,41 @@ async def measure(folder: Path, rounds: int, loads: dict[int, int]) -> dict[str,
 
     found: list[dict[str, Any]] = []
     warm = list(itertools.islice(questions, 8))
-    for number in range(rounds + 1):  # the first one warms up
-        for count, size in loads.items() if number else ((8, 8),):
-            asked = list(itertools.islice(questions, size)) if number else warm
-            requests = await record(asked)
-            ways = {
-                "bare": bare(engine, config.sampling, requests),
-                "loop": loop(local, name),
-                "handle": handle(deployed, name),
-                "endpoint": endpoint(client),
-                "streamed": streamed(client),
-            }
-            order = WAYS if number % 2 else tuple(reversed(WAYS))
-            row: dict[str, Any] = {"users": count, "questions": size}
-            row["steps"] = sum(map(len, requests.values()))
-            chains = {}
-            for way in order:
-                await empty_cache(engine)
-                await deployed.empty_cache.remote()
-                seconds, results = await users(ways[way], asked, count)
-                row[way] = _told(seconds, results)
-                chains[way] = [result.chain for result in results]
-            row["same_chains"] = all(chains[way] == chains["endpoint"] for way in WAYS[1:])
-            if number:
-                found.append(row)
-                told = ", ".join(f"{way} {row[way]['seconds']:.2f} s" for way in WAYS)
-                print(f"round {number}, {count} users: {told}, same chains: {row['same_chains']}", flush=True)
-    await client.close()
-    await engine.close()
-    serve.shutdown()
-    ray.shutdown()
+    try:
+        for number in range(rounds + 1):  # the first one warms up
+            for count, size in loads.items() if number else ((8, 8),):
+                asked = list(itertools.islice(questions, size)) if number else warm
+                requests = await record(asked)
+                ways = {
+                    "bare": bare(engine, config.sampling, requests),
+                    "loop": loop(local, name),
+                    "handle": handle(deployed, name),
+                    "endpoint": endpoint(client),
+                    "streamed": streamed(client),
+                }
+                order = WAYS if number % 2 else tuple(reversed(WAYS))
+                row: dict[str, Any] = {"users": count, "questions": size}
+                row["steps"] = sum(map(len, requests.values()))
+                chains = {}
+                for way in order:
+                    await empty_cache(engine)
+                    await deployed.empty_cache.remote()
+                    seconds, results = await users(ways[way], asked, count)
+                    row[way] = _told(seconds, results)
+                    chains[way] = [result.chain for result in results]
+                row["same_chains"] = all(chains[way] == chains["endpoint"] for way in WAYS[1:])
+                if number:
+                    found.append(row)
+                    told = ", ".join(f"{way} {row[way]['seconds']:.2f} s" for way in WAYS)
+                    print(
+                        f"round {number}, {count} users: {told}, same chains: {row['same_chains']}",
+                        flush=True,
+                    )
+    finally:
+        await client.close()
+        await engine.close()
+        serve.shutdown()
+        ray.shutdown()
     return _figures(found, loads)
 
 

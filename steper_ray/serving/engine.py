@@ -172,9 +172,11 @@ class ReasonEngine:
             self._dead = error
             raise
 
-    def parts(self, ask: Ask) -> AsyncGenerator[list[Event], None]:
+    async def parts(self, ask: Ask) -> AsyncGenerator[list[Event], None]:
         """The events, gathered for the way to another process."""
-        return gathered(self.events(ask), PART_SECONDS)
+        async with aclosing(gathered(self.events(ask), PART_SECONDS)) as parts:
+            async for part in parts:
+                yield part
 
     async def ready(self) -> None:
         """Raises EngineDeadError if no question can be answered any more."""
