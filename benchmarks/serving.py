@@ -47,6 +47,7 @@ async def measure(folder: Path, rounds: int, loads: dict[int, int]) -> dict[str,
         endpoint,
         handle,
         loop,
+        processor_seconds,
         streamed,
         users,
     )
@@ -115,8 +116,13 @@ async def measure(folder: Path, rounds: int, loads: dict[int, int]) -> dict[str,
                 for way in order:
                     await empty_cache(engine)
                     await deployed.empty_cache.remote()
+                    before = processor_seconds()
                     seconds, results = await users(ways[way], asked, count)
+                    after = processor_seconds()
                     row[way] = _told(seconds, results)
+                    row[way]["processor_ms_per_question"] = {
+                        part: 1e3 * (after[part] - before.get(part, 0.0)) / size for part in after
+                    }
                     chains[way] = [result.chain for result in results]
                 row["same_chains"] = all(chains[way] == chains["endpoint"] for way in WAYS[1:])
                 if number:
@@ -172,7 +178,11 @@ def _figures(rows: Sequence[dict[str, Any]], loads: dict[int, int]) -> dict[str,
                 way: {
                     "questions_per_second": loads[count] / median(count, way, "seconds"),
                     "throughput_over_bare": median(count, "bare", "seconds", way),
-                    **{what: median(count, way, what) for what in rows[0][way] if what != "seconds"},
+                    **{
+                        what: median(count, way, what)
+                        for what, value in rows[0][way].items()
+                        if what != "seconds" and isinstance(value, float)
+                    },
                 }
                 for way in WAYS
             }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
 from ray.serve.handle import DeploymentHandle
 
 from steper_ray.client import Client
@@ -154,6 +157,28 @@ def _of_events(events: Callable[[Ask], AsyncGenerator[Any, None]], model: str) -
         return Asked(chain, first, time.perf_counter() - started)
 
     return ask
+
+
+#: The parts whose processor time is told, by the beginning of their processes' titles.
+PARTS = {
+    "ray::ServeReplica:steper:Ingress": "ingress",
+    "ray::ServeReplica:steper:Engine": "replica",
+    "ray::ProxyActor": "proxy",
+    "ray::ServeController": "controller",
+    "VLLM::EngineCore": "vllm",
+}
+
+
+def processor_seconds() -> dict[str, float]:
+    """Processor time so far of each part; `here` is this process, the users and the bare engine's front."""
+    found: Counter[str] = Counter()
+    for process in psutil.process_iter(["pid", "cmdline", "cpu_times"]):
+        times, title = process.info["cpu_times"], " ".join(process.info["cmdline"] or ())
+        names = [name for begin, name in PARTS.items() if title.startswith(begin)]
+        part = "here" if process.info["pid"] == os.getpid() else (names or ["other"])[0]
+        if times is not None:
+            found[part] += times.user + times.system
+    return dict(found)
 
 
 async def users(way: Way, questions: Sequence[Question], count: int) -> tuple[float, list[Asked]]:
