@@ -9,8 +9,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from ray.serve.schema import ServeDeploySchema
 
 from steper_ray.config.file import load_config
+from steper_ray.serving.app import ServeArgs
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = sorted((ROOT / "cluster" / "kuberay").glob("*.yaml"))
@@ -90,6 +92,21 @@ def test_the_service_imports_a_module_that_exists_and_its_config_resolves():
     assert resolved.engine.model.startswith("/app/runs/")
     assert service["upgradeStrategy"]["type"] == "NewClusterWithIncrementalUpgrade"
     assert service["rayClusterConfig"]["enableInTreeAutoscaling"]
+
+
+def test_the_file_for_serve_deploy_fits_serves_schema_and_its_arguments_resolve(monkeypatch):
+    text = (ROOT / "cluster/serve/reasoner.yaml").read_text(encoding="utf-8")
+    (app,) = ServeDeploySchema.model_validate(yaml.safe_load(text)).applications
+    monkeypatch.chdir(ROOT)
+    config = ServeArgs(**app.args).resolve()
+    assert app.import_path == "steper_ray.serving.app:build"
+    assert [student.name for student in config.serve.students] == ["steper"]
+    assert (config.serve.replicas, config.serve.autoscale.max_replicas, config.serve.retriever.shards) == (
+        2,
+        8,
+        2,
+    )
+    assert "token" not in re.sub("#.*", "", text)
 
 
 def test_clusters_run_the_pinned_ray_with_token_auth_and_autoscaler_v2():
