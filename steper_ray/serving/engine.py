@@ -25,8 +25,9 @@ from steper_ray.schema import Hit, Question, Trajectory
 from steper_ray.serving.gathering import gathered
 from steper_ray.serving.wire import Unit
 
-#: A stream is passed on at most so often: twenty times a second looks like writing, and costs little.
-PART_SECONDS = 0.05
+#: A stream is passed on at most so often: ten times a second still looks like writing, and each part costs all three
+#: processes on its way more than the engine needs for a token.
+PART_SECONDS = 0.1
 #: The last error of the generator in the request at hand; a trajectory keeps but its text.
 _last_error: ContextVar[list[GenerationError]] = ContextVar("last_error")
 

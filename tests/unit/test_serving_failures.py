@@ -9,6 +9,7 @@ from local_endpoint import (
     ABOUT,
     CHAIN,
     LIMITS,
+    PASSAGES,
     QUESTION,
     LocalEngine,
     client,
@@ -166,3 +167,39 @@ async def test_a_client_that_leaves_a_stream_aborts_the_generator():
     )
     stats = await engine.stats()
     assert (stats.running, stats.aborted) == (0, 1)
+
+
+class SlowRetriever:
+    """An asynchronous retriever that answers `quick` searches, and then none any more."""
+
+    def __init__(self, quick):
+        self.left, self.cancelled = quick, 0
+
+    async def find(self, queries, k):
+        if self.left:
+            self.left -= 1
+            return KeywordRetriever(PASSAGES).search(queries, k)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+
+def test_a_search_that_takes_too_long_ends_in_the_answer_so_far_which_says_so():
+    retriever = SlowRetriever(quick=1)
+    engine = LocalEngine(replies(), retriever, retrieval_timeout_s=0.01)
+    reply = client(engine).post("/v1/reason", json={"question": QUESTION})
+    assert reply.status_code == 200
+    body = reply.json()
+    assert (body["stop_reason"], body["degraded"], len(body["steps"])) == ("retriever_failed", True, 1)
+    assert body["answer"] == CHAIN[0]
+    assert retriever.cancelled == 1
+
+
+def test_a_first_search_that_takes_too_long_is_a_typed_503():
+    reply = client(LocalEngine(replies(), SlowRetriever(quick=0), retrieval_timeout_s=0.01)).post(
+        "/v1/reason", json={"question": QUESTION}
+    )
+    assert error_of(reply)[:2] == (503, "retriever_failed")
+    assert reply.headers["retry-after"]
