@@ -89,6 +89,7 @@ def timeless(trajectory: Trajectory) -> Trajectory:
             retrieval_seconds=0.0,
             generation_seconds=0.0,
             mean_logprob=None if step.mean_logprob is None else round(step.mean_logprob, 4),
+            confidence=None if step.confidence is None else round(step.confidence, 4),
         )
         for step in trajectory.steps
     ]

@@ -75,6 +75,20 @@ def test_a_sentence_leads_to_the_passage_that_grounds_it_and_back(page_of):
     assert page.focused() == page.all(".chain .said")[2]
 
 
+def test_what_was_taken_back_is_shown_at_its_step_and_not_in_the_chain(page_of):
+    doubted = "Bo was born in Ulm."
+    engine = LocalEngine([f"{CHAIN[0]} And", f"{doubted} And", f"{CHAIN[1]} And", CHAIN[2]])
+    engine.generator._doubted = [doubted]
+    page = page_of(engine)
+    page.introduced()
+    page.ask(QUESTION)
+    answered(page)
+    assert page.texts(".chain .said") == CHAIN
+    told = [note for note in page.all(".taken-back") if note.is_displayed()]
+    assert [note.text for note in told] == ["Not sure, taken back: “Bo was born in Ulm.”"]
+    assert page.texts(".query q")[2] == doubted
+
+
 def test_a_sentence_that_no_passage_holds_is_shown_as_such(page_of):
     made_up = ["The director of Alba is Zog.", "So nothing is known.", "So the answer is: Yew."]
     page = page_of(LocalEngine(made_up))
