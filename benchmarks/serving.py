@@ -39,8 +39,8 @@ async def measure(folder: Path, rounds: int, loads: dict[int, int]) -> dict[str,
     # Not at the top: vLLM's own processes import this script, and cannot bear numba, which bm25s brings.
     import ray
     from ray import serve
+    from rollout_ways import Recorder
     from serving_ways import (
-        Recorder,
         ResettableReplica,
         bare,
         empty_cache,
@@ -57,6 +57,7 @@ async def measure(folder: Path, rounds: int, loads: dict[int, int]) -> dict[str,
     from steper_ray.corpora import open_corpus
     from steper_ray.generation.vllm_engine import VllmGenerator
     from steper_ray.reasoning import Reasoner
+    from steper_ray.reasoning.frameworks import FRAMEWORKS
     from steper_ray.retrieval import open_index
     from steper_ray.serving.deployments import bind
     from steper_ray.serving.engine import ReasonEngine
@@ -76,6 +77,7 @@ async def measure(folder: Path, rounds: int, loads: dict[int, int]) -> dict[str,
     )
     plan = make_plan(config)
     name = plan.about.model
+    stop = FRAMEWORKS[config.reasoning.framework].stop
     corpus = open_corpus(config.corpus)
     questions = iter(list(corpus.questions()))
     retriever = open_index(plan.index, config.retrieval, plan.corpus)
@@ -92,7 +94,7 @@ async def measure(folder: Path, rounds: int, loads: dict[int, int]) -> dict[str,
         for question in asked:
             recorder = Recorder(engine)
             await Reasoner(retriever, recorder, config.reasoning, config.sampling).run(question)
-            found[question.id] = recorder.requests[""]
+            found[question.id] = recorder.requests
         return found
 
     found: list[dict[str, Any]] = []
@@ -103,7 +105,7 @@ async def measure(folder: Path, rounds: int, loads: dict[int, int]) -> dict[str,
                 asked = list(itertools.islice(questions, size)) if number else warm
                 requests = await record(asked)
                 ways = {
-                    "bare": bare(engine, config.sampling, requests),
+                    "bare": bare(engine, config.sampling, stop, requests),
                     "loop": loop(local, name),
                     "handle": handle(deployed, name),
                     "endpoint": endpoint(client),

@@ -8,17 +8,17 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
 from ray.serve.handle import DeploymentHandle
+from rollout_ways import Request
 
 from steper_ray.client import Client
 from steper_ray.client_replies import Answer
 from steper_ray.config import SamplingConfig
 from steper_ray.generation import Generator
-from steper_ray.generation.base import Prompt
 from steper_ray.reasoning import Finished, ReasoningDelta
 from steper_ray.schema import Question
 from steper_ray.serving.deployments import EngineReplica
@@ -38,39 +38,6 @@ class Asked:
 Way = Callable[[Question], Awaitable[Asked]]
 
 
-@dataclass(slots=True)
-class Generation:
-    """What one step's generation read, and the tokens it came to until its stream was closed."""
-
-    prompt: Prompt
-    stop: Sequence[str]
-    written: int = 0
-
-
-@dataclass
-class Recorder:
-    """The engine, and what it was asked, by question."""
-
-    engine: Generator
-    requests: dict[str, list[Generation]] = field(default_factory=dict)
-    now: str = ""
-
-    @property
-    def tokenizer(self) -> Any:
-        return self.engine.tokenizer
-
-    async def stream(self, prompt: Prompt, sampling: SamplingConfig, stop: Sequence[str] = ()) -> Any:
-        request = Generation(prompt, stop)
-        self.requests.setdefault(self.now, []).append(request)
-        async with aclosing(self.engine.stream(prompt, sampling, stop)) as chunks:
-            async for chunk in chunks:
-                request.written += len(chunk.token_ids)
-                yield chunk
-
-    async def close(self) -> None:
-        await self.engine.close()
-
-
 class ResettableReplica(EngineReplica):
     """The deployed engine, whose prefix cache can be emptied between two measurements."""
 
@@ -83,7 +50,9 @@ async def empty_cache(generator: Any) -> None:
         raise RuntimeError("the engine is not idle")
 
 
-def bare(engine: Generator, sampling: SamplingConfig, requests: dict[str, list[Generation]]) -> Way:
+def bare(
+    engine: Generator, sampling: SamplingConfig, stop: Sequence[str], requests: dict[str, list[Request]]
+) -> Way:
     """The engine alone: the prompts of the steps, already made, one after the other as they depend on each other, each
     stream closed where the reasoner closed it."""
 
@@ -91,7 +60,7 @@ def bare(engine: Generator, sampling: SamplingConfig, requests: dict[str, list[G
         started, first = time.perf_counter(), 0.0
         for request in requests[question.id]:
             written = 0
-            async with aclosing(engine.stream(request.prompt, sampling, request.stop)) as chunks:
+            async with aclosing(engine.stream(request.prompt, sampling, stop)) as chunks:
                 async for chunk in chunks:
                     first = first or time.perf_counter() - started
                     written += len(chunk.token_ids)

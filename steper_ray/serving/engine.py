@@ -25,9 +25,10 @@ from steper_ray.schema import Hit, Question, Trajectory
 from steper_ray.serving.gathering import gathered
 from steper_ray.serving.wire import Unit
 
-#: A stream is passed on at most so often: ten times a second still looks like writing, and each part costs all three
-#: processes on its way more than the engine needs for a token.
-PART_SECONDS = 0.1
+#: So many parts of streams are passed on a second, of all streams together: each costs the three processes on its way
+#: more than the engine needs for a token. A few streams so grow word by word, many in longer parts.
+PARTS_PER_SECOND = 400
+LONGEST_PART_SECONDS = 0.25
 #: The last error of the generator in the request at hand; a trajectory keeps but its text.
 _last_error: ContextVar[list[GenerationError]] = ContextVar("last_error")
 
@@ -147,6 +148,7 @@ class ReasonEngine:
             for name, generator in students.items()
         }
         self._timeout = serve.request_timeout_s
+        self._streams = 0  # that are read in parts
         self._dead: EngineDeadError | None = None
 
     async def answer(self, ask: Ask) -> Trajectory:
@@ -175,9 +177,16 @@ class ReasonEngine:
 
     async def parts(self, ask: Ask) -> AsyncGenerator[list[Event], None]:
         """The events, gathered for the way to another process."""
-        async with aclosing(gathered(self.events(ask), PART_SECONDS)) as parts:
-            async for part in parts:
-                yield part
+        self._streams += 1
+        try:
+            async with aclosing(gathered(self.events(ask), self._part_seconds)) as parts:
+                async for part in parts:
+                    yield part
+        finally:
+            self._streams -= 1
+
+    def _part_seconds(self) -> float:
+        return min(LONGEST_PART_SECONDS, self._streams / PARTS_PER_SECOND)
 
     async def ready(self) -> None:
         """Raises EngineDeadError if no question can be answered any more."""

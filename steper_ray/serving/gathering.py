@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 
 from steper_ray.reasoning import Event, ReasoningDelta
 
 
-async def gathered(events: AsyncGenerator[Event, None], every_s: float) -> AsyncGenerator[list[Event], None]:
-    """All events in their order, in lists of which one comes every `every_s` seconds at most.
+async def gathered(
+    events: AsyncGenerator[Event, None], every_s: Callable[[], float]
+) -> AsyncGenerator[list[Event], None]:
+    """All events in their order, in lists of which one comes every `every_s()` seconds at most.
 
     The first event comes at once, and so do one after a pause and the last; text of one step is put together. The
     reasoning itself is never held up. Closing the parts closes the events.
@@ -38,7 +40,7 @@ async def gathered(events: AsyncGenerator[Event, None], every_s: float) -> Async
             while part[-1] is not None and not queue.empty():
                 part.append(queue.get_nowait())
             going = part[-1] is not None
-            free_at = clock.time() + every_s
+            free_at = clock.time() + every_s()
             if told := joined([event for event in part if event is not None]):
                 yield told
         await reading  # raises what the events raised

@@ -32,7 +32,7 @@ async def told(events, log=None):
 async def test_the_first_event_comes_at_once_and_what_comes_meanwhile_together():
     gate = asyncio.Event()
     events = [StepStarted(1, "q"), gate, *words("a b c"), *words("d", 2), StepStarted(3, "r")]
-    async with aclosing(gathered(told(events), 0.02)) as parts:
+    async with aclosing(gathered(told(events), lambda: 0.02)) as parts:
         assert await anext(parts) == [StepStarted(1, "q")]
         gate.set()
         rest = [event async for part in parts for event in part]
@@ -48,7 +48,7 @@ async def test_a_part_waits_for_its_time_while_events_are_read_on():
             yield event
             await asyncio.sleep(0)
 
-    async with aclosing(gathered(noted(), HOUR)) as parts:
+    async with aclosing(gathered(noted(), lambda: HOUR)) as parts:
         await anext(parts)
         waiting = asyncio.ensure_future(anext(parts))
         while len(read) < 5:
@@ -60,12 +60,12 @@ async def test_a_part_waits_for_its_time_while_events_are_read_on():
 
 
 async def test_the_end_is_not_waited_for():
-    parts = gathered(told([StepStarted(1, "q"), *words("a b")]), HOUR)
+    parts = gathered(told([StepStarted(1, "q"), *words("a b")]), lambda: HOUR)
     assert [event async for part in parts for event in part] == [StepStarted(1, "q"), ReasoningDelta(1, "ab")]
 
 
 async def test_an_error_comes_after_the_events_before_it():
-    parts = gathered(told([*words("a"), ValueError("broken")]), 0.0)
+    parts = gathered(told([*words("a"), ValueError("broken")]), lambda: 0.0)
     assert await anext(parts) == words("a")
     with pytest.raises(ValueError, match="broken"):
         await anext(parts)
@@ -73,7 +73,7 @@ async def test_an_error_comes_after_the_events_before_it():
 
 async def test_closing_the_parts_closes_the_events():
     log = []
-    parts = gathered(told([StepStarted(1, "q"), asyncio.Event()], log), 0.0)
+    parts = gathered(told([StepStarted(1, "q"), asyncio.Event()], log), lambda: 0.0)
     await anext(parts)
     await parts.aclose()
     assert log == ["closed"]
