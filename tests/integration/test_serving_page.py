@@ -60,7 +60,7 @@ def test_an_answer_unfolds_step_by_step_with_its_passages(service, page):
     assert page.texts(".passage .score b") == [f"{passage['score']:.1f}" for passage in found]
     assert all("searched" in text and "wrote" in text for text in page.texts(".step .timing"))
     assert page.one(".answer-text").text == told["answer"]
-    begin = "Answered after" if told["stop_reason"] == "answered" else "Not settled after"
+    begin = "Not settled after" if told["stop_reason"] == "step_limit" else "Answered after"
     assert page.one(".stop").text.startswith(f"{begin} {len(steps)} step")
     assert told["answer"] in page.said()[-1]  # read out too
     assert not page.shown("#cancel")
