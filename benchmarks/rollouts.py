@@ -34,21 +34,27 @@ _WAYS = ("lockstep", "lockstep_shared_cache", "ours", "bound")
 _ONE_BY_ONE = 16  # questions of (a)
 
 
-async def measure(worlds: int, in_flight: int, rounds: int, folder: Path) -> dict[str, Any]:
+async def measure(
+    worlds: int, in_flight: int, rounds: int, few_shot: bool, units: int, folder: Path
+) -> dict[str, Any]:
     # Not at the top: vLLM's own processes import this script, and cannot bear numba, which bm25s brings.
     from rollout_ways import Ways
+    from wide import widened
 
     from steper_ray import stages
     from steper_ray.config import Config
     from steper_ray.corpora import open_corpus
     from steper_ray.generation.vllm_engine import VllmGenerator
+    from steper_ray.models import ASSETS
     from steper_ray.retrieval.index import open_index
 
+    model = widened(ASSETS / "teacher", folder / "model", units) if units else "miniature:teacher"
     config = Config.model_validate(
         {
             "run_dir": folder,
             "corpus": {"miniature": {"worlds": worlds, "seed": 78}},
-            "engine": {"kind": "vllm", "model": "miniature:teacher"},
+            "engine": {"kind": "vllm", "model": str(model)},
+            "reasoning": {"few_shot": few_shot, "stop": "fixed"},
             "build": {"in_flight": in_flight},
         }
     )
@@ -125,9 +131,13 @@ def main() -> None:
     parser.add_argument("--worlds", type=int, default=48, help="8 questions each")
     parser.add_argument("--in-flight", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--few-shot", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--units", type=int, default=0, help="of each layer's MLP (see wide.py)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        figures = asyncio.run(measure(args.worlds, args.in_flight, args.rounds, Path(folder)))
+        figures = asyncio.run(
+            measure(args.worlds, args.in_flight, args.rounds, args.few_shot, args.units, Path(folder))
+        )
     from rollout_overhead import overhead
 
     figures["ray_data"] = overhead(args.worlds)

@@ -5,9 +5,14 @@
     handle    the deployed engine by its Serve handle: another process and Serve's router
     endpoint  HTTP on top: Serve's proxy, the ingress, JSON
     streamed  the same as server-sent events
+    least     what `bare` does behind the smallest application that Serve can have: what Ray Serve itself costs
 
 A user asks the next question when his is answered. Each round asks questions of its own in all ways in turn, from empty
 prefix caches; the figures are medians over rounds of ratios within a round. Chains must be the same in all ways.
+
+Two students answer: `miniature`, whose 0.9 million parameters take less time than what is around them, and `wide`,
+which writes the same at the cost of 26 million (see wide.py), so that a step takes about as long as one of a served
+model. The figures at the top are those of the last student that is named; all are in `by_student`.
 
     python benchmarks/serving.py --json PATH
 """
@@ -30,32 +35,41 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # As this process, so that the bare engine has no advantage.
 os.environ.update({"RAY_worker_niceness": "0"})
 
-#: Users at once, and the questions that they ask in a round.
-LOADS = {1: 16, 8: 64, 32: 192, 128: 256}
-WAYS = ("bare", "loop", "handle", "endpoint", "streamed")
+#: By student: users at once, and the questions that they ask in a round.
+LOADS = {
+    "miniature": {1: 16, 8: 64, 32: 192, 128: 256},
+    "wide": {1: 8, 8: 24, 32: 64, 128: 128},
+}
+WIDE_UNITS = 16_384
+WAYS = ("bare", "loop", "handle", "endpoint", "streamed", "least")
 
 
-async def measure(folder: Path, rounds: int, loads: dict[int, int]) -> dict[str, Any]:
+async def measure(folder: Path, student: str, rounds: int, loads: dict[int, int]) -> dict[str, Any]:
     # Not at the top: vLLM's own processes import this script, and cannot bear numba, which bm25s brings.
+    import httpx
     import ray
     from ray import serve
     from rollout_ways import Recorder
     from serving_ways import (
-        ResettableReplica,
+        BenchReplica,
+        Least,
         bare,
         empty_cache,
         endpoint,
         handle,
+        least,
         loop,
         processor_seconds,
         streamed,
         users,
     )
+    from wide import widened
 
     from steper_ray.client import Client
     from steper_ray.config import Config
     from steper_ray.corpora import open_corpus
     from steper_ray.generation.vllm_engine import VllmGenerator
+    from steper_ray.models import ASSETS
     from steper_ray.reasoning import Reasoner
     from steper_ray.reasoning.frameworks import FRAMEWORKS
     from steper_ray.retrieval import open_index
@@ -67,11 +81,13 @@ async def measure(folder: Path, rounds: int, loads: dict[int, int]) -> dict[str,
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     most = rounds * sum(loads.values()) + 8
+    teacher = ASSETS / "teacher"
+    model = teacher if student == "miniature" else widened(teacher, folder / "model", WIDE_UNITS)
     config = Config.model_validate(
         {
             "run_dir": folder,
             "corpus": {"miniature": {"worlds": -(-most // 8), "seed": 79, "split": "test"}},
-            "engine": {"kind": "vllm", "model": "miniature:teacher"},
+            "engine": {"kind": "vllm", "model": str(model)},
             "serve": {"max_ongoing_requests": 256, "request_timeout_s": 600, "port": port},
         }
     )
@@ -85,9 +101,11 @@ async def measure(folder: Path, rounds: int, loads: dict[int, int]) -> dict[str,
     local = ReasonEngine(retriever, {name: engine}, config.reasoning, config.sampling, config.serve)
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(bind(plan, engine=serve.deployment(name="Engine")(ResettableReplica)), name="steper")
+    serve.run(bind(plan, engine=serve.deployment(name="Engine")(BenchReplica)), name="steper")
+    serve.run(Least.bind(), name="least", route_prefix="/least")
     deployed = serve.get_deployment_handle("Engine", app_name="steper")
     client = Client(f"http://127.0.0.1:{port}", timeout_s=600, retries=0)
+    http = httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None))
 
     async def record(asked: Sequence[Any]) -> dict[str, Any]:
         found = {}
@@ -104,12 +122,14 @@ async def measure(folder: Path, rounds: int, loads: dict[int, int]) -> dict[str,
             for count, size in loads.items() if number else ((8, 8),):
                 asked = list(itertools.islice(questions, size)) if number else warm
                 requests = await record(asked)
+                await deployed.record.remote(config.sampling, stop, requests)
                 ways = {
                     "bare": bare(engine, config.sampling, stop, requests),
                     "loop": loop(local, name),
                     "handle": handle(deployed, name),
                     "endpoint": endpoint(client),
                     "streamed": streamed(client),
+                    "least": least(http, f"http://127.0.0.1:{port}/least"),
                 }
                 order = WAYS if number % 2 else tuple(reversed(WAYS))
                 row: dict[str, Any] = {"users": count, "questions": size}
@@ -126,15 +146,18 @@ async def measure(folder: Path, rounds: int, loads: dict[int, int]) -> dict[str,
                         part: 1e3 * (after[part] - before.get(part, 0.0)) / size for part in after
                     }
                     chains[way] = [result.chain for result in results]
-                row["same_chains"] = all(chains[way] == chains["endpoint"] for way in WAYS[1:])
+                row["same_chains"] = all(
+                    chains[way] == chains["endpoint"] for way in ("loop", "handle", "streamed")
+                )
                 if number:
                     found.append(row)
                     told = ", ".join(f"{way} {row[way]['seconds']:.2f} s" for way in WAYS)
                     print(
-                        f"round {number}, {count} users: {told}, same chains: {row['same_chains']}",
+                        f"{student}, round {number}, {count} users: {told}, same chains: {row['same_chains']}",
                         flush=True,
                     )
     finally:
+        await http.aclose()
         await client.close()
         await engine.close()
         serve.shutdown()
@@ -169,6 +192,7 @@ def _figures(rows: Sequence[dict[str, Any]], loads: dict[int, int]) -> dict[str,
 
     return {
         "ratio_to_engine": median(32, "bare", "seconds", "endpoint") if 32 in loads else None,
+        "ratio_to_least": median(32, "least", "seconds", "endpoint") if 32 in loads else None,
         "added_latency_share": added("endpoint") if alone else None,
         "added_latency_share_by_layer": {way: added(way) for way in WAYS[1:]} if alone else {},
         "bare_step_s": statistics.median(row["bare"]["seconds"] / row["steps"] for row in alone)
@@ -199,12 +223,22 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--students", nargs="+", default=list(LOADS), choices=list(LOADS))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--users", type=int, nargs="+", default=list(LOADS), choices=list(LOADS))
+    parser.add_argument("--users", type=int, nargs="+", default=[1, 8, 32, 128], choices=[1, 8, 32, 128])
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        loads = {count: LOADS[count] for count in args.users}
-        figures = asyncio.run(measure(Path(folder), args.rounds, loads))
+    by_student = {}
+    for student in args.students:
+        with tempfile.TemporaryDirectory() as folder:
+            loads = {count: LOADS[student][count] for count in args.users}
+            by_student[student] = asyncio.run(measure(Path(folder), student, args.rounds, loads))
+    last = by_student[args.students[-1]]
+    figures = {
+        "student": args.students[-1],
+        "ratio_to_engine": last["ratio_to_engine"],
+        "added_latency_share": last["added_latency_share"],
+        "by_student": by_student,
+    }
     text = json.dumps(figures, indent=1) + "\n"
     if args.json is not None:
         args.json.write_text(text, encoding="utf-8")

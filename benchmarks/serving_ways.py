@@ -11,7 +11,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import psutil
+from fastapi import FastAPI
+from ray import serve
 from ray.serve.handle import DeploymentHandle
 from rollout_ways import Request
 
@@ -38,11 +41,42 @@ class Asked:
 Way = Callable[[Question], Awaitable[Asked]]
 
 
-class ResettableReplica(EngineReplica):
-    """The deployed engine, whose prefix cache can be emptied between two measurements."""
+class BenchReplica(EngineReplica):
+    """The deployed engine, whose prefix cache can be emptied, and which can do what `bare` does."""
+
+    _replays: Way
 
     async def empty_cache(self) -> None:
-        await empty_cache(next(iter(self._students.values())))
+        await empty_cache(self._student)
+
+    async def record(
+        self, sampling: SamplingConfig, stop: Sequence[str], requests: dict[str, list[Request]]
+    ) -> None:
+        self._replays = bare(self._student, sampling, stop, requests)
+
+    async def replay(self, question: Question) -> float:
+        """Seconds until the first text."""
+        return (await self._replays(question)).first_s
+
+    @property
+    def _student(self) -> Generator:
+        return next(iter(self._students.values()))
+
+
+_app = FastAPI()
+
+
+@serve.deployment(max_ongoing_requests=512, ray_actor_options={"num_cpus": 0.25})
+@serve.ingress(_app)
+class Least:
+    """The least application that Ray Serve can have before this engine: no reasoner, no checks, a short answer."""
+
+    def __init__(self) -> None:
+        self._engine = serve.get_deployment_handle("Engine", app_name="steper")
+
+    @_app.post("/{question_id}")
+    async def ask(self, question_id: str) -> dict[str, float]:
+        return {"first_s": await self._engine.replay.remote(Question(question_id, "", answers=()))}
 
 
 async def empty_cache(generator: Any) -> None:
@@ -67,6 +101,18 @@ def bare(
                     if written >= request.written:
                         break
         return Asked((), first, time.perf_counter() - started)
+
+    return ask
+
+
+def least(http: httpx.AsyncClient, url: str) -> Way:
+    """What `bare` does behind Serve's proxy, an ingress and a handle: what Ray Serve itself costs."""
+
+    async def ask(question: Question) -> Asked:
+        started = time.perf_counter()
+        reply = await http.post(f"{url}/{question.id}")
+        reply.raise_for_status()
+        return Asked((), reply.json()["first_s"], time.perf_counter() - started)
 
     return ask
 
@@ -131,6 +177,7 @@ def _of_events(events: Callable[[Ask], AsyncGenerator[Any, None]], model: str) -
 #: The parts whose processor time is told, by the beginning of their processes' titles.
 PARTS = {
     "ray::ServeReplica:steper:Ingress": "ingress",
+    "ray::ServeReplica:least:Least": "ingress",
     "ray::ServeReplica:steper:Engine": "replica",
     "ray::ProxyActor": "proxy",
     "ray::ServeController": "controller",

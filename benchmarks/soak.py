@@ -143,7 +143,7 @@ def told(answer: Any) -> Any:
     return answer.text, answer.chain, [[p.id for p in step.passages] for step in answer.steps]
 
 
-async def soak(folder: Path, requests: int, users: int, every_s: float, seed: int) -> dict[str, Any]:
+async def soak(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     import ray
     from ray import serve
 
@@ -164,6 +164,7 @@ async def soak(folder: Path, requests: int, users: int, every_s: float, seed: in
             "run_dir": folder,
             "corpus": {"miniature": {"worlds": 16, "seed": 80, "split": "test"}},
             "engine": {"model": "miniature:teacher"},
+            "reasoning": {"max_steps": args.steps},
             "serve": {
                 "replicas": 2,
                 "num_cpus": 0.5,
@@ -188,8 +189,9 @@ async def soak(folder: Path, requests: int, users: int, every_s: float, seed: in
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     serve.run(bind(plan), name="steper")
-    rng = random.Random(seed)
-    faults = Faults(every_s, rng)
+    requests = args.requests
+    rng = random.Random(args.seed)
+    faults = Faults(args.every, rng)
     sizes: list[dict[str, float]] = []
     async with Client(f"http://127.0.0.1:{port}", timeout_s=180, retries=0) as client:
         crowd = Users(client, wanted, rng)
@@ -198,7 +200,7 @@ async def soak(folder: Path, requests: int, users: int, every_s: float, seed: in
         disturbing = asyncio.create_task(faults.run())
         watching = asyncio.create_task(_watch(crowd, requests, sizes, started))
         async with asyncio.TaskGroup() as group:
-            for _ in range(users):
+            for _ in range(args.users):
                 group.create_task(crowd.user(rest))
         for task in (disturbing, watching):
             task.cancel()
@@ -217,7 +219,8 @@ async def soak(folder: Path, requests: int, users: int, every_s: float, seed: in
         "faults": dict(faults.done),
         "generations_left_running": running,
         "seconds": seconds,
-        "users": users,
+        "users": args.users,
+        "max_steps": args.steps,
         "memory_mb": sizes,
     }
 
@@ -255,11 +258,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--users", type=int, default=32)
+    parser.add_argument(
+        "--steps", type=int, default=5, help="of a question at most (fewer: more requests a second)"
+    )
     parser.add_argument("--every", type=float, default=15.0, help="seconds between two faults, on average")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        figures = asyncio.run(soak(Path(folder), args.requests, args.users, args.every, args.seed))
+        figures = asyncio.run(soak(Path(folder), args))
     text = json.dumps(figures, indent=1) + "\n"
     if args.json is not None:
         args.json.write_text(text, encoding="utf-8")

@@ -26,9 +26,9 @@ from steper_ray.serving.gathering import gathered
 from steper_ray.serving.wire import Unit
 
 #: So many parts of streams are passed on a second, of all streams together: each costs the three processes on its way
-#: more than the engine needs for a token. A few streams so grow word by word, many in longer parts.
-PARTS_PER_SECOND = 400
-LONGEST_PART_SECONDS = 0.25
+#: more than the engine needs for a token. A few streams so grow faster than they can be read, many in longer parts.
+PARTS_PER_SECOND = 200
+SHORTEST_PART_SECONDS, LONGEST_PART_SECONDS = 0.02, 0.25
 #: The last error of the generator in the request at hand; a trajectory keeps but its text.
 _last_error: ContextVar[list[GenerationError]] = ContextVar("last_error")
 
@@ -186,7 +186,7 @@ class ReasonEngine:
             self._streams -= 1
 
     def _part_seconds(self) -> float:
-        return min(LONGEST_PART_SECONDS, self._streams / PARTS_PER_SECOND)
+        return min(LONGEST_PART_SECONDS, max(SHORTEST_PART_SECONDS, self._streams / PARTS_PER_SECOND))
 
     async def ready(self) -> None:
         """Raises EngineDeadError if no question can be answered any more."""
