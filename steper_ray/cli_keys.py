@@ -33,5 +33,5 @@ def key(
         typer.echo(f"# an entry for serve.keys_file\n{entry_yaml(entry)}", err=True, nl=False)
     else:
         add_key(file, entry)
-        typer.echo(f"added to {file}; services read it when they are started", err=True)
+        typer.echo(f"added to {file}; running services read it in a second", err=True)
     typer.echo(secret)

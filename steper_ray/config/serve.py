@@ -108,7 +108,8 @@ class ServeConfig(Section):
     served."""
     keys_file: Path | None = None
     """YAML or JSON list of further keys, each with its name, its hash and limits of its own (`steper key` writes it);
-    read when the service is started."""
+    read again when it changes, by every ingress that sees the file; keys that are gone from it are refused from then
+    on. One that cannot be used leaves the keys before it, and the log says why."""
     limits: CallerLimits = CallerLimits()
     """Limits of the token, of loopback clients together, and of each key that says nothing else."""
     idempotency: IdempotencyConfig = IdempotencyConfig()

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steper_ray.serving.api import Problem
+from steper_ray.serving.callers import Callers
 from steper_ray.serving.keys import Caller, Keyring
 
 #: Probes ask without a token and from other machines, and learn nothing but that the service is there.
@@ -47,7 +48,7 @@ def check_access(
     """
     if path in PROBES:
         return None
-    if not keyring.keys:
+    if not keyring.guarded:
         _check_loopback(headers, client)
         return keyring.loopback
     if path in PAGE or path.startswith(PAGE_FILES):
@@ -99,8 +100,8 @@ class Access:
     The scope's state tells the others who the `caller` is.
     """
 
-    def __init__(self, app: ASGIApp, keyring: Keyring) -> None:
-        self._app, self._keyring = app, keyring
+    def __init__(self, app: ASGIApp, callers: Callers) -> None:
+        self._app, self._callers = app, callers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -119,7 +120,7 @@ class Access:
         try:
             # Behind a route prefix the scope's path has it in front.
             path = scope["path"].removeprefix(scope.get("root_path", ""))
-            caller = check_access(path, Headers(scope=scope), client, self._keyring)
+            caller = check_access(path, Headers(scope=scope), client, await self._callers.now())
         except Problem as problem:
             await problem_response(problem)(scope, receive, send_with_headers)
         else:

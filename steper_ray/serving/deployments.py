@@ -95,6 +95,7 @@ class IngressReplica:
             token,
             plan.config.sampling,
             keys,
+            serve_config.keys_file,
             serve_config.limits,
             serve_config.idempotency,
             observers=[RequestMetrics(), *([Traces(url)] if (url := serve_config.traces_url) else [])],

@@ -49,11 +49,13 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """All callers. Without a key in it there is but one caller, this machine's clients."""
+    """All callers. Where it is not `guarded` there is but one, this machine's clients."""
 
     keys: tuple[tuple[bytes, Caller], ...] = ()
     """The SHA-256 of each key, and whose it is."""
     loopback: Caller = Caller(LOOPBACK)
+    guarded: bool = False
+    """Whether a key must be shown, even if there is none (any more)."""
 
     def find(self, shown: bytes) -> Caller | None:
         """Whose key this is. Takes as long for one key as for another: all are compared, and by their hashes."""
@@ -72,7 +74,7 @@ def make_keyring(
     keys = [(bytes.fromhex(entry.sha256), Caller(entry.name, _limits(entry, default))) for entry in entries]
     if token is not None:
         keys.insert(0, (hashlib.sha256(token.encode()).digest(), Caller(TOKEN, default)))
-    return Keyring(tuple(keys), Caller(LOOPBACK, default))
+    return Keyring(tuple(keys), Caller(LOOPBACK, default), guarded=bool(keys))
 
 
 def _limits(entry: KeyEntry, default: CallerLimits) -> CallerLimits:
@@ -80,9 +82,9 @@ def _limits(entry: KeyEntry, default: CallerLimits) -> CallerLimits:
     return default.model_copy(update={name: value for name, value in own.items() if value is not None})
 
 
-def load_keys(path: Path | None) -> tuple[KeyEntry, ...]:
+def load_keys(path: Path | None, *, may_be_empty: bool = False) -> tuple[KeyEntry, ...]:
     """The entries of a YAML or JSON file; none where there is no file. Raises KeysError."""
-    return () if path is None else _parse(_read(path), str(path))
+    return () if path is None else _parse(_read(path), str(path), may_be_empty=may_be_empty)
 
 
 def _read(path: Path) -> str:
@@ -93,38 +95,43 @@ def _read(path: Path) -> str:
         raise KeysError(f"{path}: the file of keys cannot be read: {why}") from error
 
 
-def _list(text: str, where: str) -> list[Any]:
+def _list(text: str, where: str) -> list[tuple[str, Any]]:
+    """Each value with its place, `where` and its line."""
     try:
-        loaded = yaml.safe_load(text)  # JSON is YAML too
-    except yaml.YAMLError as error:
+        loader = yaml.SafeLoader(text)  # JSON is YAML too
+        node = loader.get_single_node()
+        loaded = None if node is None else loader.construct_document(node)
+    except Exception as error:  # PyYAML lets pass what its readers of numbers and dates raise
         mark = getattr(error, "problem_mark", None)
-        line = f" (line {mark.line + 1})" if mark else ""
         # The text is not repeated: somebody may have put a key there.
-        raise KeysError(f"{where}: neither YAML nor JSON{line}") from None
-    if not isinstance(loaded, list | None):
+        raise KeysError(f"{where}{f':{mark.line + 1}' if mark else ''}: neither YAML nor JSON") from None
+    if loaded is None:
+        return []
+    if not isinstance(loaded, list):
         raise KeysError(
             f"{where}: must be a list of entries with name and sha256; `steper key NAME` makes one"
         )
-    return loaded or []
+    places = (f"{where}:{child.start_mark.line + 1}: entry {n}" for n, child in enumerate(node.value, 1))
+    return list(zip(places, loaded, strict=True))
 
 
-def _parse(text: str, where: str) -> tuple[KeyEntry, ...]:
-    entries = tuple(_entry(value, number, where) for number, value in enumerate(_list(text, where), 1))
-    if not entries:
+def _parse(text: str, where: str, *, may_be_empty: bool = False) -> tuple[KeyEntry, ...]:
+    values = _list(text, where)
+    entries = tuple(_entry(value, place) for place, value in values)
+    if not entries and not may_be_empty:
         raise KeysError(f"{where}: no key in it; `steper key NAME --file {where}` adds one")
     for one_field in ("name", "sha256"):
-        values = [getattr(entry, one_field) for entry in entries]
-        for number, value in enumerate(values, 1):
-            if value in values[: number - 1]:
-                raise KeysError(
-                    f"{where}: entry {number}: its {one_field} is that of an earlier entry; drop one"
-                )
+        before = set[str]()
+        for (place, _), entry in zip(values, entries, strict=True):
+            if getattr(entry, one_field) in before:
+                raise KeysError(f"{place}: its {one_field} is that of an earlier entry; drop one")
+            before.add(getattr(entry, one_field))
     return entries
 
 
-def _entry(value: Any, number: int, where: str) -> KeyEntry:
+def _entry(value: Any, place: str) -> KeyEntry:
     name = value.get("name") if isinstance(value, dict) else None
-    place = f"{where}: entry {number}" + (f" ('{name}')" if isinstance(name, str) and len(name) <= 64 else "")
+    place += f" ('{name}')" if isinstance(name, str) and len(name) <= 64 else ""
     if isinstance(value, dict) and "key" in value:
         raise KeysError(f"{place}: key: a key itself must not lie in a file; write the sha256 of it")
     try:
@@ -151,7 +158,7 @@ def new_key(name: str, **limits: int | None) -> tuple[str, KeyEntry]:
     key = secrets.token_urlsafe(32)
     digest = hashlib.sha256(key.encode()).hexdigest()
     given = {field_name: value for field_name, value in limits.items() if value is not None}
-    return key, _entry({"name": name, "sha256": digest, **given}, 1, "the new key")
+    return key, _entry({"name": name, "sha256": digest, **given}, "the new key")
 
 
 def entry_yaml(entry: KeyEntry) -> str:
@@ -165,7 +172,7 @@ def entry_yaml(entry: KeyEntry) -> str:
 def add_key(path: Path, entry: KeyEntry) -> None:
     """Puts an entry behind those of a file, or into a new one that its owner alone may read. Raises KeysError."""
     text = _read(path) if path.exists() else ""
-    before = _list(text, str(path))
+    before = [value for _, value in _list(text, str(path))]
     if path.suffix == ".json" or text.lstrip().startswith("["):
         text = json.dumps([*before, *yaml.safe_load(entry_yaml(entry))], indent=2) + "\n"
     else:  # as text: comments stay

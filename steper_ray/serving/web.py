@@ -36,10 +36,11 @@ from steper_ray.serving.api import (
     sse,
 )
 from steper_ray.serving.asking import Asker, Engine, fault, longest_s, unavailable
+from steper_ray.serving.callers import Callers
 from steper_ray.serving.chat import ChatFrames, Head, as_openai, completion, to_ask
 from steper_ray.serving.chat_wire import ChatCompletion, ModelList, ModelOut, chat_model
 from steper_ray.serving.engine import Ask
-from steper_ray.serving.keys import KeyEntry, make_keyring
+from steper_ray.serving.keys import KeyEntry
 from steper_ray.serving.ledger import Ledger, LocalLedger
 from steper_ray.serving.observing import Observer
 from steper_ray.serving.openapi import ERRORS, body, chunked, documented, streamed, true_openapi
@@ -60,7 +61,8 @@ _PAGE = {
 class WebSettings:
     """What the app is made from. `token` None, and no `keys`: only clients of this machine are served.
 
-    `sampling` is how the engine decodes: what a chat request may ask for.
+    `sampling` is how the engine decodes: what a chat request may ask for. `keys_file` is where the keys came from: it
+    is read again when it changes.
     """
 
     limits: Limits
@@ -70,6 +72,7 @@ class WebSettings:
     token: str | None
     sampling: SamplingConfig
     keys: tuple[KeyEntry, ...] = ()
+    keys_file: Path | None = None
     caller_limits: CallerLimits = field(default_factory=CallerLimits)
     idempotency: IdempotencyConfig = field(default_factory=IdempotencyConfig)
     observers: Sequence[Observer] = ()
@@ -80,7 +83,7 @@ def make_app(engine: Engine, settings: WebSettings, ledger: Ledger | None = None
 
     `ledger`: where several replicas share one; by default the app has its own.
     """
-    keyring = make_keyring(settings.token, settings.keys, settings.caller_limits)
+    callers = Callers(settings.token, settings.keys, settings.caller_limits, settings.keys_file)
     ledger = ledger or LocalLedger(longest_s(settings.request_timeout_s), settings.idempotency)
     app = FastAPI(
         title="steper_ray reasoner",
@@ -89,7 +92,7 @@ def make_app(engine: Engine, settings: WebSettings, ledger: Ledger | None = None
         redoc_url=None,
         redirect_slashes=False,  # a redirect would repeat the Host that a client made up
         middleware=[
-            Middleware(Access, keyring=keyring),
+            Middleware(Access, callers=callers),
             Middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes),
             Middleware(Quotas, ledger=ledger),
             Middleware(Idempotency, ledger=ledger, max_bytes=settings.idempotency.max_bytes),
@@ -107,7 +110,7 @@ def make_app(engine: Engine, settings: WebSettings, ledger: Ledger | None = None
     _add_reason(app, asker, settings)
     _add_models(app, settings.about.models)
     _add_chat(app, asker, settings)
-    true_openapi(app, token=bool(keyring.keys))
+    true_openapi(app, token=callers.guarded)
     return app
 
 

@@ -7,6 +7,7 @@ import httpx
 import pytest
 import ray
 from serving_apps import deploy, hanging, serving, small_config
+from waiting import wait_until
 
 from steper_ray.serving.keys import add_key, new_key
 
@@ -16,7 +17,7 @@ ASK = {"question": "Where was the director of Alba born?", "max_steps": 1}
 
 @pytest.fixture(scope="module")
 def service(ray_cluster, tmp_path_factory):
-    """`url` of an app of two ingresses, with the keys of `free` and of `limited`."""
+    """`url` of an app of two ingresses, with the keys of `free` and of `limited`, and their file `keys`."""
     folder = tmp_path_factory.mktemp("run")
     free, entry = new_key("free")
     add_key(folder / "keys.yaml", entry)
@@ -25,7 +26,7 @@ def service(ray_cluster, tmp_path_factory):
     config = small_config(folder, "serve.ingress_replicas=2", f"serve.keys_file={folder / 'keys.yaml'}")
     with serving() as url:
         deploy(hanging(config))
-        yield SimpleNamespace(url=url, free=free, limited=limited)
+        yield SimpleNamespace(url=url, free=free, limited=limited, keys=folder / "keys.yaml")
 
 
 def ask(service, key, **headers):
@@ -60,6 +61,21 @@ def test_both_replicas_count_in_one_book(service):
     assert refused.json()["error"]["code"] == "rate_limited"
     assert 1 <= int(refused.headers["retry-after"]) <= 5
     assert refused.headers["x-ratelimit-limit-requests"] == str(PER_MINUTE)
+
+
+def test_both_replicas_take_a_new_key_and_refuse_one_that_is_gone(service):
+    before = service.keys.read_text()
+    late, entry = new_key("late")
+
+    def statuses():
+        return {ask(service, late).status_code for _ in range(8)}
+
+    assert statuses() == {401}
+    add_key(service.keys, entry)
+    wait_until(lambda: statuses() == {200}, "the new key", seconds=60)
+    service.keys.write_text(before)
+    wait_until(lambda: statuses() == {401}, "the key's end", seconds=60)
+    assert ask(service, service.free).status_code == 200
 
 
 def test_while_the_ledger_is_down_questions_are_answered_and_limits_held(service):

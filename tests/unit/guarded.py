@@ -37,11 +37,11 @@ def bearer(name):
     return {"authorization": f"Bearer key-of-{name}"}
 
 
-def guarded_app(engine, *keys, clock=None, token=None, ledger=None, store=None, **limits):
+def guarded_app(engine, *keys, clock=None, token=None, ledger=None, store=None, keys_file=None, **limits):
     """`limits` are those of callers without their own."""
     store = IdempotencyConfig(**(store or {}))
     settings = WebSettings(
-        LIMITS, ABOUT, (QUESTION,), 60.0, token, GREEDY, tuple(keys), CallerLimits(**limits), store
+        LIMITS, ABOUT, (QUESTION,), 60.0, token, GREEDY, tuple(keys), keys_file, CallerLimits(**limits), store
     )
     return make_app(engine, settings, ledger or LocalLedger(80.0, store, clock or Clock()))
 

@@ -1,17 +1,19 @@
-"""Keys of callers: their file, what is wrong with it, and the command that makes one."""
+"""Keys of callers: their file, what is wrong with it, its changes, and the command that makes one."""
 
 import hashlib
 import hmac
 import json
 
 import pytest
-from guarded import ASK, bearer, entry, guarded
+from guarded import ASK, Clock, bearer, entry, guarded
 from local_endpoint import SECRET, LocalEngine, error_of, replies
 from typer.testing import CliRunner
 
 from steper_ray import cli
 from steper_ray.config import CallerLimits
-from steper_ray.serving.keys import KeysError, add_key, load_keys, make_keyring, new_key
+from steper_ray.serving import callers, keys
+from steper_ray.serving.callers import Callers
+from steper_ray.serving.keys import KeysError, add_key, entry_yaml, load_keys, make_keyring, new_key
 
 DIGEST = "ab" * 32
 
@@ -34,7 +36,8 @@ def test_a_file_of_keys_is_yaml_or_json(file, tmp_path):
     ("text", "says"),
     [
         ("", "no key in it"),
-        ("a: [", "neither YAML nor JSON (line"),
+        ("a: [", ":1: neither YAML nor JSON"),
+        ("- name: 2026-99-99", "neither YAML nor JSON"),
         ("a: b", "must be a list"),
         ("- 7", "entry 1: entry"),
         (f"- sha256: {DIGEST}", "entry 1: name: Field required; up to 64"),
@@ -45,7 +48,7 @@ def test_a_file_of_keys_is_yaml_or_json(file, tmp_path):
         (f"- name: a\n  sha256: {DIGEST}\n  concurrent: 0", "concurrent: .*1 or more"),
         (f"- name: a\n  sha256: {DIGEST}\n  concurrent: true", "concurrent: .*1 or more"),
         (f"- name: token\n  sha256: {DIGEST}", "'token' is the server's own"),
-        (f"- name: a\n  sha256: {DIGEST}\n- name: a\n  sha256: {'cd' * 32}", "entry 2: its name"),
+        (f"- name: a\n  sha256: {DIGEST}\n- name: a\n  sha256: {'cd' * 32}", ":3: entry 2: its name"),
         (f"- name: a\n  sha256: {DIGEST}\n- name: b\n  sha256: {DIGEST}", "entry 2: its sha256"),
     ],
 )
@@ -102,6 +105,103 @@ def test_keys_alone_ask_for_a_key_of_this_machines_clients_too():
     assert app.post("/v1/reason", json=ASK, headers=bearer("a")).status_code == 200
     document = app.get("/openapi.json").json()
     assert document["paths"]["/v1/reason"]["post"]["security"] == [{"token": []}]
+
+
+# ---- a file that changes
+
+
+def write(file, *entries):
+    """In one go, as an editor does."""
+    new = file.with_suffix(".new")
+    new.write_text("".join(map(entry_yaml, entries)))
+    new.replace(file)
+
+
+@pytest.fixture
+def opens(monkeypatch):
+    """Which of the keys of `a` to `c` open the endpoint over the file."""
+    monkeypatch.setattr(callers, "LOOK_SECONDS", 0.0)
+
+    def opens(app):
+        return [name for name in "abc" if app.get("/v1/about", headers=bearer(name)).status_code == 200]
+
+    return opens
+
+
+def test_a_key_that_is_gone_from_the_file_is_refused_and_a_new_one_taken(file, opens):
+    write(file, entry("a"), entry("b"))
+    app = guarded(LocalEngine([]), *load_keys(file), keys_file=file)
+    assert opens(app) == ["a", "b"]
+    write(file, entry("b"), entry("c"))
+    assert opens(app) == ["b", "c"]
+    write(file)
+    assert opens(app) == []
+    assert error_of(app.get("/v1/about"))[0] == 401  # nor is it open to this machine's clients now
+
+
+def test_a_callers_limits_are_those_of_the_file_as_it_is_now(file, opens):
+    write(file, entry("a", max_question_chars=3))
+    app = guarded(LocalEngine(replies()), *load_keys(file), keys_file=file)
+    assert app.post("/v1/reason", json=ASK, headers=bearer("a")).status_code == 413
+    write(file, entry("a"))
+    assert app.post("/v1/reason", json=ASK, headers=bearer("a")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("- name: b\n  sha256: short", "keys.yaml:1: entry 1 ('b'): sha256:"),
+        ("# ours\n- [", "keys.yaml:2: neither YAML nor JSON"),
+        (None, "keys.yaml: the file of keys cannot be read"),
+    ],
+)
+def test_a_broken_file_leaves_the_keys_before_it_and_is_told_of_once(file, opens, caplog, text, says):
+    write(file, entry("a"))
+    app = guarded(LocalEngine([]), *load_keys(file), keys_file=file)
+    file.unlink() if text is None else file.write_text(text)
+    assert opens(app) == opens(app) == ["a"]
+    (told,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert says in told.getMessage()
+    write(file, entry("b"))
+    assert opens(app) == ["b"]
+
+
+async def test_the_file_is_looked_at_once_a_second_and_read_when_it_changed(file, monkeypatch):
+    looks, reads, clock = [], [], Clock()
+    look, read = callers._signature, keys._read
+    monkeypatch.setattr(callers, "_signature", lambda path: looks.append(path) or look(path))
+    monkeypatch.setattr(keys, "_read", lambda path: reads.append(path) or read(path))
+    write(file, entry("a"))
+    known = Callers(None, path=file, clock=clock)
+    assert (len(looks), len(reads)) == (1, 1)
+    for _ in range(100):
+        await known.now()
+    clock.now += 1
+    for _ in range(100):
+        assert (await known.now()).find(b"key-of-a")
+    assert (len(looks), len(reads)) == (2, 1)
+
+
+async def test_a_file_that_is_being_written_is_read_when_it_is_whole(file, monkeypatch):
+    parts = entry_yaml(entry("b")), entry_yaml(entry("c"))
+    write(file, entry("a"))
+    known = Callers(None, path=file, clock=(clock := Clock()))
+    file.write_text(parts[0])
+    # The other half comes while the change is looked at.
+    monkeypatch.setattr(callers, "sleep", lambda seconds: file.write_text("".join(parts)))
+    clock.now += 1
+    now = await known.now()
+    assert [now.find(f"key-of-{name}".encode()) is not None for name in "abc"] == [False, True, True]
+
+
+async def test_a_service_that_does_not_see_the_file_goes_by_the_keys_it_was_built_with(file):
+    known = Callers(None, [entry("a")], path=file, clock=(clock := Clock()))
+    assert (await known.now()).find(b"key-of-a")
+    write(file, entry("b"))
+    clock.now += 1
+    now = await known.now()
+    assert now.find(b"key-of-b")
+    assert not now.find(b"key-of-a")
 
 
 # ---- new keys
