@@ -17,8 +17,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from steper_ray.schema import Trajectory
 from steper_ray.serving.access import problem_response
-from steper_ray.serving.api import Problem
+from steper_ray.serving.api import Problem, is_complete
 from steper_ray.serving.idempotency import Reply
 from steper_ray.serving.keys import LOOPBACK, Caller
 from steper_ray.serving.ledger import Ledger
@@ -42,6 +43,11 @@ def check_length(request: Request, question: str) -> None:
     if most is not None and len(question) > most:
         message = f"question: with this key it may have {most} characters at most"
         raise Problem(413, "question_too_long", message, param="question")
+
+
+def keep_if_complete(request: Request, trajectory: Trajectory) -> None:
+    """Says of the answer that is about to be sent whether `Idempotency` may give it again."""
+    request.state.complete = is_complete(trajectory)
 
 
 class Quotas:
@@ -102,7 +108,8 @@ def _duration(seconds: float) -> str:
 class Idempotency:
     """Gives the answer that a request with the same `Idempotency-Key` got before.
 
-    An answer is kept as it was sent, a stream as its events: what is asked again gets the same bytes.
+    An answer is kept as it was sent, a stream as its events: what is asked again gets the same bytes. What failed, or
+    ended before its time, is not kept (see `keep_if_complete`): asked again, it is reasoned again.
     """
 
     def __init__(self, app: ASGIApp, ledger: Ledger, max_bytes: int) -> None:
@@ -152,6 +159,7 @@ class Idempotency:
     ) -> None:
         media_type, sent = "", bytearray()
         recording = kept = False
+        scope = {**scope, "state": (state := {**scope.get("state", {}), "complete": False})}
 
         async def send_and_keep(message: Message) -> None:
             nonlocal media_type, recording, kept
@@ -162,7 +170,7 @@ class Idempotency:
                 sent.extend(message.get("body", b""))
                 recording = len(sent) <= self._max
                 # Before its end is sent: who has read it to the end finds it here.
-                if recording and not message.get("more_body", False) and _is_whole(media_type, sent):
+                if recording and not message.get("more_body", False) and state["complete"]:
                     await self._ledger.finish(*place, Reply(media_type, bytes(sent)))
                     kept = True
             await send(message)
@@ -214,11 +222,3 @@ def _fingerprint(scope: Scope, body: bytes) -> bytes:
     content_type = Headers(scope=scope).get("content-type", "")
     head = "\n".join((scope["path"], content_type)).encode("utf-8", "surrogatepass")
     return hashlib.sha256(b"%d\n%s\n%s" % (len(head), head, body)).digest()
-
-
-def _is_whole(media_type: str, body: bytearray) -> bool:
-    """Whether a stream ended as it should and not in an error; what is no stream always did."""
-    if not media_type.startswith("text/event-stream"):
-        return True
-    last = body.rstrip(b"\n").rpartition(b"\n\n")[2]
-    return last == b"data: [DONE]" or last.startswith(b"event: answer\n")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -63,6 +63,10 @@ class Frames(Protocol):
     def problem(self, problem: Problem) -> bytes: ...
 
 
+#: Is told of a question's trajectory before its end is sent.
+Ended = Callable[[Trajectory], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Asker:
     """The engine as the routes see it: `timeout_s` is the deadline of one question."""
@@ -71,17 +75,18 @@ class Asker:
     timeout_s: float
     observers: Sequence[Observer] = ()
 
-    async def answer(self, ask: Ask) -> Trajectory:
+    async def answer(self, ask: Ask, ended: Ended) -> Trajectory:
         """A trajectory of one step at least. Raises Problem."""
         with Watch(self.observers, ask) as watch:
             with _Told():
                 async with asyncio.timeout_at(self._deadline()):
                     trajectory = await self.engine.answer(ask)
             watch.finished(trajectory)
+            ended(trajectory)
             check_done(trajectory)
         return trajectory
 
-    async def stream(self, ask: Ask, frames: Frames) -> Response:
+    async def stream(self, ask: Ask, frames: Frames, ended: Ended) -> Response:
         """The events as they come. Raises Problem: what fails before the first is an HTTP error, not an event."""
         deadline = self._deadline()
         async with AsyncExitStack() as stack:
@@ -90,7 +95,7 @@ class Asker:
             first = await _next(events, deadline)
             if isinstance(first, Finished):
                 check_done(first.trajectory)
-            body = _written(watch, events, first, frames, deadline)
+            body = _written(watch, events, first, frames, ended, deadline)
             return _EventStream(body, stack.pop_all())
 
     def _deadline(self) -> float:
@@ -102,10 +107,13 @@ async def _written(
     events: AsyncGenerator[Event, None],
     event: Event | None,
     frames: Frames,
+    ended: Ended,
     deadline: float,
 ) -> AsyncGenerator[bytes, None]:
     while event is not None:
         watch.event(event)
+        if isinstance(event, Finished):
+            ended(event.trajectory)
         if frame := frames.event(event):
             yield frame
         try:

@@ -1,7 +1,8 @@
 """What was answered under an idempotency key, so that a question asked again is not reasoned again.
 
 As Stripe has it: the same key with the same request gets the first answer; while that is under way the second one is
-told to wait; another request under the key is refused; what failed frees the key. Pure: no HTTP, no Ray.
+told to wait; another request under the key is refused; what failed, or was no whole answer, frees the key. Pure: no
+HTTP, no Ray.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from steper_ray.config.serve import IdempotencyConfig
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole answer of status 200, as it was sent. Of a stream `body` is all of its events."""
+    """A complete answer of status 200, as it was sent. Of a stream `body` is all of its events."""
 
     media_type: str
     body: bytes

@@ -33,7 +33,10 @@ IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "description": "Any text of your own for one question: asked again with it, the question gets its first answer.",
+    "description": (
+        "Any text of your own for one question: asked again with it, the question gets its first answer. A failure, "
+        "and an answer that a failure or the deadline ended (`degraded`), is not kept: it is reasoned again."
+    ),
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]*$"},
 }
 _NUMBER = {"type": "string", "pattern": "^[0-9]+$"}

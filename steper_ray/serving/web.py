@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
@@ -23,7 +24,7 @@ from starlette.responses import Response
 from steper_ray.config import CallerLimits, IdempotencyConfig, SamplingConfig
 from steper_ray.reasoning import Event
 from steper_ray.serving.access import Access, BodyLimit, problem_response
-from steper_ray.serving.admission import Idempotency, Quotas, check_length
+from steper_ray.serving.admission import Idempotency, Quotas, check_length, keep_if_complete
 from steper_ray.serving.api import (
     Grounded,
     Limits,
@@ -172,9 +173,10 @@ def _add_reason(app: FastAPI, asker: Asker, settings: WebSettings) -> None:
         trace = request.headers.get("traceparent")
         id = f"reason-{uuid.uuid4().hex}"
         ask = Ask(id, body.question, time.time(), name, body.unit, body.max_steps, trace)
+        ended = partial(keep_if_complete, request)
         if body.stream:
-            return await asker.stream(ask, ReasonFrames(name, Grounded(ask.question)))
-        return _json(response(await asker.answer(ask), name))
+            return await asker.stream(ask, ReasonFrames(name, Grounded(ask.question)), ended)
+        return _json(response(await asker.answer(ask, ended), name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,10 +226,11 @@ def _add_chat(app: FastAPI, asker: Asker, settings: WebSettings) -> None:
             head = Head(f"chatcmpl-{uuid.uuid4().hex}", int(now), name)
             ask = to_ask(body, head, now, limits, sampling, request.headers.get("traceparent"))
             check_length(request, ask.question)
+            ended = partial(keep_if_complete, request)
             if body.stream:
                 usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-                return await asker.stream(ask, ChatFrames(head, ask.question, include_usage=usage))
-            return _json(completion(await asker.answer(ask), head))
+                return await asker.stream(ask, ChatFrames(head, ask.question, include_usage=usage), ended)
+            return _json(completion(await asker.answer(ask, ended), head))
         except Problem as problem:
             raise as_openai(problem) from problem
 

@@ -186,6 +186,30 @@ def test_a_failure_frees_the_key_also_within_a_stream(path, body):
         assert asks(app, body, path).headers["idempotent-replayed"] == "true"
 
 
+@pytest.mark.parametrize(("path", "body"), BODIES)
+def test_an_answer_that_a_failure_ended_is_not_kept_and_the_question_is_reasoned_again(path, body):
+    engine = LocalEngine([replies()[0], GenerationError("status 500"), *replies()])
+    app = guarded(engine)
+    degraded, whole, again = (asks(app, body, path) for _ in range(3))
+    assert degraded.status_code == whole.status_code == 200
+    assert '"generator_failed"' in degraded.text
+    assert '"answered"' in whole.text
+    assert ["idempotent-replayed" in reply.headers for reply in (degraded, whole, again)] == [
+        False,
+        False,
+        True,
+    ]
+    assert again.content == whole.content
+    assert len(engine.asked) == 2
+
+
+def test_an_answer_at_the_last_step_is_a_whole_one():
+    engine = LocalEngine(replies())
+    app = guarded(engine)
+    assert asks(app, ASK | {"max_steps": 1}).json()["stop_reason"] == "step_limit"
+    assert "idempotent-replayed" in asks(app, ASK | {"max_steps": 1}).headers
+
+
 def test_a_refused_request_frees_the_key():
     app = guarded(LocalEngine(replies()))
     assert asks(app, {"question": ""}).status_code == 422
@@ -288,6 +312,7 @@ def test_the_document_tells_of_keys_and_limits():
         assert (header["name"], header["in"], header["required"]) == ("Idempotency-Key", "header", False)
         assert "x-ratelimit-remaining-requests" in operation["responses"]["429"]["headers"]
         assert "idempotent-replayed" in operation["responses"]["200"]["headers"]
+        assert "`degraded`" in header["description"]
         assert "409" in operation["responses"]
     codes = document["components"]["schemas"]["ErrorDetail"]["properties"]["code"]["enum"]
     assert {"rate_limited", "request_in_progress", "idempotency_mismatch"} <= set(codes)
