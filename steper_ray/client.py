@@ -40,7 +40,7 @@ from steper_ray.client_replies import (
     refusal,
 )
 from steper_ray.generation.retrying import backoff, retry_after
-from steper_ray.serving.wire import ReasonResponse, Unit
+from steper_ray.serving.wire import ReasonResponse, Stop, Unit
 
 __all__ = [
     "AccessError",
@@ -104,9 +104,12 @@ class Client:
         model: str | None = None,
         unit: Unit | None = None,
         max_steps: int | None = None,
+        stop: Stop | None = None,
     ) -> Answer:
         """Asks the student `model`, by default the server's first. Raises ReasonerError, by its subclass."""
-        async with aclosing(await self._open(_body(question, model, unit, max_steps, stream=False))) as reply:
+        async with aclosing(
+            await self._open(_body(question, model, unit, max_steps, stop, stream=False))
+        ) as reply:
             return answer_of(parse(ReasonResponse, await read(reply)))
 
     async def stream(
@@ -116,10 +119,13 @@ class Client:
         model: str | None = None,
         unit: Unit | None = None,
         max_steps: int | None = None,
+        stop: Stop | None = None,
     ) -> AsyncGenerator[Event, None]:
         """The events of the reasoning, the Answer last. Raises ReasonerError, by its subclass; what has begun is not
         asked again."""
-        async with aclosing(await self._open(_body(question, model, unit, max_steps, stream=True))) as reply:
+        async with aclosing(
+            await self._open(_body(question, model, unit, max_steps, stop, stream=True))
+        ) as reply:
             event: Event | None = None
             async with aclosing(events(reply)) as told:
                 async for event in told:
@@ -135,6 +141,7 @@ class Client:
         model: str | None = None,
         unit: Unit | None = None,
         max_steps: int | None = None,
+        stop: Stop | None = None,
     ) -> AsyncGenerator[Answer | ReasonerError, None]:
         """The answer of each question in the questions' order, as soon as those before it are there.
 
@@ -149,7 +156,7 @@ class Client:
         async def one(question: str) -> Answer | ReasonerError:
             async with gate:
                 try:
-                    return await self.reason(question, model=model, unit=unit, max_steps=max_steps)
+                    return await self.reason(question, model=model, unit=unit, max_steps=max_steps, stop=stop)
                 except (AccessError, UnreachableError):
                     raise
                 except ReasonerError as error:
@@ -205,7 +212,13 @@ def _fill(
 
 
 def _body(
-    question: str, model: str | None, unit: Unit | None, max_steps: int | None, *, stream: bool
+    question: str,
+    model: str | None,
+    unit: Unit | None,
+    max_steps: int | None,
+    stop: Stop | None,
+    *,
+    stream: bool,
 ) -> dict[str, Any]:
     fields = {
         "question": question,
@@ -213,5 +226,6 @@ def _body(
         "stream": stream,
         "unit": unit,
         "max_steps": max_steps,
+        "stop": stop,
     }
     return {name: value for name, value in fields.items() if value is not None}

@@ -23,7 +23,7 @@ from steper_ray.reasoning import Event, Finished, Reasoner
 from steper_ray.retrieval import AsyncRetriever, Retriever, as_async
 from steper_ray.schema import Hit, Question, Trajectory
 from steper_ray.serving.gathering import gathered
-from steper_ray.serving.wire import Unit
+from steper_ray.serving.wire import Stop, Unit
 
 #: So many parts of streams are passed on a second, of all streams together: each costs the three processes on its way
 #: more than the engine needs for a token. A few streams so grow faster than they can be read, many in longer parts.
@@ -45,6 +45,7 @@ class Ask:
     max_steps: int | None = None
     trace: str | None = None
     """The client's W3C `traceparent`."""
+    stop: Stop | None = None
 
 
 @dataclass(slots=True)
@@ -215,6 +216,7 @@ class ReasonEngine:
         reasoner.config = config.model_copy(
             update={
                 "unit": ask.unit or config.unit,
+                "stop": ask.stop or config.stop,
                 "max_steps": min(ask.max_steps or config.max_steps, config.max_steps),
                 "deadline_s": deadline,
             }

@@ -63,6 +63,7 @@ def make_plan(config: Config) -> Plan:
         models=names,
         framework=reasoning.framework,
         unit=reasoning.unit,
+        stop=reasoning.stop,
         max_steps=reasoning.max_steps,
         max_question_chars=reasoning.max_question_chars,
         passages=read_manifest(index).passages,

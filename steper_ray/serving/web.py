@@ -172,7 +172,7 @@ def _add_reason(app: FastAPI, asker: Asker, settings: WebSettings) -> None:
         name = pick_model(body.model, names)
         trace = request.headers.get("traceparent")
         id = f"reason-{uuid.uuid4().hex}"
-        ask = Ask(id, body.question, time.time(), name, body.unit, body.max_steps, trace)
+        ask = Ask(id, body.question, time.time(), name, body.unit, body.max_steps, trace, body.stop)
         ended = partial(keep_if_complete, request)
         if body.stream:
             return await asker.stream(ask, ReasonFrames(name, Grounded(ask.question)), ended)

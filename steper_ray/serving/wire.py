@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from steper_ray.schema import StopReason
 
 Unit = Literal["sentence", "chain"]
+Stop = Literal["fixed", "confident", "stable"]
 ErrorCode = Literal[
     "malformed_json",
     "unauthorized",
@@ -60,6 +61,10 @@ class ReasonRequest(Wire):
     """What one step generates, a sentence or the chain to its end; by default as the server is set."""
     max_steps: int | None = Field(None, ge=1)
     """Most steps for this question; by default, and at most, the server's."""
+    stop: Stop | None = None
+    """When an answer counts: as soon as it is stated (`fixed`), when the model was sure of what it rests on
+    (`confident`), or when two successive steps state the same (`stable`); by default as the server is set. What is
+    taken back costs steps: with few of them the answer may stay `unsure`."""
 
     @field_validator("question")
     @classmethod
@@ -185,6 +190,7 @@ class About(Wire):
     """All students, the default one first."""
     framework: str
     unit: Unit
+    stop: Stop
     max_steps: int
     max_question_chars: int
     passages: int

@@ -32,6 +32,7 @@ ABOUT = About(
     models=["test", OTHER],
     framework="ircot",
     unit="sentence",
+    stop="confident",
     max_steps=5,
     max_question_chars=200,
     passages=2,

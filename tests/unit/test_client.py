@@ -69,6 +69,15 @@ async def test_the_requests_limits_hold(opened):
         assert (await client.reason(QUESTION, max_steps=1)).stop_reason is StopReason.STEP_LIMIT
 
 
+async def test_when_an_answer_counts_is_chosen_for_one_question_and_for_many(opened):
+    engine = LocalEngine(["So the answer is: Cem."] * 6)
+    async with opened(engine) as client:
+        whole = await client.reason(QUESTION, stop="stable")
+        *_, streamed = [event async for event in client.stream(QUESTION, stop="stable")]
+        (one,) = [answer async for answer in client.reason_many([QUESTION], stop="stable")]
+    assert [len(answer.steps) for answer in (whole, streamed, one)] == [2, 2, 2]
+
+
 async def test_errors_tell_what_to_do_about_them(opened):
     async with opened(LocalEngine([])) as client:
         with pytest.raises(QuestionError, match="must not be empty") as refused:

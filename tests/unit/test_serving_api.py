@@ -114,6 +114,36 @@ def test_unit_and_max_steps_of_the_request_hold():
     assert (len(body["steps"]), body["stop_reason"]) == (2, "step_limit")
 
 
+DOUBTED = "Bo was born in Ulm."
+
+
+@pytest.mark.parametrize(
+    ("stop", "answer", "taken_back"),
+    [
+        ("fixed", "Ulm", ["", ""]),
+        ("confident", "Ulm", [DOUBTED, ""]),
+        (None, "Ulm", [DOUBTED, ""]),
+        ("stable", "Cem", ["", "So the answer is: Ulm.", "So the answer is: Cem.", ""]),
+    ],
+)
+def test_a_request_chooses_when_an_answer_counts(stop, answer, taken_back):
+    engine = LocalEngine(
+        [f"{DOUBTED} And", *(f"So the answer is: {name}." for name in ("Ulm", "Cem", "Cem"))]
+    )
+    engine.generator._doubted = [DOUBTED]
+    body = {"question": QUESTION} | ({} if stop is None else {"stop": stop})
+    reply = client(engine).post("/v1/reason", json=body).json()
+    assert (reply["answer"], reply["stop_reason"]) == (answer, "answered")
+    assert [step["taken_back"] for step in reply["steps"]] == taken_back
+
+
+def test_whatever_stops_it_the_most_steps_are_the_requests():
+    engine = LocalEngine([f"So the answer is: {name}." for name in ("Ulm", "Cem")])
+    body = {"question": QUESTION, "stop": "stable", "max_steps": 2}
+    reply = client(engine).post("/v1/reason", json=body).json()
+    assert (len(reply["steps"]), reply["stop_reason"]) == (2, "unsure")
+
+
 def test_a_frame_is_one_event_whatever_the_text_holds():
     data = EVENTS["delta"](index=1, text="a\n\nevent: answer\ndata: {}\r\u2028")
     frame = sse("delta", data).decode()
@@ -140,6 +170,18 @@ def test_a_frame_is_one_event_whatever_the_text_holds():
         ('{"question": "\\ud800"}', 400, "malformed_json", "not valid JSON"),
         ('{"question": "Who?", "stream": "yes"}', 422, "invalid_request", "stream"),
         ('{"question": "Who?", "unit": "word"}', 422, "invalid_request", "unit"),
+        (
+            '{"question": "Who?", "stop": "early"}',
+            422,
+            "invalid_request",
+            "stop: must be 'fixed', 'confident'",
+        ),
+        (
+            '{"question": "Who?", "stop": ["\\n"]}',
+            422,
+            "invalid_request",
+            "stop: must be 'fixed', 'confident'",
+        ),
         ('{"question": "Who?", "max_steps": 0}', 422, "invalid_request", "max_steps"),
         ('{"question": "Who?", "max_steps": 6}', 422, "invalid_request", "less than or equal to 5"),
         ('{"question": "Who?", "k": 3}', 422, "invalid_request", "the fields are: question, model, stream"),
