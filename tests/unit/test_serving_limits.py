@@ -76,6 +76,54 @@ def test_a_place_comes_free_when_it_is_given_back_or_its_time_is_over():
     assert limiter.admit("a", two, "7").over is None
 
 
+def answered(limiter, clock, caller, *seconds):
+    """Questions one after another, each of which took so long."""
+    for number, took in enumerate(seconds):
+        assert limiter.admit(caller, CallerLimits(concurrent=2), f"answered-{number}").over is None
+        clock.now += took
+        limiter.release(caller, f"answered-{number}")
+
+
+def test_the_wait_for_a_place_is_what_the_oldest_question_has_left_of_the_usual_time():
+    clock = Clock()
+    limiter, two = RateLimiter(80.0, clock), CallerLimits(concurrent=2)
+    answered(limiter, clock, "a", 9.0, 9.0, 70.0)  # one that hung is not the usual time
+    limiter.admit("a", two, "1")
+    clock.now += 4
+    limiter.admit("a", two, "2")
+    assert limiter.admit("a", two, "3").retry_s == pytest.approx(5)
+    clock.now += 3
+    assert limiter.admit("a", two, "3").retry_s == pytest.approx(2)
+    clock.now += 20  # overdue: it may be any moment
+    assert limiter.admit("a", two, "3").retry_s == 1
+    limiter.release("a", "1")
+    limiter.admit("a", two, "3")
+    assert limiter.admit("a", two, "4").retry_s == 1  # now the second is the oldest
+
+
+def test_a_callers_own_questions_tell_his_wait_and_all_others_where_he_has_none():
+    clock = Clock()
+    limiter, one = RateLimiter(80.0, clock), CallerLimits(concurrent=1)
+    limiter.admit("first", one, "1")
+    assert limiter.admit("first", one, "2").retry_s == 1  # nothing is known
+    answered(limiter, clock, "slow", *[30.0] * 5)
+    limiter.admit("new", one, "3")
+    assert limiter.admit("new", one, "4").retry_s == pytest.approx(30)
+    limiter.release("new", "3")  # at once: a bad request, perhaps
+    answered(limiter, clock, "new", 6.0, 6.0)
+    limiter.admit("new", one, "5")
+    assert limiter.admit("new", one, "6").retry_s == pytest.approx(6)
+
+
+def test_only_the_last_questions_count_for_the_wait():
+    clock = Clock()
+    limiter, one = RateLimiter(80.0, clock), CallerLimits(concurrent=1)
+    answered(limiter, clock, "a", *[60.0] * 100)
+    answered(limiter, clock, "a", *[3.0] * 32)
+    limiter.admit("a", one, "1")
+    assert limiter.admit("a", one, "2").retry_s == pytest.approx(3)
+
+
 def test_a_request_without_a_place_costs_no_token():
     limiter = RateLimiter(80.0, Clock())
     both = CallerLimits(requests_per_minute=3, concurrent=1)
