@@ -55,6 +55,7 @@ class IdempotencyStore:
         """`fingerprint` tells what is asked, `request` is the name of this attempt. A `new` one is to end in `finish`
         or `free`."""
         now = self._clock()
+        self._forget(now)
         entry = self._entries.get((caller, key))
         if entry is not None and entry.until <= now:
             self._drop((caller, key))
@@ -90,6 +91,11 @@ class IdempotencyStore:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def _forget(self, now: float) -> None:
+        """What is over, from the oldest on: an answer does not stay until others need its room."""
+        while self._entries and next(iter(self._entries.values())).until <= now:
+            self._drop(next(iter(self._entries)))
 
     def _make_room(self, now: float) -> bool:
         """Of what is over, else of the oldest answer. What is under way keeps its place."""

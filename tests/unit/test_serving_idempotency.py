@@ -78,6 +78,21 @@ def test_an_answer_is_remembered_for_its_time():
     assert kept.begin("a", "k", b"two", "3") == Claim("new")
 
 
+def test_answers_whose_time_is_over_are_gone_at_the_next_question():
+    clock = Clock()
+    kept = store(clock, ttl_s=100)
+    for number in range(10):
+        kept.begin("a", str(number), b"", "1")
+        kept.finish("a", str(number), "1", answer())
+        clock.now += 1
+    clock.now += 95
+    kept.begin("b", "other", b"", "1")
+    assert (len(kept), kept._bytes) == (5, 4 * len("answer"))
+    clock.now += 100
+    kept.begin("b", "another", b"", "2")
+    assert (len(kept), kept._bytes) == (1, 0)
+
+
 def test_the_oldest_answer_makes_room_and_what_is_under_way_keeps_its_place():
     kept = store(entries=2)
     kept.begin("a", "busy", b"", "1")
@@ -208,6 +223,15 @@ def test_an_answer_at_the_last_step_is_a_whole_one():
     app = guarded(engine)
     assert asks(app, ASK | {"max_steps": 1}).json()["stop_reason"] == "step_limit"
     assert "idempotent-replayed" in asks(app, ASK | {"max_steps": 1}).headers
+
+
+def test_nothing_is_kept_of_what_was_asked_without_a_key():
+    ledger = LocalLedger(80.0)
+    app = guarded(LocalEngine(replies() * 2), entry("a", concurrent=1), ledger=ledger)
+    for path, body in BODIES[:2]:
+        assert app.post(path, json=body, headers=bearer("a")).status_code == 200
+    assert len(ledger._store) == 0
+    assert not ledger._limiter._accounts["a"].places
 
 
 def test_a_refused_request_frees_the_key():
