@@ -31,14 +31,15 @@ class Page:
     def __init__(self, driver):
         self.driver = driver
 
-    def open(self, url, width=1200, dark=False):
-        """As if in a window so many pixels wide; a phone's where it is narrow."""
+    def open(self, url, width=1200, dark=False, forced=False):
+        """As if in a window so many pixels wide; a phone's where it is narrow. `forced`: in a reader's own colours."""
         size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         # What fades in is not there yet.
         calm = {"name": "prefers-reduced-motion", "value": "reduce"}
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme, calm]})
+        own = {"name": "forced-colors", "value": "active" if forced else "none"}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme, calm, own]})
         self.driver.get_log("performance")
         self.driver.get(url)
 

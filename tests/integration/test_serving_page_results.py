@@ -35,6 +35,38 @@ const ratio = (element) => {
 return [looked.length, looked.filter((element) => ratio(element) < 4.5)
   .map((element) => `${element.className || element.tagName}: ${ratio(element).toFixed(2)}`)];
 """
+#: How far the comma between two sentences' numbers stands from the first of them.
+GAP = """
+const [uses] = [...document.querySelectorAll(".uses")].filter((uses) => uses.querySelectorAll(".use").length > 1);
+const box = (node) => {
+  const range = document.createRange();
+  range.selectNodeContents(node);
+  return range.getBoundingClientRect();
+};
+const first = uses.querySelector(".use");
+return box(first.nextSibling).left - box(first.firstChild).right;
+"""
+#: Of each selector whether what it names is set off by more than a colour: by an edge, or a line below its words.
+EDGED = """
+return Object.fromEntries(arguments[0].map((selector) => {
+  const [name, pseudo] = selector.split("::");
+  const found = [...document.querySelectorAll(name)].filter((element) => element.checkVisibility());
+  const edged = (element) => {
+    const style = getComputedStyle(element, pseudo && `::${pseudo}`);
+    return [[style.borderBottomStyle, style.borderBottomWidth], [style.outlineStyle, style.outlineWidth]]
+      .some(([kind, width]) => kind !== "none" && width !== "0px") || style.textDecorationLine.includes("underline");
+  };
+  return [selector, found.length > 0 && found.every(edged)];
+}));
+"""
+#: Of each selector whether what is drawn by its background stands out from the page.
+DRAWN = """
+return Object.fromEntries(arguments[0].map((selector) => {
+  const [name, pseudo] = selector.split("::");
+  const drawn = getComputedStyle(document.querySelector(name), `::${pseudo}`).backgroundColor;
+  return [selector, drawn !== getComputedStyle(document.body).backgroundColor];
+}));
+"""
 
 
 def compare(page):
@@ -62,7 +94,8 @@ def test_a_sentence_leads_to_the_passage_that_grounds_it_and_back(page_of):
     assert [mark.accessible_name for mark in page.all(".cite")] == [
         "Passage 1: Alba", "Passage 2: Bo", "Passage 2: Bo",
     ]  # fmt: skip
-    assert page.texts(".uses") == ["Grounds sentence 1 ", "Grounds sentence 2 3 "]
+    assert page.texts(".uses") == ["Grounds sentence 1", "Grounds sentences 2, 3"]
+    assert page.js(GAP) < 1  # pixels: the comma stands at its number
     assert not page.shown(".unsaid")
 
     page.js("arguments[0].focus()", page.all(".source")[1])
@@ -190,6 +223,41 @@ def test_two_models_stand_below_each_other_on_a_phone_and_all_text_stands_out(pa
     assert weak == []
     ground = page.js("return getComputedStyle(document.body).backgroundColor.match(/\\d+/g)")[:3]
     assert (sum(map(int, ground)) < 3 * 128) == dark
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_in_the_readers_own_colours_nothing_is_told_by_a_colour_alone(page_of, dark):
+    page = page_of(LocalEngine([CHAIN[0], CHAIN[1][:15]], hang_at=1), dark=dark, forced=True)
+    page.introduced()
+    assert page.js("return matchMedia('(forced-colors: active)').matches")
+    page.ask(QUESTION)
+    page.until(lambda: page.texts(".sentence")[1:] == [CHAIN[1][:15]])
+    page.js("arguments[0].focus()", page.one(".cite"))
+    edged = ["mark", ".cite", ".said.lit", ".passage.lit", ".used .number", ".use"]
+    assert page.js(EDGED, edged) == dict.fromkeys(edged, True)
+    # What is under way or lit is told from what is not.
+    ring = (
+        "return [...document.querySelectorAll('.marker')].map((each) => getComputedStyle(each).outlineStyle)"
+    )
+    assert page.js(ring) == ["none", "solid"]
+    assert page.js(EDGED, [".said:not(.lit)"]) == {".said:not(.lit)": False}
+    drawn = [".step::before", ".step.writing .sentence::after"]
+    assert page.js(DRAWN, drawn) == dict.fromkeys(drawn, True)
+    page.press("#cancel")
+    page.until(lambda: page.problems() == ["Cancelled."])
+    assert page.js(EDGED, [".run-problem"]) == {".run-problem": True}
+
+    page = page_of(
+        LocalEngine(["The director of Alba is Zog.", GenerationError("no")]), dark=dark, forced=True
+    )
+    page.introduced()
+    page.ask("   ")
+    assert page.problem() == "Ask a question first."
+    assert page.js("return getComputedStyle(document.getElementById('question')).borderStyle") == "dashed"
+    page.ask(QUESTION)
+    answered(page)
+    edged = [".unsaid", ".answer.degraded .stop"]
+    assert page.js(EDGED, edged) == dict.fromkeys(edged, True)
 
 
 # ---- what goes wrong

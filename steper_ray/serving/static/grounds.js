@@ -104,7 +104,11 @@ export class Grounds {
       scrollTo(place, "center");
       place.focus({ preventScroll: true });
     });
-    uses.append(button, " ");
+    if (uses.hidden) uses.replaceChildren("Grounds sentence ", button);
+    else {
+      uses.firstChild.data = "Grounds sentences ";
+      uses.append(", ", button);
+    }
     uses.hidden = false;
     item.classList.add("used");
   }
