@@ -107,7 +107,7 @@ def _list(text: str, where: str) -> list[tuple[str, Any]]:
         raise KeysError(f"{where}{f':{mark.line + 1}' if mark else ''}: neither YAML nor JSON") from None
     if loaded is None:
         return []
-    if not isinstance(loaded, list):
+    if not isinstance(node, yaml.SequenceNode):
         raise KeysError(
             f"{where}: must be a list of entries with name and sha256; `steper key NAME` makes one"
         )
