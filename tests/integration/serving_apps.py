@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -16,8 +17,9 @@ from steper_ray.config import Config
 from steper_ray.config.file import load_config
 from steper_ray.generation.base import Chunk
 from steper_ray.schema import Passage
-from steper_ray.serving.deployments import bind
+from steper_ray.serving.deployments import RetrieverReplica, bind
 from steper_ray.serving.engine import ReasonEngine
+from steper_ray.serving.handles import ShardedRetriever
 from steper_ray.serving.plan import make_plan
 
 PASSAGES = [Passage("1", "Alba", "Alba was shot by Bo."), Passage("2", "Bo", "Bo was born in Cem.")]
@@ -52,6 +54,30 @@ class HangingEngine(ReasonEngine):
         config = plan.config
         students = dict.fromkeys(engine.students, Endless())
         super().__init__(retriever, students, config.reasoning, config.sampling, config.serve)
+
+
+class DyingShard(RetrieverReplica):
+    """A shard whose replica dies under the first search of all; `died` is made then."""
+
+    def __init__(self, plan, shard, shards, died):
+        super().__init__(plan, shard, shards)
+        self._died = died
+
+    async def search(self, queries, k):
+        if not self._died.exists():
+            self._died.touch()
+            os._exit(1)
+        return await super().search(queries, k)
+
+
+class Searcher:
+    """What an engine has of its shards."""
+
+    def __init__(self, *shards):
+        self._retriever = ShardedRetriever(shards)
+
+    async def find(self, queries, k):
+        return await self._retriever.find(queries, k)
 
 
 def free_port() -> int:
@@ -93,6 +119,19 @@ def kill_replica(app: str, deployment: str) -> None:
     actors = ray.util.list_named_actors(all_namespaces=True)
     name = next(actor["name"] for actor in actors if actor["name"].startswith(prefix))
     ray.kill(ray.get_actor(name, namespace="serve"))
+
+
+def searching(plan, died: Path) -> serve.Application:
+    """Two shards of the index, the second one dying once, behind what searches both."""
+    shard, dying = (
+        serve.deployment(name="Shard")(RetrieverReplica),
+        serve.deployment(name="Dying")(DyingShard),
+    )
+    few = {"num_cpus": 0.1}
+    return serve.deployment(name="Searcher", ray_actor_options=few)(Searcher).bind(
+        shard.options(ray_actor_options=few).bind(plan, 0, 2),
+        dying.options(ray_actor_options=few, health_check_period_s=1.0).bind(plan, 1, 2, died),
+    )
 
 
 def hanging(config: Config) -> serve.Application:

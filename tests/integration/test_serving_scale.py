@@ -4,7 +4,8 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
-from serving_apps import deploy, kill_replica, serving, small_config
+from ray import serve
+from serving_apps import deploy, kill_replica, searching, serving, small_config
 from waiting import wait_until
 
 from steper_ray.client import Answer, Client
@@ -84,6 +85,17 @@ def test_no_question_is_lost_when_a_replica_dies_under_it(service, expected, dep
             return await asyncio.gather(*asked)
 
     assert told(asyncio.run(killed_meanwhile())) == expected["big"] * 4
+
+
+def test_a_shard_that_dies_under_a_search_is_asked_again(service, tmp_path):
+    plan = make_plan(service.config)
+    handle = serve.run(searching(plan, tmp_path / "died"), name="searching", route_prefix=None)
+    try:
+        found = handle.find.remote(service.questions, 4).result(timeout_s=120)
+    finally:
+        serve.delete("searching")
+    assert (tmp_path / "died").exists()
+    assert found == open_index(plan.index, service.config.retrieval).search(service.questions, 4)
 
 
 def test_an_update_to_another_model_loses_no_request(service, expected):
