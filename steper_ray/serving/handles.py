@@ -54,6 +54,7 @@ class EngineClient:
         self._handle = handle
         self._last_sign = self._last_state = float("-inf")
         self._state = _State(running=False, coming=False)
+        self._asking: asyncio.Task[None] | None = None
 
     async def answer(self, ask: Ask) -> Trajectory:
         await self._check_coming()
@@ -100,9 +101,17 @@ class EngineClient:
         if now - self._last_sign < SIGN_SECONDS:
             return True
         if now - self._last_state >= STATE_SECONDS:
-            self._state = await asyncio.to_thread(_state, self._handle)
-            self._last_state = now
+            if self._asking is None:  # one question to the controller for all who ask meanwhile
+                self._asking = asyncio.create_task(self._ask_state())
+            await asyncio.shield(self._asking)
         return self._state.running
+
+    async def _ask_state(self) -> None:
+        try:
+            self._state = await asyncio.to_thread(_state, self._handle)
+            self._last_state = time.monotonic()
+        finally:
+            self._asking = None
 
     async def _check_coming(self) -> None:
         """Raises EngineUnavailableError at once where a question might wait for a replica in vain until its deadline.
