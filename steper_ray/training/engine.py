@@ -27,8 +27,9 @@ from steper_ray.errors import TrainingError
 from steper_ray.training.attention import IMPLEMENTATIONS, attention_inputs
 from steper_ray.training.fit import Memory, check_fit, worker_memory
 from steper_ray.training.lora import add_adapters
-from steper_ray.training.memory import LIVE, SMALL, SUB_GROUP, model_size, training_dtype
+from steper_ray.training.memory import LIVE, SMALL, SUB_GROUP, training_dtype
 from steper_ray.training.packing import Packed, example_losses, supervised_columns
+from steper_ray.training.sizes import model_size
 
 #: The folder below a checkpoint that DeepSpeed writes.
 TAG = "state"

@@ -14,7 +14,8 @@ from transformers import AutoConfig
 
 from steper_ray.config import LoraConfig, TrainConfig
 from steper_ray.errors import TrainingError
-from steper_ray.training.memory import Estimate, estimate_memory, model_size, training_dtype
+from steper_ray.training.memory import Estimate, estimate_memory, training_dtype
+from steper_ray.training.sizes import model_size
 
 #: Ray ends the workers of a host that is fuller than this.
 _HOST_SHARE = 0.95

@@ -1,20 +1,25 @@
-"""How much a training step computes, and how much of a device's peak that is. Pure but for counting a model's weights.
+"""How much a training step computes, and how much of a device's peak that is. Pure.
 
 As in PaLM (Chowdhery et al., 2022, appendix B): a token costs 6 FLOPs a weight that it is multiplied with, forward and
-backward together, and attention 12 a layer, key that it sees and element of the heads' width. Recomputing activations
-counts as nothing, so this is model FLOPs utilisation, not the hardware's. Unlike there, where each token of a sequence
-of length T counts T keys, only the keys that a token of a packed tree really sees are counted, padding not at all, and
-the output layer for supervised tokens alone, the only ones it is run on.
+backward together, and attention 12 a layer, key that it sees and element of the heads' width. Of the 6, forward is 2,
+the gradient of what the weight is multiplied with 2, and that of the weight itself 2 (Kaplan et al., 2020, section
+2.1). A weight that LoRA leaves frozen has no gradient of its own and costs 4 ("LoRA Without Regret", Thinking Machines
+Lab, 2025: two thirds of full fine-tuning, and the adapters). That below the first adapter nothing needs a gradient at
+all, which saves a part of the first layer, is left out.
+
+Recomputing activations counts as nothing, so this is model FLOPs utilisation, not the hardware's. Unlike PaLM, where
+each token of a sequence of length T counts T keys, only the keys that a token of a packed tree really sees are counted,
+padding not at all, and the output layer for supervised tokens alone, the only ones it is run on. An adapter of the
+input embedding is left out, as the embedding is.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
 
 from steper_ray.training.packing import Tree
+from steper_ray.training.sizes import ModelSize, Weights
 
 #: Dense peak in FLOPs/s of bfloat16 with 32-bit accumulation, by the words of a device's name, from the vendors' data
 #: sheets. The first that fits counts.
@@ -36,39 +41,11 @@ PEAKS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSize:
-    """Weights of the layers and of the output, number of layers, and width of all query heads together."""
-
-    body: int
-    head: int
-    layers: int
-    width: int
-
-
-def model_size(shape: Any) -> ModelSize | None:
-    """Of a model with this config of transformers; None for a mixture of experts, which uses a part of its weights."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    text = shape.get_text_config()
-    if any(getattr(text, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
+def step_flops(size: ModelSize, trees: Iterable[Tree]) -> float | None:
+    """FLOPs of one forward and backward pass over the trees; None for a mixture of experts, which uses a part of its
+    weights."""
+    if size.experts:
         return None
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(shape)
-    head = model.get_output_embeddings().weight
-    outer = {id(w): w.numel() for w in (head, model.get_input_embeddings().weight)}
-    head_width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return ModelSize(
-        body=sum(p.numel() for p in model.parameters()) - sum(outer.values()),
-        head=head.numel(),
-        layers=text.num_hidden_layers,
-        width=text.num_attention_heads * head_width,
-    )
-
-
-def step_flops(size: ModelSize, trees: Iterable[Tree]) -> float:
-    """FLOPs of one forward and backward pass over the trees, all weights trained."""
     tokens = supervised = seen = 0
     for tree in trees:
         trunk = len(tree.trunk)
@@ -78,7 +55,12 @@ def step_flops(size: ModelSize, trees: Iterable[Tree]) -> float:
             own = len(branch.prompt) + len(branch.target)
             supervised += len(branch.target)
             seen += own * branch.cut + own * (own + 1) // 2
-    return 6.0 * (size.body * tokens + size.head * supervised) + 12.0 * size.layers * size.width * seen
+    weights = _per_token(size.body) * tokens + _per_token(size.head) * supervised
+    return weights + 12.0 * size.layers * size.heads * seen
+
+
+def _per_token(weights: Weights) -> float:
+    return 6.0 * weights.trained + 4.0 * weights.frozen
 
 
 def peak_flops(device: str) -> float | None:

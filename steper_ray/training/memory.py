@@ -10,13 +10,11 @@ Llama, Qwen and Mistral: RMS norms in float32, a gated MLP, attention that keeps
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from steper_ray.config import TrainConfig
-from steper_ray.training.lora import add_adapters
+from steper_ray.training.sizes import ModelSize
 
 #: Up to this many parameters the model stays whole on every worker between steps: gathering and releasing it
 #: module by module costs more than it saves.
@@ -37,45 +35,6 @@ def training_dtype(config: TrainConfig) -> torch.dtype:
     if config.dtype == "auto":
         return torch.bfloat16 if config.use_gpu else torch.float32
     return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSize:
-    """What the estimate needs to know of a model. Widths are in elements."""
-
-    parameters: int
-    trainable: int
-    largest: int
-    """Parameters of the largest matrix that learns."""
-    layers: int
-    hidden: int
-    heads: int
-    """Width of all query heads together."""
-    inner: int
-    """Width between an MLP's matrices."""
-    vocabulary: int
-
-
-def model_size(shape: Any, config: TrainConfig) -> ModelSize:
-    """Sizes of the model of a transformers config, counted without memory for it. Raises TrainingError as LoRA may."""
-    text = shape.get_text_config()
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(shape)
-        parameters = sum(p.numel() for p in model.parameters())
-        if config.lora is not None:
-            model = add_adapters(model, config.lora, config.seed)
-    learned = [p.numel() for p in model.parameters() if p.requires_grad]
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return ModelSize(
-        parameters=parameters,
-        trainable=sum(learned),
-        largest=max(learned),
-        layers=text.num_hidden_layers,
-        hidden=text.hidden_size,
-        heads=text.num_attention_heads * head,
-        inner=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
-        vocabulary=text.vocab_size,
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ import torch
 from steper_ray.config import TrainConfig
 from steper_ray.training.data import Batch
 from steper_ray.training.engine import Worker, training_dtype
-from steper_ray.training.flops import model_size, peak_flops, step_flops
+from steper_ray.training.flops import peak_flops, step_flops
+from steper_ray.training.sizes import model_size
 
 _KIB = 1024
 
@@ -19,7 +20,7 @@ class Telemetry:
     """Of one training on one worker; `shape` is the model's config of transformers."""
 
     def __init__(self, shape: Any, config: TrainConfig, worker: Worker) -> None:
-        self._size, self._worker = model_size(shape), worker
+        self._size, self._worker = model_size(shape, config), worker
         on_gpu = worker.device.type == "cuda"
         peak = peak_flops(torch.cuda.get_device_name(worker.device)) if on_gpu else None
         # The peaks are those of bfloat16.
@@ -28,16 +29,14 @@ class Telemetry:
     def of_step(self, batch: Batch, seconds: float) -> dict[str, Any]:
         """The fields of a step's record; None where a device or a model is not known well enough."""
         tokens = sum(item.tokens for item in batch.items)
-        flops = None
-        if self._size is not None:
-            trees = (tree for item in batch.items for tree in item.trees)
-            flops = step_flops(self._size, trees) / seconds
-        known = flops is not None and self._peak is not None
+        flops = step_flops(self._size, (tree for item in batch.items for tree in item.trees))
+        speed = None if flops is None else flops / seconds
+        known = speed is not None and self._peak is not None
         return {
             "tokens": tokens,
             "tokens_per_second": tokens / seconds,
-            "flops_per_second": flops,
-            "mfu": flops / (self._worker.size * self._peak) if known else None,  # type: ignore[operator]
+            "flops_per_second": speed,
+            "mfu": speed / (self._worker.size * self._peak) if known else None,  # type: ignore[operator]
             "memory": {"device_peak": self._device_peak(), "host_peak": _host_peak()},
         }
 

@@ -14,8 +14,9 @@ from steper_ray.models import resolve_model
 from steper_ray.training.attention import IMPLEMENTATIONS, attention_inputs
 from steper_ray.training.engine import Engine, Worker
 from steper_ray.training.fit import Memory, check_fit, describe, print_estimates, worker_memory
-from steper_ray.training.memory import activations, estimate_memory, logits, model_size
+from steper_ray.training.memory import activations, estimate_memory, logits
 from steper_ray.training.packing import Branch, Tree, example_losses, pack, supervised_columns
+from steper_ray.training.sizes import model_size
 
 #: Students of each size as their own configs give them, with their parameters as they are published.
 FAMILIES = {
