@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+from steper_ray.errors import TrainingError
 from steper_ray.training.job import PROVENANCE, Task, data_fingerprint
 from steper_ray.training.lora import save_adapters, save_merged
 from steper_ray.training.memory import training_dtype
@@ -51,8 +52,35 @@ def export(
             save_merged(partial, task.model, model, state, training_dtype(task.job.config))
         else:
             save_adapters(partial, model, state)
-        AutoTokenizer.from_pretrained(task.model).save_pretrained(partial)
+        tokenizer = AutoTokenizer.from_pretrained(task.model)
+        tokenizer.save_pretrained(partial)
+        if lora is None or lora.merge:
+            generation_config(task.model, tokenizer.eos_token_id).save_pretrained(partial)
         _describe(partial, task, _record(task, steps, summary, validation))
+
+
+def generation_config(model: str, end: int) -> GenerationConfig:
+    """That of a model folder or name, with `end`, which the student learns to write behind a step, among its ends.
+
+    Otherwise what generates by this file alone would never stop. Raises TrainingError where transformers would refuse
+    to write it, which is found out before a training and not after it.
+    """
+    try:
+        config = GenerationConfig.from_pretrained(model)
+    except OSError:  # it has none
+        config = GenerationConfig.from_model_config(AutoConfig.from_pretrained(model))
+    stated = config.eos_token_id
+    ends = [stated] if isinstance(stated, int) else list(stated or [])
+    if end not in ends:
+        config.eos_token_id = [end, *ends] if ends else end
+    try:
+        config.validate(strict=True)
+    except ValueError as error:
+        raise TrainingError(
+            f"{model}: its generation_config.json contradicts itself, and transformers would not write the student's: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+    return config
 
 
 def export_kept(

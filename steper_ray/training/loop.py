@@ -26,7 +26,7 @@ from steper_ray.training.checkpoints import WriteError, writing
 from steper_ray.training.data import Batch, TrainingData, check_vocabulary, load_data
 from steper_ray.training.difficulty import DifficultyWeights
 from steper_ray.training.engine import Engine, Worker
-from steper_ray.training.export import export, export_kept
+from steper_ray.training.export import export, export_kept, generation_config
 from steper_ray.training.job import Task
 from steper_ray.training.metrics import MetricsLog, read_records
 from steper_ray.training.objective import (
@@ -71,7 +71,7 @@ class Trainer:
 
     def __init__(self, task: Task, worker: Worker, resume: Path | None) -> None:
         self._task, self._config, self._worker = task, task.job.config, worker
-        self._data = _load_together(task)
+        self._data = load_together(task)
         self._steps = self._config.max_steps or self._config.epochs * self._data.steps_per_epoch
         self._engine = Engine(task.model, self._config, worker)
         self._difficulty = DifficultyWeights(N_TASKS, self._config.sigma_lr, self._config.log_sigma_bounds)
@@ -259,7 +259,7 @@ def first_message(message: str | None) -> str | None:
     return next((m for m in messages if m is not None), None)
 
 
-def _load_together(task: Task) -> TrainingData:
+def load_together(task: Task) -> TrainingData:
     """The data, or one worker's error raised by all: a worker that stopped alone would leave the others waiting."""
     data, message = None, None
     try:
@@ -273,6 +273,7 @@ def _load_together(task: Task) -> TrainingData:
         limit = shape.max_position_embeddings
         data = load_data(task.job.examples, tokenizer, task.job.config, limit)
         check_vocabulary(data, shape.vocab_size, task.model)
+        generation_config(task.model, tokenizer.eos_token_id)
     except SteperError as error:
         message = str(error)
     first = first_message(message)
