@@ -47,7 +47,7 @@ class Students:
         return len(waiting) < 2 or step == steps
 
     def finish(self, step: int, result: Mapping[str, Any]) -> None:
-        """Notes the result for good, then lets the student go."""
+        """Notes the result for good, then lets the student go. Raises OSError where it cannot be noted: it stays."""
         with self.log.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": step, **result, "fingerprint": self._fingerprint}) + "\n")
         shutil.rmtree(self.folder(step), ignore_errors=True)

@@ -102,6 +102,7 @@ class _Feed:
         self._open: dict[str, Tracker] = {}
         self._path = task.metrics.parent / "tracked.json"
         self._sent = self._read()
+        self._noted = True  # or the last note could not be written
 
     def send(self) -> None:
         """What is new in the logs, to each tracker what it has not got."""
@@ -166,5 +167,18 @@ class _Feed:
     def _write(self) -> None:
         partial = self._path.with_suffix(".partial")
         text = json.dumps({"fingerprint": self._task.fingerprint, "sent": self._sent})
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(self._path)
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(self._path)
+        except OSError as error:  # a full disk; the next record's note says all that this one does
+            if self._noted:
+                logger.warning(
+                    "tracking of '%s' goes on, but what was sent cannot be noted in %s: %s. It is tried again with "
+                    "every step; a restart before that sends again what is not noted",
+                    self._task.name,
+                    self._path,
+                    error,
+                )
+            self._noted = False
+        else:
+            self._noted = True

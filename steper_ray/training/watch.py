@@ -89,4 +89,11 @@ class Watcher:
             if not self._warned:
                 logger.warning("validation questions of '%s', step %d: %s", task.name, step, result["error"])
             self._warned = True
-        students.finish(step, {**result, "seconds": round(time.monotonic() - started, 3)})
+        try:
+            students.finish(step, {**result, "seconds": round(time.monotonic() - started, 3)})
+        except OSError as error:  # a full disk, say; trying again would start an engine each time
+            self._given_up.set()
+            logger.warning(
+                "validation questions of '%s' are given up, the training goes on: step %d cannot be noted in %s: %s. "
+                "The same command asks those that are left", task.name, step, students.log, error,
+            )  # fmt: skip

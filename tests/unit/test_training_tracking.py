@@ -10,6 +10,7 @@ import wandb.proto.wandb_internal_pb2 as wandb_records
 from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_examples import gold_examples, write_examples
+from waiting import wait_until
 
 from steper_ray.config import TrainConfig
 from steper_ray.errors import TrainingError
@@ -137,6 +138,24 @@ def test_a_tracker_that_fails_is_one_warning_and_is_sent_what_it_missed_at_the_n
     told.fails_at = None
     train(task, 5, 6)
     assert [step for step, _ in told.runs[1].logged] == [3, 4, 5, 6]
+
+
+def test_a_full_disk_costs_the_note_and_no_step_and_the_note_is_tried_with_every_step(make, told, caplog):
+    task = make("wandb")
+    log, partial = MetricsLog(task.metrics, 0), task.metrics.parent / "tracked.partial"
+    partial.symlink_to("/dev/full")  # on which every write fails for want of space
+    with caplog.at_level(logging.WARNING), Tracking([task], every_s=0.01):
+        for step in (1, 2):
+            log.write(line(step))
+        wait_until(lambda: told.runs and len(told.runs[0].logged) == 2, "two steps")
+        wait_until(lambda: "No space left" in caplog.text, "the warning")
+        partial.unlink()
+        log.write(line(3))
+    assert [step for step, _ in told.runs[0].logged] == [1, 2, 3]
+    assert told.runs[0].closed
+    assert caplog.text.count("what was sent cannot be noted") == 1
+    train(task, 3, 4)
+    assert [step for step, _ in told.runs[1].logged] == [4]
 
 
 def test_a_training_that_fails_is_closed_as_failed(make, told):

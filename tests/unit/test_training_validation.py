@@ -254,6 +254,27 @@ def test_questions_that_fail_are_one_warning_and_a_line_and_stop_nothing(tmp_pat
     assert caplog.text.count("no engine") == 1
 
 
+def test_answers_that_cannot_be_noted_are_one_warning_and_asked_for_again_by_the_next_start(tmp_path, caplog):
+    task, asked = task_of(tmp_path), []
+    for step in (3, 6):
+        wait_for_questions(task, step)
+    log = Students(task).log
+    log.symlink_to(tmp_path / "no such folder" / "log")  # a write fails, as on a full disk
+
+    def judge(model, name, step):
+        asked.append(step)
+        return {}
+
+    with caplog.at_level(logging.WARNING), Watcher([task], judge, every_s=0.01):
+        begin(task)
+    assert asked == [3]
+    assert caplog.text.count("are given up, the training goes on") == 1
+    log.unlink()
+    with Watcher([task], judge, every_s=0.01):
+        pass
+    assert asked == [3, 3, 6]
+
+
 def test_an_engine_that_never_comes_does_not_hold_up_the_end_and_is_asked_for_again(tmp_path, caplog):
     task, never = task_of(tmp_path), threading.Event()
     wait_for_questions(task, 3)
