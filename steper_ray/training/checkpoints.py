@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from steper_ray.errors import TrainingError
+from steper_ray.training.agreement import Agree
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +31,6 @@ _SEAL = "seal-{rank}.json"
 #: What errors of torch's and safetensors' writers have in their text.
 _WRITING = ("inline_container", "PytorchStreamWriter", "os error")
 _FULL = 1 << 20  # bytes: less than this is no room
-
-#: Every worker gives its own message, or None, and gets the first one that anybody gave.
-Agree = Callable[[str | None], str | None]
 
 
 class WriteError(TrainingError):

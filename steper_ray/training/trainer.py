@@ -14,6 +14,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAM
 
 from steper_ray.config import TrainConfig
 from steper_ray.errors import SteperError, TrainingError
+from steper_ray.training.agreement import one_for_all
 from steper_ray.training.checkpoints import Checkpoints, Saver, WriteError, newest, writing
 from steper_ray.training.job import Task, TrainJob, TrainResult, at_work, finished, make_task, note_sources
 from steper_ray.training.metrics import ProgressBars
@@ -229,10 +231,15 @@ def _resume_folder(checkpoints: Checkpoints, config: TrainConfig, worker: Worker
         return
     from steper_ray.training.resharding import to_any_world
 
-    recut = stored.folder.with_name(f"{stored.folder.name}-of-any-world")
-    trouble = to_any_world(stored.folder, recut) if worker.rank == 0 else None
+    recut, work = stored.folder.with_name(f"{stored.folder.name}-of-any-world"), None
+    if worker.rank == 0:
+        logger.warning(
+            "%s was written by %d workers, this run has %d: it is cut anew first, which takes its room once more, and "
+            "of a large student some time", stored.folder, stored.workers, worker.size,
+        )  # fmt: skip
+        work = partial(to_any_world, stored.folder, recut)
     try:
-        if (message := first_message(trouble)) is not None:
+        if (message := one_for_all(work, first_message)) is not None:
             raise TrainingError(
                 f"{stored.folder} was written by {stored.workers} workers, this run has {worker.size}, and it cannot "
                 f"be cut anew: {message}. Set train.workers={stored.workers}, or delete it to train anew"
