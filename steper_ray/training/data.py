@@ -11,20 +11,17 @@ import logging
 import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from random import Random
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from steper_ray.config import TrainConfig, ValidationConfig
+from steper_ray.config import TrainConfig
 from steper_ray.errors import TrainingError
 from steper_ray.prompt import LAYOUTS, PromptEncoder, Tokenizer
-from steper_ray.schema import EXAMPLE_SCHEMA, Ability, Passage, StepExample, example_from_row
-from steper_ray.splits import draw, question_of
+from steper_ray.schema import Ability, Passage, StepExample
+from steper_ray.training.examples import Steps, hold_out, read_trajectories
 from steper_ray.training.objective import N_TASKS, TASKS
 from steper_ray.training.packing import Branch, Tree
 
@@ -112,15 +109,15 @@ def load_data(path: Path, tokenizer: Tokenizer, config: TrainConfig, max_positio
             "step ends: name one as `eos_token` in its tokenizer_config.json"
         )
     validation = config.validation
-    kept = _trajectories(path, config)
-    away = _held_out(kept, validation)
+    kept = read_trajectories(path, config)
+    away = hold_out(kept, validation)
     items = _items(
         path, {q: steps for q, steps in kept.items() if q not in away}, tokenizer, config, max_positions
     )
     counts = [sum(column) for column in zip(*(item.counts() for item in items), strict=True)]
     _report_absent(path, counts, config)
     if validation.examples is not None:
-        path, away = validation.examples, _trajectories(validation.examples, config)
+        path, away = validation.examples, read_trajectories(validation.examples, config)
         if both := kept.keys() & away.keys():
             logger.warning(
                 "%s: %d of its trajectories are learned from too, so they validate nothing", path, len(both)
@@ -133,36 +130,6 @@ def load_data(path: Path, tokenizer: Tokenizer, config: TrainConfig, max_positio
     return TrainingData(items, math.ceil(len(items) / batch_trajectories), config.seed, held_out)
 
 
-Steps = dict[str, list[StepExample]]
-
-
-def _trajectories(path: Path, config: TrainConfig) -> Steps:
-    """The examples that the method learns from, by trajectory."""
-    trajectories = {q: _chosen(steps, config) for q, steps in _read(path).items()}
-    kept = {q: steps for q, steps in trajectories.items() if steps}
-    if not kept:
-        raise TrainingError(
-            f"{path}: no {'aggregation ' if config.method == 'vanilla_kd' else ''}examples: nothing to train on. "
-            "Look at the build stage's counts: a filter may have dropped every trajectory"
-        )
-    return kept
-
-
-def _held_out(trajectories: Steps, validation: ValidationConfig) -> Steps:
-    """Those of the held-out questions: all trajectories of a question, or none."""
-    if not validation.share and validation.number is None:
-        return {}
-    questions = sorted({question_of(q) for q in trajectories}, key=draw)
-    number = validation.number or sum(draw(q) < validation.share for q in questions)
-    if not 0 < number < len(questions):
-        raise TrainingError(
-            f"of {len(questions)} questions {number} would be held out and {max(0, len(questions) - number)} learned "
-            "from: change train.validation.share or number"
-        )
-    away = set(questions[:number])
-    return {q: steps for q, steps in trajectories.items() if question_of(q) in away}
-
-
 def _items(
     path: Path, trajectories: Steps, tokenizer: Tokenizer, config: TrainConfig, max_positions: int
 ) -> tuple[Item, ...]:
@@ -172,54 +139,6 @@ def _items(
     short = [item for item in items if _fits(item, config.row_tokens, max_positions)]
     _report_long(path, items, short, config.row_tokens, max_positions)
     return tuple(short)
-
-
-def _read(path: Path) -> dict[str, list[StepExample]]:
-    """Examples by question id, in step order. Equal passages are one object in memory."""
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-    if not path.exists():
-        raise TrainingError(f"{path}: no such file or folder of examples: run the build stage first")
-    if not files:
-        raise TrainingError(f"{path}: no *.parquet file below this folder: run the build stage first")
-    passages: dict[Passage, Passage] = {}
-    trajectories: dict[str, list[StepExample]] = {}
-    for file in files:
-        try:
-            parquet = pq.ParquetFile(file)
-            missing = [name for name in EXAMPLE_SCHEMA.names if name not in parquet.schema_arrow.names]
-            if missing:
-                raise TrainingError(
-                    f"{file}: no column {missing[0]!r}: this is no file of step-wise examples"
-                )
-            for batch in parquet.iter_batches(batch_size=256, columns=EXAMPLE_SCHEMA.names):
-                for row in batch.to_pylist():
-                    example = _shared(example_from_row(row), passages)
-                    trajectories.setdefault(example.question_id, []).append(example)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise TrainingError(f"{file}: not a readable Parquet file: {error}") from error
-        except (TypeError, ValueError, KeyError) as error:
-            raise TrainingError(f"{file}: a row does not fit the example schema: {error}") from error
-    for steps in trajectories.values():
-        steps.sort(key=lambda example: example.step)
-    return trajectories
-
-
-def _shared(example: StepExample, passages: dict[Passage, Passage]) -> StepExample:
-    shared = tuple(tuple(passages.setdefault(p, p) for p in step) for step in example.passages)
-    return replace(example, passages=shared)
-
-
-def _chosen(steps: list[StepExample], config: TrainConfig) -> list[StepExample]:
-    """The examples of one trajectory, in step order, that the config learns."""
-    if config.method == "vanilla_kd":
-        return [e for e in steps if e.ability is Ability.AGGREGATION]
-    if config.steps == "all":
-        return steps
-    middle = [e for e in steps if e.ability is Ability.EXPANSION]
-    drawn = middle if config.steps == "first_mid_final" else []
-    if len(drawn) > 1:
-        drawn = [Random(f"{config.seed}-{middle[0].question_id}").choice(middle)]
-    return [e for e in steps if e.ability is not Ability.EXPANSION or e in drawn]
 
 
 def _item(question: str, steps: list[StepExample], encoders: dict[str, PromptEncoder], packing: str) -> Item:
