@@ -175,6 +175,8 @@ class Engine:
                 return {} if self._worker.rank else {n: p.detach().cpu().clone() for n, p in learned.items()}
         if self._stage == 3:
             return self._engine._zero3_consolidated_16bit_state_dict() or {}
+        if self._worker.rank:  # every worker of a host would hold a copy
+            return {}
         return {name: value.detach().cpu() for name, value in self._engine.module.state_dict().items()}
 
     @property

@@ -74,7 +74,8 @@ def print_estimates(students: Sequence[tuple[str, TrainConfig]]) -> None:
     for model, config in students:
         try:
             table = describe(AutoConfig.from_pretrained(model), config)
-        except OSError:  # the workers may see what this machine does not
+        # The workers may see what this machine does not; a config of an unknown kind they name.
+        except (OSError, ValueError):
             table = f"memory of a worker: no estimate, {model} cannot be read from here"
         if table not in told:
             told.append(table)

@@ -103,7 +103,7 @@ def make_task(job: TrainJob, run_dir: Path) -> Task:
         raise TrainingError(
             "train.zero_stage=0 in bfloat16: no float32 sums of gradients there; set train.zero_stage=1 or more"
         )
-    if job.output.exists() and provenance(job.output) is None and any(job.output.iterdir()):
+    if provenance(job.output) is None and (job.output.is_file() or any(job.output.glob("*"))):
         raise TrainingError(
             f"{job.output}: holds something that this stage did not write: choose another output folder"
         )

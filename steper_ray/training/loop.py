@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoTokenizer
 from steper_ray.config import TrainConfig
 from steper_ray.errors import ModelError, SteperError, TrainingError
 from steper_ray.models import partial_attention
-from steper_ray.training.checkpoints import WriteError, writing
+from steper_ray.training.checkpoints import writing
 from steper_ray.training.data import Batch, TrainingData, check_vocabulary, load_data
 from steper_ray.training.difficulty import DifficultyWeights
 from steper_ray.training.engine import Engine, Worker
@@ -116,7 +116,7 @@ class Trainer:
                 log.close()
             with writing("the student", self._task.job.output.parent):
                 self._export()
-        except WriteError as error:
+        except SteperError as error:
             trouble = str(error)
         if (message := first_message(trouble)) is not None:
             raise TrainingError(message)

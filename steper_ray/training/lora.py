@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from steper_ray.config import LoraConfig
 from steper_ray.errors import TrainingError
+from steper_ray.training.checkpoints import WriteError
 
 
 def add_adapters(student: Any, config: LoraConfig, seed: int) -> Any:
@@ -54,7 +55,10 @@ def save_adapters(folder: Path, adapted: Any, state: dict[str, torch.Tensor]) ->
 def save_merged(
     folder: Path, base: str, adapted: Any, state: dict[str, torch.Tensor], dtype: torch.dtype
 ) -> None:
-    """The model of folder or name `base` with the adapters merged in, whole, in `dtype`. Needs its memory once."""
+    """The model of folder or name `base` with the adapters merged in, whole, in `dtype`. Needs its memory once.
+
+    Raises WriteError where they do not fit it.
+    """
     import peft
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
@@ -64,5 +68,5 @@ def save_merged(
     told = peft.set_peft_model_state_dict(merging, adapters)
     left = [name for name in told.missing_keys if "lora_" in name]
     if left or told.unexpected_keys:
-        raise TrainingError(f"{base}: its adapters do not fit it: {(left or told.unexpected_keys)[:3]}")
+        raise WriteError(f"{base}: its adapters do not fit it: {(left or told.unexpected_keys)[:3]}")
     merging.merge_and_unload(safe_merge=True).save_pretrained(folder)

@@ -25,11 +25,9 @@ class MetricsLog:
         partial = path.with_suffix(".partial")
         partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
         partial.replace(path)
-        self.last: dict[str, Any] = json.loads(lines[-1]) if lines else {}
         self._stream = path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
-        self.last = record
         self._stream.write(json.dumps(record) + "\n")
         self._stream.flush()
 

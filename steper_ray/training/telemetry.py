@@ -23,6 +23,8 @@ class Telemetry:
         self._size, self._worker = model_size(shape, config), worker
         on_gpu = worker.device.type == "cuda"
         peak = peak_flops(torch.cuda.get_device_name(worker.device)) if on_gpu else None
+        if on_gpu:  # the jobs of one worker group share a process
+            torch.cuda.reset_peak_memory_stats(worker.device)
         # The peaks are those of bfloat16.
         self._peak = peak if training_dtype(config) is torch.bfloat16 else None
 

@@ -75,7 +75,8 @@ def train(
                 with writing("what the job is made from", task.metrics.parent):
                     note_sources(task)
                     Students(task).tidy()
-            beside.enter_context(Tracking(left))
+        # A finished one's students may still be asked.
+        beside.enter_context(Tracking(tasks))
         if progress and left:
             from steper_ray.training.fit import print_estimates  # and with it transformers
 

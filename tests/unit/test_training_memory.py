@@ -222,4 +222,10 @@ def test_the_table_tells_each_part_once_for_equal_students(capsys):
     assert told.count("states    parameters") == 1
     assert "1.0 M parameters (all learn), ZeRO stage 3, float32" in told
     assert "no estimate, no/such-model cannot be read from here" in told
+
+
+def test_a_config_that_transformers_does_not_know_is_left_for_the_workers_to_name(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"model_type": "abacus"}')
+    print_estimates([(str(tmp_path), TrainConfig())])
+    assert f"no estimate, {tmp_path} cannot be read from here" in capsys.readouterr().err
     assert "offloaded, bfloat16" in describe(shape_of(FAMILIES["8b"]), TrainConfig(preset="8b-1gpu"))

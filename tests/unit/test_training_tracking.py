@@ -10,12 +10,13 @@ import wandb.proto.wandb_internal_pb2 as wandb_records
 from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_examples import gold_examples, write_examples
+from training_jobs import export_of
 from waiting import wait_until
 
 from steper_ray.config import TrainConfig
 from steper_ray.errors import TrainingError
-from steper_ray.training import tracking
-from steper_ray.training.job import TrainJob, make_task
+from steper_ray.training import tracking, trainer
+from steper_ray.training.job import PROVENANCE, TrainJob, make_task
 from steper_ray.training.metrics import MetricsLog
 from steper_ray.training.students import Students
 from steper_ray.training.tracking import Tracking, check_trackers, values
@@ -117,6 +118,20 @@ def test_steps_that_run_again_are_told_once_under_the_same_run(make, told):
     assert first.closed is second.closed is True
 
 
+def test_answers_that_come_after_a_training_is_finished_are_told_too(make, told, tmp_path, monkeypatch):
+    monkeypatch.setitem(tracking.TRACKERS, "mlflow", ("json", told))  # which needs no key
+    task = make("mlflow", validation={"share": 0.5, "questions": 1})
+    train(task, 0, 3)
+    export_of(task)
+    left = Students(task).folder(3)
+    left.mkdir(parents=True)
+    (left / PROVENANCE).write_text(json.dumps({"fingerprint": task.fingerprint}))
+    trainer.train([task.job], run_dir=tmp_path, progress=False, judge=lambda *_: {"em": 0.5})
+    first, second = told.runs
+    assert second.run.id == first.run.id
+    assert [(step, numbers["questions/em"]) for step, numbers in second.logged] == [(3, 0.5)]
+
+
 def test_another_training_is_another_run_from_its_first_step(make, told):
     train(make("wandb"), 0, 3)
     train(make("wandb", lr=1.0), 0, 2)
@@ -148,7 +163,7 @@ def test_a_full_disk_costs_the_note_and_no_step_and_the_note_is_tried_with_every
         for step in (1, 2):
             log.write(line(step))
         wait_until(lambda: told.runs and len(told.runs[0].logged) == 2, "two steps")
-        wait_until(lambda: "No space left" in caplog.text, "the warning")
+        wait_until(lambda: "No space left" in caplog.text, "the warning", seconds=30)
         partial.unlink()
         log.write(line(3))
     assert [step for step, _ in told.runs[0].logged] == [1, 2, 3]
