@@ -13,6 +13,14 @@ def ray_cluster() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def endless(monkeypatch):
+    """A LONG request to vLLM goes on to its `max_tokens`, whatever the model would say."""
+    from endless import make_endless  # engines are not needed by the other tests
+
+    make_endless(monkeypatch)
+
+
 @pytest.fixture(scope="module")
 def chromium():
     from page_driver import chromium  # selenium is not needed by the other tests

@@ -1,7 +1,6 @@
 """The engines, real ones: transformers and vLLM in this process, vLLM's server and Ray Serve LLM behind the client."""
 
 import asyncio
-import multiprocessing
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing
@@ -11,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 import ray
+from endless import LONG
 from engine_servers import exported, merged, vllm_server, write_adapter
 from ray import serve
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
@@ -20,8 +20,8 @@ from waiting import answers, wait_until
 from steper_ray.answers import is_right
 from steper_ray.config import EngineConfig, ReasoningConfig, RetrievalConfig, SamplingConfig
 from steper_ray.corpora.miniature import make_corpus
-from steper_ray.errors import EngineDeadError, GenerationError, ModelError, PromptTooLongError
-from steper_ray.generation import generate, open_generator, open_students, openai_http, vllm_engine
+from steper_ray.errors import EngineDeadError, GenerationError, PromptTooLongError
+from steper_ray.generation import generate, open_generator, open_students
 from steper_ray.generation.tokens import load_tokenizer
 from steper_ray.models import resolve_model
 from steper_ray.prompt import IRCOT, PromptEncoder
@@ -34,7 +34,6 @@ pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 
 MODEL, LENGTH = "miniature:teacher", 1024
 GREEDY = SamplingConfig(max_tokens=24)
-LONG = SamplingConfig(max_tokens=900)
 KINDS = ["transformers", "vllm", "openai", "teacher"]
 START_S = 240
 
@@ -124,24 +123,6 @@ async def engines(student, server, free_port, teacher, adapters):
         await asyncio.to_thread(up, seconds=START_S)
         await asyncio.wait_for(asyncio.wrap_future(teacher[0]), START_S)
         yield opened
-
-
-@pytest.fixture
-def endless(monkeypatch):
-    """A LONG request to vLLM goes on to its `max_tokens`, whatever the model would say."""
-    params, client = vllm_engine._params, openai_http.OpenAIGenerator._create
-
-    def in_process(sampling, *args):
-        made = params(sampling, *args)
-        made.ignore_eos = sampling is LONG
-        return made
-
-    def remote(generator, request):
-        more = {"ignore_eos": request["max_tokens"] == LONG.max_tokens}
-        return client(generator, {**request, "extra_body": request["extra_body"] | more})
-
-    monkeypatch.setattr(vllm_engine, "_params", in_process)
-    monkeypatch.setattr(openai_http.OpenAIGenerator, "_create", remote)
 
 
 @pytest.fixture(scope="module")
@@ -303,11 +284,6 @@ async def test_a_timeout_aborts_the_request(engines, monkeypatch):
     assert engines["vllm"].active == 0
 
 
-async def test_a_context_longer_than_the_model_cannot_be_loaded_by_vllm():
-    with pytest.raises(ModelError, match=r"cannot load model .*max_model_len \(1000000\)"):
-        open_generator(EngineConfig(kind="vllm", model=MODEL, max_model_len=10**6))
-
-
 @pytest.mark.usefixtures("endless")
 async def test_a_closed_engine_is_dead_for_open_streams_and_new_ones(engines):
     engine = engines["vllm"]
@@ -318,24 +294,3 @@ async def test_a_closed_engine_is_dead_for_open_streams_and_new_ones(engines):
             [chunk async for chunk in chunks]
     with pytest.raises(EngineDeadError, match="closed"):
         await generate(engine, [5, 6, 7], GREEDY)
-
-
-@pytest.mark.usefixtures("endless")
-async def test_an_engine_made_before_its_loop_answers_and_its_death_is_told():
-    def without_a_loop():
-        generator = open_generator(EngineConfig(kind="vllm", model=MODEL, max_model_len=LENGTH))
-        asyncio.run(use(generator))
-
-    async def use(generator):
-        assert (await generate(generator, [5, 6, 7], GREEDY)).token_ids
-        [core] = [child for child in multiprocessing.active_children() if child.name == "EngineCore"]
-        async with aclosing(generator.stream([5, 6, 7], LONG)) as chunks:
-            await anext(chunks)
-            core.kill()
-            with pytest.raises(EngineDeadError, match="died"):
-                [chunk async for chunk in chunks]
-        with pytest.raises(EngineDeadError, match="died"):
-            await generate(generator, [5, 6, 7], GREEDY)
-        await generator.close()
-
-    await asyncio.to_thread(without_a_loop)

@@ -1,6 +1,5 @@
-"""Jobs, their fingerprints, the schedule and the log: what a rerun takes for the same training, and what not."""
+"""Jobs that are refused or locked, the schedule, DeepSpeed's settings and the log."""
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -8,33 +7,21 @@ from pathlib import Path
 
 import pytest
 from training_examples import gold_examples, write_examples
+from training_jobs import task_of
 
 from steper_ray.config import TrainConfig
-from steper_ray.config.presets import PRESETS
 from steper_ray.demo import STUDENTS, _settings
 from steper_ray.errors import ModelError, TrainingError
 from steper_ray.training import engine
 from steper_ray.training.engine import _uses_liger, deepspeed_config
 from steper_ray.training.job import (
-    PROVENANCE,
     TrainJob,
-    _weights,
     at_work,
-    data_fingerprint,
-    finished,
     make_task,
-    note_sources,
 )
 from steper_ray.training.loop import learning_rate, shape_and_tokenizer
 from steper_ray.training.metrics import Follower, MetricsLog, ProgressBars, read_lines
 from steper_ray.training.trainer import train
-
-#: What the fingerprint of a student was made of before LoRA, presets and Liger's kernels were there.
-FIRST_SETTINGS = set(
-    "method weighting fixed_weights normalize sigma_lr log_sigma_bounds epochs max_steps lr warmup_ratio weight_decay "
-    "clip_norm batch_examples row_tokens rows_per_micro_batch packing attention gradient_checkpointing dtype seed "
-    "use_gpu zero_stage".split()
-)
 
 
 @pytest.fixture
@@ -42,67 +29,17 @@ def examples(tmp_path):
     return write_examples(tmp_path / "examples.parquet", gold_examples(1, 2))
 
 
-def task_of(tmp_path, examples, **settings):
-    job = TrainJob("student", TrainConfig(**settings), examples, tmp_path / "models" / "student")
-    return make_task(job, tmp_path)
-
-
-def export_of(task, **record):
-    task.job.output.mkdir(parents=True)
-    (task.job.output / PROVENANCE).write_text(
-        json.dumps({"fingerprint": task.fingerprint, "steps": 7} | record)
-    )
-
-
-def test_a_finished_job_is_known_by_its_fingerprint(tmp_path, examples):
-    task = task_of(tmp_path, examples)
-    assert finished(task) is None
-    export_of(task)
-    assert finished(task_of(tmp_path, examples)).steps == 7
-
-
-def test_other_settings_or_other_data_are_another_training(tmp_path, examples):
-    export_of(task_of(tmp_path, examples))
-    assert finished(task_of(tmp_path, examples, seed=1)) is None
-    write_examples(examples, gold_examples(1, 3))
-    assert finished(task_of(tmp_path, examples)) is None
-
-
-def test_how_many_workers_trained_it_does_not_make_it_another(tmp_path, examples):
-    export_of(task_of(tmp_path, examples))
-    assert finished(task_of(tmp_path, examples, workers=4, checkpoint_every=3)) is not None
-
-
-def test_settings_that_came_later_leave_earlier_students_finished_until_they_are_used(tmp_path, examples):
-    task = task_of(tmp_path, examples)
-    parts = [
-        task.name,
-        task.job.config.model_dump_json(include=FIRST_SETTINGS),
-        task.model,
-        _weights(Path(task.model)),
-        data_fingerprint(examples),
-    ]
-    assert task.fingerprint == hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    export_of(task)
-    assert finished(task_of(tmp_path, examples, liger=False, check_memory=False)) is not None
-    assert finished(task_of(tmp_path, examples, lora={})) is None
-
-
-def test_a_preset_is_the_same_training_as_what_it_sets(tmp_path, examples):
-    preset = task_of(tmp_path, examples, preset="8b-4gpu")
-    spelled = task_of(tmp_path, examples, **PRESETS["8b-4gpu"])
-    assert preset.fingerprint == spelled.fingerprint != task_of(tmp_path, examples).fingerprint
-
-
-def test_whether_adapters_are_merged_makes_another_export(tmp_path, examples):
-    export_of(task_of(tmp_path, examples, lora={"merge": False}))
-    assert finished(task_of(tmp_path, examples, lora={"merge": True})) is None
-
-
 def test_a_folder_of_someone_elses_is_never_overwritten(tmp_path, examples):
     task = task_of(tmp_path, examples)
     task.job.output.mkdir(parents=True)
     (task.job.output / "thesis.txt").write_text("mine")
+    with pytest.raises(TrainingError, match="choose another output folder"):
+        task_of(tmp_path, examples)
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path, examples):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "student").write_text("mine")
     with pytest.raises(TrainingError, match="choose another output folder"):
         task_of(tmp_path, examples)
 
@@ -181,7 +118,6 @@ def test_a_resumed_log_drops_the_lines_of_steps_that_run_again(tmp_path):
     with path.open("a") as stream:
         stream.write('{"step": 6, "lo')  # the worker was killed here
     log = MetricsLog(path, 3)
-    assert log.last == {"step": 3}
     log.write({"step": 4, "again": True})
     log.close()
     assert [json.loads(line)["step"] for line in read_lines(path)] == [1, 2, 3, 4]
@@ -239,46 +175,6 @@ def test_two_jobs_of_one_run_may_be_trained_at_once(tmp_path, examples):
         pass
 
 
-def test_a_rerun_that_must_start_anew_says_what_changed(tmp_path, examples, caplog):
-    note_sources(task_of(tmp_path, examples))
-    note_sources(task_of(tmp_path, examples, workers=4, checkpoint_every=3))
-    assert caplog.text == ""
-    note_sources(task_of(tmp_path, examples, lr=1e-4))
-    assert (
-        "starts anew and does not go on from where it was: since it was started last, train.lr" in caplog.text
-    )
-    assert "train.lr was 5e-06 and is 0.0001" in caplog.text
-    caplog.clear()
-    write_examples(examples, gold_examples(1, 3))
-    note_sources(task_of(tmp_path, examples, lr=1e-4))
-    assert "since it was started last, the examples changed. Its checkpoints" in caplog.text
-    caplog.clear()
-    note_sources(task_of(tmp_path, examples, lr=1e-4))
-    assert caplog.text == ""
-
-
-def test_a_record_that_was_cut_off_or_is_older_is_no_obstacle(tmp_path, examples, caplog):
-    task = task_of(tmp_path, examples)
-    note_sources(task)
-    record = task.metrics.with_name("made_from.json")
-    older = json.loads(record.read_text())
-    settings = json.loads(older["settings"])
-    del settings["packing"]
-    record.write_text(json.dumps(older | {"settings": json.dumps(settings)}))
-    note_sources(task)
-    assert "since it was started last, train.packing is new" in caplog.text
-    record.write_text("{")
-    caplog.clear()
-    note_sources(task)
-    assert caplog.text == ""
-
-
-def test_a_fingerprint_ties_settings_student_weights_and_examples_together(tmp_path, examples):
-    sources = task_of(tmp_path, examples).sources
-    assert list(sources) == ["name", "settings", "student", "weights", "examples"]
-    assert "workers" not in json.loads(sources["settings"])
-
-
 def test_a_student_whose_config_or_tokenizer_does_not_load_is_named(tmp_path):
     folder = tmp_path / "student"
     folder.mkdir()
@@ -297,41 +193,6 @@ def test_the_demos_vanilla_students_learn_the_final_step_alone_whatever_steper_l
     }
     for chosen in settings.values():
         assert TrainConfig.model_validate(chosen.model_dump()) == chosen
-
-
-def fingerprint(tmp_path, examples, **settings):
-    return task_of(tmp_path, examples, **settings).fingerprint
-
-
-def test_looking_and_tracking_leave_a_training_what_it_was_and_holding_out_does_not(tmp_path, examples):
-    plain = fingerprint(tmp_path, examples)
-    held_out = fingerprint(tmp_path, examples, validation={"share": 0.5})
-    looked = fingerprint(
-        tmp_path, examples, validation={"examples": examples, "every": 3, "questions_every": 2}
-    )
-    assert looked == plain == fingerprint(tmp_path, examples, tracking=["wandb"], tracking_project="mine")
-    assert held_out == fingerprint(tmp_path, examples, validation={"share": 0.5, "every": 3, "questions": 2})
-    best = {"share": 0.5, "keep": "best"}
-    different = [
-        held_out,
-        fingerprint(tmp_path, examples, validation={"number": 1}),
-        *(
-            fingerprint(tmp_path, examples, validation=best | more)
-            for more in ({}, {"every": 3}, {"by": "aggregation"})
-        ),
-    ]
-    assert len({plain, *different}) == 1 + len(different)
-
-
-def test_what_decides_the_best_is_read_from_the_held_out_examples_themselves(tmp_path, examples):
-    held_out = write_examples(tmp_path / "held_out.parquet", gold_examples(1, 1, seed=9))
-    validation = {"examples": held_out, "keep": "best"}
-    before = fingerprint(tmp_path, examples, validation=validation)
-    write_examples(held_out, gold_examples(1, 2, seed=9))
-    assert fingerprint(tmp_path, examples, validation=validation) != before
-    held_out.unlink()
-    with pytest.raises(TrainingError, match=r"train.validation.examples: .*held_out.parquet"):
-        task_of(tmp_path, examples, validation=validation)
 
 
 def test_questions_need_someone_who_asks_them(tmp_path, examples):
