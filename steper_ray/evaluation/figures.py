@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 from markupsafe import Markup
@@ -143,18 +144,39 @@ def _sigma(results: Mapping[str, Any]) -> Shown | None:
     curves = results["sigma"]
     if not curves:
         return None
+    roots = [
+        Line(curves[0]["steps"], ys, _ABILITIES[ability], dashed=True)
+        for ability, ys in sigma_optimum(results).items()
+    ]
     panels: list[Panel] = [
         LinePanel(
             f"normalised {_SIGMA} (share of the three)", _seeded(curves, "normalised"), "optimiser step"
         ),
-        LinePanel(f"raw {_SIGMA}", _seeded(curves, "raw"), "optimiser step"),
+        LinePanel(f"raw {_SIGMA}", [*_seeded(curves, "raw"), *roots], "optimiser step", log=True),
     ]
     caption = (
         f"The learned difficulty of each ability (the form of the paper's Fig. 7): a higher {_SIGMA} makes its loss "
         f"count less. Thin lines are seeds, the thick line their mean. At its optimum {_SIGMA} is the square root of "
-        "the loss."
+        "the loss: the dashed lines, of the mean of the seeds, smoothed (right, on a logarithmic scale)."
     )
     return _shown("sigma", "The path of sigma", caption, list(_ABILITIES.items()), panels)
+
+
+def sigma_optimum(results: Mapping[str, Any]) -> dict[str, list[float | None]]:
+    """For each ability the square root of its smoothed loss, at the steps of the curves of sigma (mean of the seeds).
+
+    {} where seeds have different steps.
+    """
+    sigmas = results["sigma"]
+    trained = {(curve["model"], curve["seed"]) for curve in sigmas}
+    losses = [curve for curve in results["loss"] if (curve["model"], curve["seed"]) in trained]
+    if any(list(curve["steps"]) != list(sigmas[0]["steps"]) for curve in (*sigmas, *losses)):
+        return {}
+    optimum = {}
+    for ability in _ABILITIES:
+        means = [_mean(values) for values in zip(*(curve["losses"][ability] for curve in losses), strict=True)]
+        optimum[ability] = [None if y is None else sqrt(y) for y in _smoothed(means, part=10)]
+    return optimum
 
 
 def _loss(results: Mapping[str, Any]) -> Shown | None:
@@ -259,9 +281,9 @@ def _seeded(curves: Sequence[Mapping[str, Any]], key: str, *, smooth: bool = Fal
     return lines
 
 
-def _smoothed(values: Sequence[float | None]) -> list[float | None]:
-    """The mean over a window centred on each value, a twentieth of the curve wide."""
-    half = len(values) // 40
+def _smoothed(values: Sequence[float | None], part: int = 20) -> list[float | None]:
+    """The mean over a window centred on each value, a twentieth (or another part) of the curve wide."""
+    half = len(values) // (2 * part)
     return [_mean(values[max(0, at - half) : at + half + 1]) for at in range(len(values))]
 
 

@@ -57,12 +57,14 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One curve; None in `ys` is a gap. Faint lines are single seeds behind their mean."""
+    """One curve; None in `ys` is a gap. Faint lines are single seeds behind their mean; a dashed one is what the
+    others are held against."""
 
     xs: Sequence[float]
     ys: Sequence[float | None]
     colour: int
     faint: bool = False
+    dashed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,8 @@ def _lines(axis: Axes, panel: LinePanel) -> None:
             line.xs,
             ys,
             color=_SERIES[line.colour],
-            linewidth=0.8 if line.faint else 1.9,
+            linewidth=0.8 if line.faint else 1.2 if line.dashed else 1.9,
+            linestyle="--" if line.dashed else "-",
             alpha=0.35 if line.faint else 1.0,
             marker="o" if panel.markers else None,
             markersize=4,

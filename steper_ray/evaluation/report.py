@@ -36,6 +36,7 @@ _UNKNOWN = "\N{EN DASH}"
 _NOT_RANKED = frozenset(("mean_steps",))
 _WIDTH = 110  # of a table for the terminal
 _SIGMA_POINTS = 7
+_ROOT = "  \N{SQUARE ROOT} of its loss"
 _LISTED = 12  # of a longer list the page tells the length alone
 _REFERENCE = "teacher"  # shown, but no competitor for the best value of a column
 
@@ -107,13 +108,14 @@ def format_table(results: Mapping[str, Any]) -> str:
                 table.add_row(label(model), unit, *texts)
         table.add_section()
     note = "EM, F1, Acc and retrieval recall in %" + (
-        "; ± standard deviation over seeds" if _several(rows) else ""
+        "; ± standard deviation over seeds, where there are several" if _several(rows) else ""
     )
     return f"{_plain(table)}{note}\n"
 
 
 def format_sigma(results: Mapping[str, Any]) -> str:
-    """The path of sigma as plain text: each ability at some of the steps, the mean of the seeds; "" without one."""
+    """The path of sigma as plain text: each ability at some of the steps, the mean of the seeds, and below it the
+    square root of its smoothed loss, where sigma is drawn to; "" without one."""
     curves = results["sigma"]
     if not curves:
         return ""
@@ -122,9 +124,13 @@ def format_sigma(results: Mapping[str, Any]) -> str:
     table.add_column("sigma at step")
     for at in points:
         table.add_column(str(curves[0]["steps"][at]), justify="right")
+    optimum = figures.sigma_optimum(results)
     for ability in curves[0]["raw"]:
         means = [fmean(curve["raw"][ability][at] for curve in curves) for at in points]
         table.add_row(ability, *(f"{mean:.3f}" for mean in means))
+        if ability in optimum:
+            roots = [optimum[ability][at] for at in points]
+            table.add_row(_ROOT, *(_UNKNOWN if root is None else f"{root:.3f}" for root in roots))
     return _plain(table)
 
 

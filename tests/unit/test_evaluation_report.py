@@ -3,11 +3,13 @@
 import json
 import re
 from html.parser import HTMLParser
+from math import sqrt
 
 import pytest
 
 from steper_ray import stages
 from steper_ray.errors import DataError
+from steper_ray.evaluation.figures import figures, sigma_optimum
 from steper_ray.evaluation.report import format_sigma, format_table, render, write_report
 from steper_ray.evaluation.results import TrainingLog, assemble_results, read_metrics, sample, thin
 from steper_ray.evaluation.scores import score_trajectories
@@ -126,6 +128,40 @@ def test_the_path_of_sigma_is_shown_from_its_first_step_to_its_last(results):
     assert set(values["aggregation"]) == {"0.500"}
     assert len(values["expansion"]) == len(steps) - 3
     assert format_sigma(assemble_results({"m": {"chain": scores(1)}}, {"m": ["m"]})) == ""
+
+
+def test_sigma_stands_over_the_square_root_of_its_smoothed_loss(results):
+    # A tenth of 30 steps: the mean of three, of the losses 1 / step; the other student's are not looked at.
+    middle, last = sqrt((1 / 15 + 1 / 16 + 1 / 17) / 3), sqrt((1 / 29 + 1 / 30) / 2)
+    optimum = sigma_optimum(results)
+    assert set(optimum) == set(TASKS)
+    for roots in optimum.values():
+        assert len(roots) == 30
+        assert (roots[15], roots[-1]) == pytest.approx((middle, last))
+    lines = format_sigma(results).splitlines()
+    for task in TASKS:
+        (at,) = (number for number, line in enumerate(lines) if line.split()[0] == task)
+        assert lines[at + 1].split()[:4] == ["\N{SQUARE ROOT}", "of", "its", "loss"]
+        assert lines[at + 1].split()[-1] == f"{last:.3f}"
+
+
+def test_the_square_roots_of_the_losses_are_dashed_lines_beside_sigma(results):
+    def dashed(document):
+        (shown,) = (figure for figure in figures(document) if figure.id == "sigma")
+        return shown.svg.count("stroke-dasharray")
+
+    assert dashed(results) == len(TASKS)
+    uneven = [training("steper", 0, steps=3), training("steper", 1, steps=5)]
+    assert dashed(assemble_results({}, {}, trainings=uneven)) == 0
+
+
+def test_an_ability_without_a_loss_has_no_square_root():
+    log = training("steper", 0, steps=4)
+    records = [{**one, "losses": {**one["losses"], "expansion": None}} for one in log.records]
+    document = assemble_results({}, {}, trainings=[TrainingLog("steper", 0, records)])
+    assert sigma_optimum(document)["expansion"] == [None] * 4
+    assert "\N{EN DASH}" in format_sigma(document)
+    assert 'id="sigma"' in render(document)
 
 
 def test_the_table_of_one_model_and_unit_speaks_of_no_seeds():
