@@ -35,6 +35,13 @@ from steper_ray.training.trainer import TrainJob, train
 
 SPOILED = 1 / 3
 VERSIONS = ("clean", "answers", "verified")
+# Shorter than the demo's: there are three versions of the data to learn from, each with every seed.
+TRAINING = (
+    "train.epochs=1",
+    "train.batch_examples=40",
+    "train.sigma_lr=0.02",
+    "train.log_sigma_bounds=[-1.5,1.5]",
+)
 
 
 def main() -> None:
@@ -49,7 +56,7 @@ def main() -> None:
         # Other test worlds than the demo's, on which nothing was chosen.
         config = load_config(
             "jobs/configs/miniature.yaml",
-            [f"run_dir={root / 'teacher'}", "evaluate.corpus.miniature.seed=11"],
+            [f"run_dir={root / 'teacher'}", "evaluate.corpus.miniature.seed=11", *TRAINING],
         )
         stages.build(config)
         right = [seen.trajectory for seen in DataSet(config.run_dir) if seen.fate == KEPT]

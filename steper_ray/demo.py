@@ -43,7 +43,11 @@ def run_demo(config: Config) -> dict[str, Any]:
         config,
         [EvalJob(name, model, unit) for name, model in models.items() for unit in config.evaluate.units],
     )
-    groups = {"base": ["base"], **{s: _names(s, config.demo.seeds) for s in STUDENTS}, "teacher": ["teacher"]}
+    groups = {
+        "base": ["base"],
+        **{student: [_name(student, seed) for seed in _seeds(config, student)] for student in STUDENTS},
+        "teacher": ["teacher"],
+    }
     logs = [
         read_metrics(result.metrics_path, result.name.rpartition("-seed")[0], jobs[result.name].config.seed)
         for result in trained
@@ -54,7 +58,7 @@ def run_demo(config: Config) -> dict[str, Any]:
         trainings=logs,
         samples=pick_samples(
             config.run_dir,
-            {s: f"{s}-seed{config.demo.seeds[0]}" for s in STUDENTS[::2]},
+            {student: _name(student, config.demo.seeds[0]) for student in STUDENTS[::2]},
             config.evaluate.units,
         ),
         data=json.loads((built.folder / "manifest.json").read_text(encoding="utf-8")),
@@ -68,7 +72,7 @@ def run_demo(config: Config) -> dict[str, Any]:
 
 def student_folder(config: Config) -> Path:
     """The StepER student of the first seed: the one to serve."""
-    return config.run_dir / "models" / f"steper-seed{config.demo.seeds[0]}"
+    return config.run_dir / "models" / _name("steper", config.demo.seeds[0])
 
 
 def student_jobs(config: Config) -> dict[str, Any]:
@@ -78,9 +82,9 @@ def student_jobs(config: Config) -> dict[str, Any]:
     examples = stages.examples_folder(config)
     steps = _steps(config)
     jobs = {}
-    for seed in config.demo.seeds:
-        for student in STUDENTS:
-            name = f"{student}-seed{seed}"
+    for student in STUDENTS:
+        for seed in _seeds(config, student):
+            name = _name(student, seed)
             settings = _settings(config.train, student, seed, steps)
             jobs[name] = TrainJob(name, settings, examples, config.run_dir / "models" / name)
     return jobs
@@ -107,8 +111,13 @@ def _settings(train: TrainConfig, student: str, seed: int, steps: int) -> TrainC
     return train.model_copy(update={"method": method, "steps": learned, "seed": seed, "max_steps": limit})
 
 
-def _names(student: str, seeds: Sequence[int]) -> list[str]:
-    return [f"{student}-seed{seed}" for seed in seeds]
+def _seeds(config: Config, student: str) -> Sequence[int]:
+    own = config.demo.equal_steps_seeds if student == "vanilla_kd_equal_steps" else None
+    return config.demo.seeds if own is None else own
+
+
+def _name(student: str, seed: int) -> str:
+    return f"{student}-seed{seed}"
 
 
 def _provenance(seconds: float) -> dict[str, Any]:

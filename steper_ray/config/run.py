@@ -41,6 +41,9 @@ class DemoConfig(Section):
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds; the table shows mean and spread over them."""
+    equal_steps_seeds: tuple[int, ...] | None = Field(None, min_length=1)
+    """Seeds of vanilla-KD at StepER's optimiser steps, which reads several times the tokens of any other student;
+    by default `seeds`."""
 
 
 class SelfDistilConfig(Section):

@@ -50,7 +50,8 @@ class TrainConfig(Section):
     """A task's loss is the mean over its examples, or its sum over the questions divided by their number (the
     paper's equation, where a question with more expansion steps has more of them in the loss)."""
     sigma_lr: float = Field(0.02, gt=0)
-    """Learning rate of log sigma (its own optimiser; the paper does not say)."""
+    """Learning rate of log sigma (its own optimiser; the paper does not say). Adam moves it by about so much a step: a
+    run of N steps needs well over 3 / N for sigma to follow a loss down to 0.01."""
     log_sigma_bounds: tuple[float, float] = (-1.5, 1.5)
     """Bounds of log sigma: keeps a task that is learned from taking over the sum."""
     epochs: Positive = 2

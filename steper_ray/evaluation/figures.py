@@ -174,7 +174,9 @@ def sigma_optimum(results: Mapping[str, Any]) -> dict[str, list[float | None]]:
         return {}
     optimum = {}
     for ability in _ABILITIES:
-        means = [_mean(values) for values in zip(*(curve["losses"][ability] for curve in losses), strict=True)]
+        means = [
+            _mean(values) for values in zip(*(curve["losses"][ability] for curve in losses), strict=True)
+        ]
         optimum[ability] = [None if y is None else sqrt(y) for y in _smoothed(means, part=10)]
     return optimum
 

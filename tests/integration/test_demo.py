@@ -16,6 +16,7 @@ SMALL = [
     "train.epochs=1",
     "train.batch_examples=20",
     "demo.seeds=[0,1]",
+    "demo.equal_steps_seeds=[0]",
     "evaluate.corpus.miniature.worlds=1",
     "evaluate.corpus.miniature.questions_per_world=3",
     "sampling.max_tokens=24",
@@ -50,6 +51,19 @@ def test_vanilla_kd_is_trained_at_equal_epochs_and_at_equal_steps(demo):
     assert steps["vanilla_kd_equal_steps"] == steps["steper"] > steps["vanilla_kd"]
 
 
+def test_every_student_is_trained_and_scored_with_its_own_seeds(demo):
+    _, results = demo
+    seeds = {
+        student: [seed["name"] for seed in results["models"][student]["chain"]["seeds"]]
+        for student in STUDENTS
+    }
+    assert seeds == {
+        "vanilla_kd": ["vanilla_kd-seed0", "vanilla_kd-seed1"],
+        "vanilla_kd_equal_steps": ["vanilla_kd_equal_steps-seed0"],
+        "steper": ["steper-seed0", "steper-seed1"],
+    }
+
+
 def test_the_report_stands_alone(demo):
     config, _ = demo
     page = (config.run_dir / "report.html").read_text()
@@ -68,7 +82,7 @@ def test_the_terminal_shows_the_table_and_the_path_of_sigma(demo):
 def test_a_rerun_trains_and_scores_nothing_again(demo):
     config, first = demo
     weights = {path: path.stat().st_mtime_ns for path in config.run_dir.rglob("model.safetensors")}
-    assert len(weights) == len(STUDENTS) * len(config.demo.seeds)
+    assert len(weights) == 5
     again = run_demo(config)
     assert again["models"] == first["models"]
     assert {path: path.stat().st_mtime_ns for path in config.run_dir.rglob("model.safetensors")} == weights
