@@ -10,6 +10,9 @@
     (d) bound        the prompts of (c), already made, each with the output length it came to, given to the bare engine
                      all at once: no retrieval, no step that waits for the one before, nothing streamed
 
+Prompts begin with the demonstrations, as the paper's configs have it for a teacher that was not trained on the format
+(`--no-few-shot` leaves them out). `--units` gives the teacher the cost of a larger one that writes the same (wide.py).
+
 Each round runs (b), (c) and (d) in turn, each from an empty prefix cache; (a) runs once, over a part of the questions.
 Ray Data's own overhead is shown apart (rollout_overhead.py).
 
@@ -114,6 +117,8 @@ async def measure(
         "retrieval_share": median("retrieval_share"),
         "questions": len(questions),
         "in_flight": in_flight,
+        "few_shot": few_shot,
+        "mlp_units": units or None,
         "max_batch": config.engine.max_batch,
         "questions_per_second": {
             "one_by_one": _ONE_BY_ONE / one,

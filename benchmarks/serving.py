@@ -108,12 +108,10 @@ async def measure(folder: Path, student: str, rounds: int, loads: dict[int, int]
     http = httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None))
 
     async def record(asked: Sequence[Any]) -> dict[str, Any]:
-        found = {}
-        for question in asked:
-            recorder = Recorder(engine)
-            await Reasoner(retriever, recorder, config.reasoning, config.sampling).run(question)
-            found[question.id] = recorder.requests
-        return found
+        recorders = [Recorder(engine) for _ in asked]
+        reasoners = [Reasoner(retriever, r, config.reasoning, config.sampling) for r in recorders]
+        await asyncio.gather(*(r.run(question) for r, question in zip(reasoners, asked, strict=True)))
+        return {question.id: r.requests for r, question in zip(recorders, asked, strict=True)}
 
     found: list[dict[str, Any]] = []
     warm = list(itertools.islice(questions, 8))
