@@ -28,7 +28,7 @@ from steper_ray.serving.wire import Stop, Unit
 #: So many parts of streams are passed on a second, of all streams together: each costs the three processes on its way
 #: more than the engine needs for a token. A few streams so grow faster than they can be read, many in longer parts.
 PARTS_PER_SECOND = 200
-SHORTEST_PART_SECONDS, LONGEST_PART_SECONDS = 0.02, 0.25
+SHORTEST_PART_SECONDS, LONGEST_PART_SECONDS = 0.01, 0.25
 #: The last error of the generator in the request at hand; a trajectory keeps but its text.
 _last_error: ContextVar[list[GenerationError]] = ContextVar("last_error")
 
