@@ -22,13 +22,9 @@ from steper_ray.generation.base import Chunk, Generator, Prompt
 from steper_ray.reasoning import Event, Finished, Reasoner
 from steper_ray.retrieval import AsyncRetriever, Retriever, as_async
 from steper_ray.schema import Hit, Question, Trajectory
-from steper_ray.serving.gathering import gathered
+from steper_ray.serving.gathering import gathered, part_seconds
 from steper_ray.serving.wire import Stop, Unit
 
-#: So many parts of streams are passed on a second, of all streams together: each costs the three processes on its way
-#: more than the engine needs for a token. A few streams so grow faster than they can be read, many in longer parts.
-PARTS_PER_SECOND = 200
-SHORTEST_PART_SECONDS, LONGEST_PART_SECONDS = 0.01, 0.25
 #: The last error of the generator in the request at hand; a trajectory keeps but its text.
 _last_error: ContextVar[list[GenerationError]] = ContextVar("last_error")
 
@@ -180,14 +176,11 @@ class ReasonEngine:
         """The events, gathered for the way to another process."""
         self._streams += 1
         try:
-            async with aclosing(gathered(self.events(ask), self._part_seconds)) as parts:
+            async with aclosing(gathered(self.events(ask), lambda: part_seconds(self._streams))) as parts:
                 async for part in parts:
                     yield part
         finally:
             self._streams -= 1
-
-    def _part_seconds(self) -> float:
-        return min(LONGEST_PART_SECONDS, max(SHORTEST_PART_SECONDS, self._streams / PARTS_PER_SECOND))
 
     async def ready(self) -> None:
         """Raises EngineDeadError if no question can be answered any more."""

@@ -8,6 +8,16 @@ from contextlib import aclosing, suppress
 
 from steper_ray.reasoning import Event, ReasoningDelta
 
+#: So many parts of streams are passed on a second, of all streams together: each costs the three processes on its way
+#: more than the engine needs for a token. A few streams so grow faster than they can be read, many in longer parts.
+PARTS_PER_SECOND = 200
+SHORTEST_PART_SECONDS, LONGEST_PART_SECONDS = 0.01, 0.25
+
+
+def part_seconds(streams: int) -> float:
+    """Between two parts of one of so many streams."""
+    return min(LONGEST_PART_SECONDS, max(SHORTEST_PART_SECONDS, streams / PARTS_PER_SECOND))
+
 
 async def gathered(
     events: AsyncGenerator[Event, None], every_s: Callable[[], float]

@@ -6,7 +6,7 @@ from contextlib import aclosing, suppress
 import pytest
 
 from steper_ray.reasoning import ReasoningDelta, StepStarted
-from steper_ray.serving.gathering import gathered, joined
+from steper_ray.serving.gathering import PARTS_PER_SECOND, gathered, joined, part_seconds
 
 HOUR = 3600.0
 
@@ -85,3 +85,10 @@ def test_joining_keeps_every_word_and_what_is_no_text():
         ReasoningDelta(1, "ab"), StepStarted(2, "q"), ReasoningDelta(1, "c"), ReasoningDelta(2, "de")
     ]  # fmt: skip
     assert joined([]) == []
+
+
+def test_many_streams_share_the_parts_of_a_second_and_none_waits_long():
+    assert part_seconds(1) < 0.02  # as it is written
+    for streams in (8, 16, 32):
+        assert streams / part_seconds(streams) == pytest.approx(PARTS_PER_SECOND)
+    assert part_seconds(1000) == part_seconds(500) <= 0.25
