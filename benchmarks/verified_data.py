@@ -20,7 +20,8 @@ from random import Random
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from bench_verification import KINDS, PURE, planted
+from bench_verification import PURE
+from planted import KINDS, planted
 
 from steper_ray import stages
 from steper_ray.cluster import connect

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from steper_ray.answers import extract_answer, normalize
 from steper_ray.schema import Passage
@@ -173,17 +174,24 @@ class _Facts:
     """A passage as a whole, and sentence by sentence, each under the title."""
 
     def __init__(self, passage: Passage) -> None:
+        self._passage = passage
         self.whole = _Text(passage.title, passage.text)
-        self._each = [_Text(passage.title, part) for part in _STOP.split(passage.text)]
+
+    @cached_property
+    def _each(self) -> list[_Text]:
+        # Most passages are never compared by their sentences.
+        return [_Text(self._passage.title, part) for part in _STOP.split(self._passage.text)]
 
     def together(self, claims: Set[str]) -> int:
         """Most of these that one sentence holds."""
-        return max(sum(claim in text for claim in claims) for text in self._each)
+        return max(sum(claim in text for claim in claims) for text in self._each) if claims else 0
 
 
 def _plain(text: str) -> str:
     """As answers are compared, and without accents, hyphens and possessives, which chains and passages mix."""
-    letters = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    letters = text
+    if not text.isascii():
+        letters = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     return normalize(_HYPHEN.sub(" ", _POSSESSIVE.sub(" ", letters)))
 
 

@@ -69,7 +69,7 @@ def _check_key(header: str, keyring: Keyring) -> Caller:
 def _check_loopback(headers: Mapping[str, str], client: str | None) -> None:
     forwarded = any(name in headers for name in FORWARDED)
     # The Host too: a foreign page whose name is pointed at 127.0.0.1 would be a client of this machine.
-    if forwarded or not _is_loopback(client) or not _is_loopback(_host(headers.get("host", ""))):
+    if forwarded or not is_loopback(client) or not is_loopback(_host(headers.get("host", ""))):
         message = "this server has no token set, so it serves only clients of its own machine"
         raise Problem(403, "loopback_only", message)
 
@@ -81,7 +81,8 @@ def _host(header: str) -> str:
     return header.partition(":")[0]
 
 
-def _is_loopback(host: str | None) -> bool:
+def is_loopback(host: str | None) -> bool:
+    """Whether a name or an address is one by which a machine reaches itself alone."""
     if host is None:
         return False
     if host.lower() == "localhost":

@@ -18,6 +18,7 @@ from ray import serve
 
 from steper_ray.config import Config
 from steper_ray.errors import SteperError
+from steper_ray.serving.access import is_loopback
 from steper_ray.serving.args import ConfigArgs
 from steper_ray.serving.deployments import bind
 from steper_ray.serving.plan import make_plan
@@ -57,7 +58,9 @@ def run(config: Config) -> None:
     try:
         serve.start(http_options={"host": settings.host, "port": settings.port})
         try:
-            serve.run(bind(plan), name=APP_NAME)
+            # A Serve that is there already may listen elsewhere.
+            local = address == "local" and is_loopback(settings.host)
+            serve.run(bind(plan, local=local), name=APP_NAME)
         except RuntimeError as error:
             raise SteperError(f"the service did not start: {error}") from error
         print(_greeting(config), flush=True)

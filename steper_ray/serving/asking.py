@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from steper_ray.errors import EngineDeadError, PromptTooLongError
 from steper_ray.reasoning import Event, Finished
@@ -27,6 +27,11 @@ logger = logging.getLogger(__name__)
 
 #: Beyond the deadline, for the engine to end at it and hand over what it has.
 GRACE_SECONDS = 5.0
+
+#: A stream that is silent for so long gets a comment: proxies cut silent connections, and one that only passes bytes on
+#: (HAProxy) finds out by them that its client has left.
+BEAT_SECONDS = 10.0
+_BEAT = b": still at it\n\n"
 
 
 def longest_s(timeout_s: float) -> float:
@@ -74,6 +79,7 @@ class Asker:
     engine: Engine
     timeout_s: float
     observers: Sequence[Observer] = ()
+    beat_s: float = field(default_factory=lambda: BEAT_SECONDS)
 
     async def answer(self, ask: Ask, ended: Ended) -> Trajectory:
         """A trajectory of one step at least. Raises Problem."""
@@ -96,7 +102,7 @@ class Asker:
             if isinstance(first, Finished):
                 check_done(first.trajectory)
             body = _written(watch, events, first, frames, ended, deadline)
-            return _EventStream(body, stack.pop_all())
+            return _EventStream(body, stack.pop_all(), self.beat_s)
 
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self.timeout_s + GRACE_SECONDS
@@ -133,15 +139,49 @@ async def _next(events: AsyncGenerator[Event, None], deadline: float) -> Event |
 class _EventStream(StreamingResponse):
     """Closes `held`, its events, at its end: when the client leaves at once, and not when the garbage is collected."""
 
-    def __init__(self, body: AsyncGenerator[bytes, None], held: AsyncExitStack) -> None:
+    def __init__(self, body: AsyncGenerator[bytes, None], held: AsyncExitStack, beat_s: float) -> None:
         super().__init__(body, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
         held.push_async_callback(body.aclose)
-        self._held = held
+        self._held, self._beat_s = held, beat_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Not where the body is sent: a client that leaves before its first byte ends that before it begins.
-        async with self._held:
+        async with self._held, _beating(send, self._beat_s) as send:
             await super().__call__(scope, receive, send)
+
+
+@asynccontextmanager
+async def _beating(send: Send, every_s: float) -> AsyncGenerator[Send, None]:
+    """A `send` for a stream whose messages are whole events: between two of them comments keep it alive."""
+    one_at_a_time = asyncio.Lock()
+    clock = asyncio.get_running_loop()
+    last, going = clock.time(), False
+
+    async def pass_on(message: Message) -> None:
+        nonlocal last, going
+        async with one_at_a_time:
+            await send(message)
+            last = clock.time()
+            going = message.get("more_body", message["type"] == "http.response.start")
+
+    async def beat() -> None:
+        nonlocal last
+        while True:
+            await asyncio.sleep(every_s - (clock.time() - last))
+            async with one_at_a_time:
+                if clock.time() - last < every_s:
+                    continue
+                if going:
+                    await send({"type": "http.response.body", "body": _BEAT, "more_body": True})
+                last = clock.time()
+
+    task = asyncio.create_task(beat())
+    try:
+        yield pass_on
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await task
 
 
 class _Told:

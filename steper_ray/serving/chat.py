@@ -72,7 +72,8 @@ def to_ask(
         message = f"messages: the question may have {limits.max_question_chars} characters at most"
         raise Problem(400, "context_length_exceeded", message, param="messages")
     _check_tokens(request, request.max_steps or limits.max_steps, sampling.max_tokens)
-    return Ask(head.id, question, asked_at, head.model, request.unit, request.max_steps, trace)
+    unit, most, stop = request.unit, request.max_steps, request.stop_when
+    return Ask(head.id, question, asked_at, head.model, unit, most, trace, stop)
 
 
 def _check_tokens(request: ChatRequest, steps: int, step_tokens: int) -> None:

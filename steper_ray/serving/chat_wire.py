@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from steper_ray.config import SamplingConfig
 from steper_ray.schema import StopReason
-from steper_ray.serving.wire import PassageOut, SentenceOut, Unit, Wire
+from steper_ray.serving.wire import PassageOut, SentenceOut, Stop, Unit, Wire
 
 FinishReason = Literal["stop", "length"]
 
@@ -98,6 +98,8 @@ class ChatRequest(Wire):
     """Our own, as in /v1/reason."""
     max_steps: int | None = Field(None, ge=1)
     """Our own, as in /v1/reason."""
+    stop_when: Stop | None = None
+    """Our own: the `stop` of /v1/reason, which is another thing than OpenAI's."""
 
     @field_validator("messages", mode="before")
     @classmethod

@@ -33,6 +33,8 @@ from steper_ray.serving.web import WebSettings, make_app
 
 HEALTH_SECONDS = 2.0
 INGRESS_CPUS = 0.25
+#: Ray's own switch: with it HAProxy stands before the ingress in place of Serve's proxy.
+HAPROXY_ENV = "RAY_SERVE_ENABLE_HA_PROXY"
 
 
 class RetrieverReplica:
@@ -66,7 +68,7 @@ class EngineReplica(ReasonEngine):
 
 class IngressReplica:
     """The HTTP app over the handles of the engines, by their names. `guarded`: a token was set where the application
-    was built."""
+    was built. `local`: its address is known to be one of the loopback, which only this machine reaches."""
 
     def __init__(
         self,
@@ -75,6 +77,7 @@ class IngressReplica:
         guarded: bool,
         keys: tuple[KeyEntry, ...] = (),
         ledger: DeploymentHandle | None = None,
+        local: bool = False,
     ) -> None:
         serve_config = plan.config.serve
         token = os.environ.get(serve_config.token_env) or None
@@ -82,6 +85,12 @@ class IngressReplica:
             raise SteperError(
                 f"{serve_config.token_env} is set where the service is started, but not on this node: set it in the "
                 "environment of the Ray nodes, before `ray start`"
+            )
+        if os.environ.get(HAPROXY_ENV) == "1" and not (local or token or keys or serve_config.keys_file):
+            # To the app all clients would be HAProxy, on this machine.
+            raise SteperError(
+                f"{HAPROXY_ENV} is set, and no token: HAProxy does not tell who asks, so set {serve_config.token_env} "
+                "in the environment of the Ray nodes, or serve.keys_file"
             )
         clients = {name: EngineClient(handle) for name, handle in engines.items()}
         self._engine = Students(
@@ -111,8 +120,11 @@ Shard: serve.Deployment = serve.deployment(name="Retriever")(RetrieverReplica)
 Ingress: serve.Deployment = serve.deployment(name="Ingress")(serve.ingress()(IngressReplica))
 
 
-def bind(plan: Plan, engine: serve.Deployment = Engine) -> serve.Application:
-    """The application of a plan, with its limits set; `engine` may take the place of its engines. Raises KeysError."""
+def bind(plan: Plan, engine: serve.Deployment = Engine, local: bool = False) -> serve.Application:
+    """The application of a plan, with its limits set; `engine` may take the place of its engines. Raises KeysError.
+
+    `local`: see IngressReplica.
+    """
     settings = plan.config.serve
     keys = load_keys(settings.keys_file)
     # A single replica of the ingress keeps the book itself.
@@ -132,7 +144,7 @@ def bind(plan: Plan, engine: serve.Deployment = Engine) -> serve.Application:
         graceful_shutdown_timeout_s=_drain(plan),
         ray_actor_options={"num_cpus": INGRESS_CPUS},
         **_replicas(settings.ingress_replicas, settings.ingress_autoscale),
-    ).bind(engines, plan, bool(os.environ.get(settings.token_env)), keys, ledger)
+    ).bind(engines, plan, bool(os.environ.get(settings.token_env)), keys, ledger, local)
 
 
 _BACKPRESSURE = BackpressureConfig(status_code=429, retry_after_s=2)

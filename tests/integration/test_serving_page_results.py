@@ -7,6 +7,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
 from steper_ray.errors import GenerationError
+from steper_ray.serving import asking
 from steper_ray.serving.asking import OverloadedError
 
 pytestmark = pytest.mark.chromium
@@ -134,14 +135,27 @@ def test_a_sentence_that_no_passage_holds_is_shown_as_such(page_of):
 
 
 def test_a_chain_in_one_step_is_tied_sentence_by_sentence(page_of):
-    page = page_of(LocalEngine([" ".join(CHAIN)]))
+    engine = LocalEngine([" ".join(CHAIN)])
+    page = page_of(engine)
     page.introduced()
+    assert Select(page.one("#stop")).first_selected_option.text == "once sure"  # as the server is set
     Select(page.one("#unit")).select_by_value("chain")
+    Select(page.one("#stop")).select_by_value("fixed")
     page.ask(f"{QUESTION} And what of Bo?")
     answered(page)
     assert page.texts(".sentence") == [" ".join(CHAIN)]  # marks are no part of the text
     assert page.texts(".chain .said") == CHAIN
     assert page.texts(".source") == ["1 Alba", "2 Bo", "2 Bo"]
+    assert [(ask.unit, ask.stop) for ask in engine.asked] == [("chain", "fixed")]
+
+
+def test_comments_in_a_silent_stream_are_passed_over(page_of, monkeypatch):
+    monkeypatch.setattr(asking, "BEAT_SECONDS", 0.02)
+    page = page_of(LocalEngine([CHAIN[0], "No full stop"], hang_at=1, request_timeout_s=1.0))
+    page.introduced()
+    page.ask(QUESTION)
+    page.until(lambda: page.shown(".answer.degraded"))
+    assert page.texts(".chain .said") == CHAIN[:1]
 
 
 # ---- two models side by side

@@ -22,6 +22,7 @@ from steper_ray.client import (
 )
 from steper_ray.errors import EngineDeadError
 from steper_ray.schema import StopReason
+from steper_ray.serving import asking
 from steper_ray.serving.asking import OverloadedError
 from steper_ray.serving.wire import DeltaEvent, PassagesEvent, StepOut, StepStartedEvent
 
@@ -94,6 +95,35 @@ async def test_errors_tell_what_to_do_about_them(opened):
     async with opened(LocalEngine([], broken=ValueError("private"))) as client:
         with pytest.raises(FailedError):
             await client.reason(QUESTION)
+
+
+async def test_a_silent_stream_gets_comments_which_no_reader_takes_for_events(opened, monkeypatch):
+    monkeypatch.setattr(asking, "BEAT_SECONDS", 0.02)
+    engine = LocalEngine([CHAIN[0], "No full stop"], hang_at=1, request_timeout_s=1.0)
+    sent = []
+
+    async def keep(reply):
+        told = reply.aiter_raw
+
+        async def heard(*args):
+            async for part in told(*args):
+                sent.append(part)
+                yield part
+
+        reply.aiter_raw = heard
+
+    async with opened(engine) as client:
+        client._http.event_hooks["response"].append(keep)
+        events = [event async for event in client.stream(QUESTION)]
+    frames = b"".join(sent).split(b"\n\n")
+    silent = [frame for frame in frames if frame.startswith(b":")]
+    assert len(silent) > 1
+    assert all(frame.startswith(b"event: ") for frame in frames[:-1] if frame not in silent)
+    assert frames[-2].startswith(b"event: answer\n")
+    assert frames[-1] == b""  # none after the end
+    assert [type(event) for event in events].count(StepOut) == 1
+    assert isinstance(events[-1], Answer)
+    assert events[-1].stop_reason == StopReason.DEADLINE
 
 
 async def test_a_failure_within_a_stream_is_raised_after_what_came_before_it(opened):

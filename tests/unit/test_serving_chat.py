@@ -144,13 +144,18 @@ def test_an_answer_that_was_not_stated_ends_in_length_and_tells_why(chat):
     assert (nothing.value.status_code, nothing.value.code) == (504, "deadline")
 
 
-def test_unit_and_parts_of_a_message_are_read(chat):
+def test_unit_stopping_policy_and_parts_of_a_message_are_read(chat):
     engine = LocalEngine([" ".join(CHAIN)])
     parts = [{"type": "text", "text": "Where was the director"}, {"type": "text", "text": "of Alba born?"}]
     messages = [{"role": "system", "content": ""}, {"role": "user", "content": parts, "name": "Ann"}]
-    whole = ask(chat(engine), messages=messages, extra_body={"unit": "chain"})
+    whole = ask(chat(engine), messages=messages, extra_body={"unit": "chain", "stop_when": "fixed"})
     assert whole.choices[0].message.reasoning_content == " ".join(CHAIN)
-    assert engine.asked[0].question == "Where was the director\nof Alba born?"
+    asked = engine.asked[0]
+    assert (asked.question, asked.unit, asked.stop) == (
+        "Where was the director\nof Alba born?",
+        "chain",
+        "fixed",
+    )
 
 
 # ---- models
@@ -277,6 +282,7 @@ TOOL = {"type": "function", "function": {"name": "look"}}
         ({"max_completion_tokens": 255, "max_steps": 2}, "max_completion_tokens", "256 or more"),
         ({"max_steps": LIMITS.max_steps + 1}, "max_steps", "max_steps"),
         ({"unit": "word"}, "unit", "unit"),
+        ({"stop_when": "tired"}, "stop_when", "stop_when"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "stream is true"),
         ({"top_k": 5}, "top_k", "unknown field; the fields are: model, messages"),
     ],

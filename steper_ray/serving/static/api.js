@@ -89,7 +89,7 @@ async function* readEvents(body) {
         if (line.startsWith("event: ")) event.name = line.slice(7);
         if (line.startsWith("data: ")) event.data += line.slice(6);
       }
-      yield { name: event.name, data: JSON.parse(event.data) };
+      if (event.data) yield { name: event.name, data: JSON.parse(event.data) }; // not a comment, which has none
     }
   }
 }

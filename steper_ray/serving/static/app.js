@@ -35,6 +35,7 @@ function ask(text) {
     at: new Date().toISOString(),
     question: text,
     unit: $("unit").value,
+    stop: $("stop").value,
     maxSteps: Number($("max-steps").value) || null,
     models: chosen(),
   }).ask();
@@ -119,6 +120,7 @@ async function introduce() {
     $("model").replaceChildren(...about.models.map((name) => new Option(name, name))); // the default one first
     offerOthers();
     $("unit").value = about.unit;
+    $("stop").value = about.stop;
     $("max-steps").replaceChildren(
       ...Array.from({ length: about.max_steps }, (_, i) => new Option(count(i + 1, "step"), i + 1)),
     );

@@ -8,7 +8,7 @@ export class Exchange {
   #open = 0;
   #live = true; // no longer once another one has the page
 
-  // `asked` is { id, at, question, unit, maxSteps, models }; `page` is told changed(exchange), and says messages.
+  // `asked` is { id, at, question, unit, stop, maxSteps, models }; `page` is told changed(exchange), and says messages.
   constructor(asked, page) {
     this.asked = asked;
     this.page = page;
@@ -78,9 +78,10 @@ export class Exchange {
   }
 
   async #begin(run) {
-    const { question, unit, maxSteps } = this.asked;
+    const { question, unit, stop, maxSteps } = this.asked;
+    const asked = { question, unit, stop, max_steps: maxSteps };
     this.#open += 1;
-    const done = run.ask({ question, unit, max_steps: maxSteps, ...(run.model === null ? {} : { model: run.model }) });
+    const done = run.ask(run.model === null ? asked : { ...asked, model: run.model });
     this.#changed();
     await done;
     this.#open -= 1;
