@@ -14,6 +14,8 @@ Two students answer: `miniature`, whose 0.9 million parameters take less time th
 which writes the same at the cost of 26 million (see wide.py), still a small student. The figures at the top are those
 of the last student that is named; all are in `by_student`.
 
+HTTP comes through HAProxy, Ray's choice for many requests, or through Serve's own proxy (`--proxy serve`).
+
     python benchmarks/serving.py --json PATH
 """
 
@@ -101,7 +103,8 @@ async def measure(folder: Path, student: str, rounds: int, loads: dict[int, int]
     local = ReasonEngine(retriever, {name: engine}, config.reasoning, config.sampling, config.serve)
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(bind(plan, engine=serve.deployment(name="Engine")(BenchReplica)), name="steper")
+    engine_deployment = serve.deployment(name="Engine")(BenchReplica)
+    serve.run(bind(plan, engine=engine_deployment, local=True), name="steper")
     serve.run(Least.bind(), name="least", route_prefix="/least")
     deployed = serve.get_deployment_handle("Engine", app_name="steper")
     client = Client(f"http://127.0.0.1:{port}", timeout_s=600, retries=0)
@@ -227,8 +230,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--students", nargs="+", default=list(LOADS), choices=list(LOADS))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--proxy", default="haproxy", choices=["haproxy", "serve"])
     parser.add_argument("--users", type=int, nargs="+", default=[1, 8, 32, 128], choices=[1, 8, 32, 128])
     args = parser.parse_args()
+    os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1" if args.proxy == "haproxy" else "0"
     by_student = {}
     for student in args.students:
         with tempfile.TemporaryDirectory() as folder:
@@ -237,6 +242,7 @@ def main() -> None:
     last = by_student[args.students[-1]]
     figures = {
         "student": args.students[-1],
+        "proxy": args.proxy,
         "ratio_to_engine": last["ratio_to_engine"],
         "added_latency_share": last["added_latency_share"],
         "by_student": by_student,

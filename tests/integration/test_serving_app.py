@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -253,35 +254,56 @@ def test_beyond_a_full_queue_a_question_is_refused_and_those_that_wait_are_answe
 # ---- the command
 
 
-def test_the_command_serves_behind_its_token_logs_no_question_and_ends_orderly(tmp_path):
-    port = free_port()
-    config = small_config(tmp_path / "run", f"serve.port={port}")
-    config.save(tmp_path)
-    assert load_config(tmp_path / "config.yaml") == config
-    environ = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    command = [sys.executable, "-m", "steper_ray.cli", "serve", "--config", str(tmp_path / "config.yaml")]
-    log = tmp_path / "log"
+@contextmanager
+def command(folder, port, **environ):
+    """`steper serve` with these variables, until the block's end: its base URL and the file of its log."""
+    config = small_config(folder / "run", f"serve.port={port}")
+    config.save(folder)
+    assert load_config(folder / "config.yaml") == config
+    kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    call = [sys.executable, "-m", "steper_ray.cli", "serve", "--config", str(folder / "config.yaml")]
+    log = folder / "log"
     with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, env=environ | {"STEPER_API_TOKEN": TOKEN}
-        )
+        process = subprocess.Popen(call, stdout=out, stderr=subprocess.STDOUT, env=kept | environ)
+    url = f"http://127.0.0.1:{port}"
     try:
         wait_until(
-            lambda: answers(f"http://127.0.0.1:{port}/readyz"),
+            lambda: answers(f"{url}/readyz"),
             "the service",
             in_vain=lambda: None if process.poll() is None else log.read_text(),
             every=0.2,
         )
-        url = f"http://127.0.0.1:{port}"
-        question = '{"question": "Where does Zyxwvut live?", "max_steps": 1}'
-        for shown in ("", "Bearer", "Bearer wrong", f"Basic {TOKEN}", "Bearer ünïcode".encode()):
-            assert code_of(post(url, question, authorization=shown)) == (401, "unauthorized")
-        assert post(url, question, authorization=f"Bearer {TOKEN}").status_code == 200
+        yield url, log
     finally:
         process.send_signal(signal.SIGTERM)
         code = process.wait(timeout=120)
+    assert code == 0, log.read_text()
+    assert "stopping" in log.read_text()
+
+
+QUESTION = '{"question": "Where does Zyxwvut live?", "max_steps": 1}'
+
+
+def test_the_command_serves_behind_its_token_logs_no_question_and_ends_orderly(tmp_path):
+    with command(tmp_path, free_port(), STEPER_API_TOKEN=TOKEN) as (url, log):
+        for shown in ("", "Bearer", "Bearer wrong", f"Basic {TOKEN}", "Bearer ünïcode".encode()):
+            assert code_of(post(url, QUESTION, authorization=shown)) == (401, "unauthorized")
+        assert post(url, QUESTION, authorization=f"Bearer {TOKEN}").status_code == 200
     text = log.read_text()
-    assert code == 0, text
-    assert "stopping" in text
     assert "Zyxwvut" not in text
     assert TOKEN not in text
+
+
+def test_the_command_serves_behind_haproxy_too_where_only_this_machine_reaches_it(tmp_path):
+    # Ports of its own for what HAProxy tells of itself: their usual ones may be taken on this machine.
+    settings = {f"RAY_SERVE_HAPROXY_{name}_PORT": str(free_port()) for name in ("METRICS", "STATS")}
+    # Else a replica waits half a minute before it ends.
+    settings["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] = "1"
+    with command(tmp_path, free_port(), RAY_SERVE_ENABLE_HA_PROXY="1", **settings) as (url, log):
+        assert answers(
+            f"http://127.0.0.1:{settings['RAY_SERVE_HAPROXY_METRICS_PORT']}/metrics"
+        )  # it is HAProxy
+        assert post(url, QUESTION).json()["steps"][0]["reasoning"]
+        with httpx.stream("POST", f"{url}/v1/reason", json=json.loads(QUESTION) | {"stream": True}) as reply:
+            assert [name for name, _ in events(reply)][-1] == "answer"
+    assert "Zyxwvut" not in log.read_text()

@@ -7,9 +7,9 @@ from pydantic import ValidationError
 
 from steper_ray.config import Config
 from steper_ray.config.file import load_config
-from steper_ray.errors import ModelError, RetrievalError
+from steper_ray.errors import ModelError, RetrievalError, SteperError
 from steper_ray.generation.vllm_settings import lora_arguments
-from steper_ray.serving.deployments import bind
+from steper_ray.serving.deployments import IngressReplica, bind
 from steper_ray.serving.plan import make_plan, plan_engines
 
 SMALL = {"miniature": {"worlds": 1, "split": "test"}}
@@ -33,6 +33,18 @@ def test_students_of_the_same_model_share_an_engine_and_keep_their_order(tmp_pat
         ("Engine-2", "miniature:teacher", ["t", "default"], 3),
     ]
     assert (plan.about.model, plan.about.models) == ("b", ["b", "t", "b2", "default"])
+
+
+def test_behind_haproxy_where_all_clients_look_like_this_machine_a_token_is_needed(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "1")
+    monkeypatch.delenv("STEPER_API_TOKEN", raising=False)
+    plan = make_plan(config_of(run_dir=tmp_path))
+    engines = {"Engine": object()}
+    with pytest.raises(SteperError, match="STEPER_API_TOKEN in the environment of the Ray nodes"):
+        IngressReplica(engines, plan, guarded=False)
+    IngressReplica(engines, plan, guarded=False, local=True)
+    monkeypatch.setenv("STEPER_API_TOKEN", "a-token-for-tests")
+    IngressReplica(engines, plan, guarded=True)
 
 
 def test_without_names_the_engines_model_is_the_only_student_and_a_folder_tells_its_last_part(tmp_path):
