@@ -5,7 +5,7 @@ right ones and one kind of wrong ones in equal number. A planted step was writte
 that of the miniature's teacher in the words that are put into its mouth. The judge is a small model that was taught to
 judge on other worlds (tiny_judge.py).
 
-    python benchmarks/bench_verification.py      # a quarter of an hour, most of it for the judge
+    python benchmarks/bench_verification.py      # twenty minutes, most of them for the judge
 """
 
 from __future__ import annotations

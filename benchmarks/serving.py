@@ -10,9 +10,9 @@
 A user asks the next question when his is answered. Each round asks questions of its own in all ways in turn, from empty
 prefix caches; the figures are medians over rounds of ratios within a round. Chains must be the same in all ways.
 
-Two students answer: `miniature`, whose 0.9 million parameters take less time than what is around them, and `wide`,
-which writes the same at the cost of 26 million (see wide.py), still a small student. The figures at the top are those
-of the last student that is named; all are in `by_student`.
+Three students answer: `miniature`, whose 0.9 million parameters take less time than what is around them, and `wide` and
+`wider`, which write the same at the cost of 26 and 101 million (see wide.py), still small students. The figures at the
+top are those of the last student that is named; all are in `by_student`.
 
 HTTP comes through HAProxy, Ray's choice for many requests, or through Serve's own proxy (`--proxy serve`).
 
@@ -41,8 +41,10 @@ os.environ.update({"RAY_worker_niceness": "0"})
 LOADS = {
     "miniature": {1: 16, 8: 64, 32: 192, 128: 256},
     "wide": {1: 12, 8: 24, 32: 64, 128: 128},
+    "wider": {1: 8, 8: 16, 32: 48, 128: 128},
 }
-WIDE_UNITS = 16_384
+#: Of each layer's MLP, where it is not the miniature's own.
+UNITS = {"wide": 16_384, "wider": 65_536}
 WAYS = ("bare", "loop", "handle", "endpoint", "streamed", "least")
 
 
@@ -84,7 +86,8 @@ async def measure(folder: Path, student: str, rounds: int, loads: dict[int, int]
         port = probe.getsockname()[1]
     most = rounds * sum(loads.values()) + 8
     teacher = ASSETS / "teacher"
-    model = teacher if student == "miniature" else widened(teacher, folder / "model", WIDE_UNITS)
+    units = UNITS.get(student)
+    model = teacher if units is None else widened(teacher, folder / "model", units)
     config = Config.model_validate(
         {
             "run_dir": folder,

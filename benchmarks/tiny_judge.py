@@ -23,11 +23,11 @@ from steper_ray.schema import Trajectory
 from steper_ray.training.packing import Branch, Tree
 
 SEED = 310_000  # of worlds that nothing else uses
-WORLDS, STEPS, TREES, RATE = 120, 1200, 8, 1e-3
+WORLDS, STEPS, TREES, RATE = 120, 500, 8, 1e-3
 
 
 def make_judge(folder: Path, run_dir: Path, steps: int = STEPS) -> Path:
-    """Trains the judge and saves it; some ten minutes on two cores."""
+    """Trains the judge and saves it; a quarter of an hour on two cores."""
     config = Config.model_validate(
         {"run_dir": run_dir, "corpus": {"miniature": {"worlds": WORLDS, "seed": SEED, "split": "train"}}}
     )
