@@ -5,7 +5,7 @@ and back. `handle` is the stub by its Serve handle; `least` the smallest Serve a
 short; `endpoint` ours, with checks, grounding and the whole answer. Medians in milliseconds, each proxy in processes of
 its own, in turn.
 
-    python benchmarks/proxies.py --json PATH
+    python benchmarks/proxies.py --json PATH      # five minutes
 """
 
 from __future__ import annotations
@@ -135,7 +135,8 @@ def main() -> None:
                 check=True,
                 text=True,
             ).stdout
-            found.append(json.loads(told.strip().splitlines()[-1]))
+            # Serve and Ray may print lines of their own.
+            found.append(json.loads(next(line for line in told.splitlines() if line.startswith("{"))))
             print(proxy, ", ".join(f"{way} {ms:.1f} ms" for way, ms in found[-1].items()), flush=True)
     pairs = zip(rounds["serve"], rounds["haproxy"], strict=True)
     ratio = statistics.median(own["endpoint"] / haproxy["endpoint"] for own, haproxy in pairs)
