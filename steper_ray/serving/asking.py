@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from starlette.responses import Response, StreamingResponse
@@ -79,7 +79,6 @@ class Asker:
     engine: Engine
     timeout_s: float
     observers: Sequence[Observer] = ()
-    beat_s: float = field(default_factory=lambda: BEAT_SECONDS)
 
     async def answer(self, ask: Ask, ended: Ended) -> Trajectory:
         """A trajectory of one step at least. Raises Problem."""
@@ -102,7 +101,7 @@ class Asker:
             if isinstance(first, Finished):
                 check_done(first.trajectory)
             body = _written(watch, events, first, frames, ended, deadline)
-            return _EventStream(body, stack.pop_all(), self.beat_s)
+            return _EventStream(body, stack.pop_all())
 
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self.timeout_s + GRACE_SECONDS
@@ -139,14 +138,14 @@ async def _next(events: AsyncGenerator[Event, None], deadline: float) -> Event |
 class _EventStream(StreamingResponse):
     """Closes `held`, its events, at its end: when the client leaves at once, and not when the garbage is collected."""
 
-    def __init__(self, body: AsyncGenerator[bytes, None], held: AsyncExitStack, beat_s: float) -> None:
+    def __init__(self, body: AsyncGenerator[bytes, None], held: AsyncExitStack) -> None:
         super().__init__(body, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
         held.push_async_callback(body.aclose)
-        self._held, self._beat_s = held, beat_s
+        self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Not where the body is sent: a client that leaves before its first byte ends that before it begins.
-        async with self._held, _beating(send, self._beat_s) as send:
+        async with self._held, _beating(send, BEAT_SECONDS) as send:
             await super().__call__(scope, receive, send)
 
 
