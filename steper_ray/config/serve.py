@@ -31,6 +31,9 @@ class RetrieverServeConfig(Section):
     """Replicas of each shard."""
     autoscale: AutoscaleConfig | None = None
     """Of each shard."""
+    max_surge_percent: int = Field(100, ge=0, le=100)
+    """As `serve.max_surge_percent`, of each shard: without it a shard of one replica is not searched while an update
+    opens the next one."""
     num_cpus: float = Field(0.5, gt=0)
     """CPUs reserved for each replica."""
     max_ongoing_requests: Positive = 64
@@ -83,6 +86,11 @@ class ServeConfig(Section):
     """Replicas of each engine deployment."""
     autoscale: AutoscaleConfig | None = None
     """Of each engine deployment."""
+    max_surge_percent: int = Field(0, ge=0, le=100)
+    """Replicas of each engine that an update may have besides its own, in percent of them, rounded up. With one the
+    old model answers until the new one is ready, which needs room for it (a GPU) that the cluster must have or add:
+    the update waits for it. With 0 an old replica ends before the next one begins, and where it is the only one
+    questions wait."""
     ingress_replicas: Positive = 1
     """Replicas of the HTTP side."""
     ingress_autoscale: AutoscaleConfig | None = None

@@ -33,6 +33,8 @@ from steper_ray.serving.web import WebSettings, make_app
 
 HEALTH_SECONDS = 2.0
 INGRESS_CPUS = 0.25
+#: In an update a new ingress is there before an old one goes: its place is small.
+INGRESS_SURGE_PERCENT = 100
 #: Ray's own switch: with it HAProxy stands before the ingress in place of Serve's proxy.
 HAPROXY_ENV = "RAY_SERVE_ENABLE_HA_PROXY"
 
@@ -142,6 +144,7 @@ def bind(plan: Plan, engine: serve.Deployment = Engine, local: bool = False) -> 
         max_queued_requests=waiting + 64,
         backpressure_config=_BACKPRESSURE,
         graceful_shutdown_timeout_s=_drain(plan),
+        max_surge_percent=INGRESS_SURGE_PERCENT,
         ray_actor_options={"num_cpus": INGRESS_CPUS},
         **_replicas(settings.ingress_replicas, settings.ingress_autoscale),
     ).bind(engines, plan, bool(os.environ.get(settings.token_env)), keys, ledger, local)
@@ -161,6 +164,7 @@ def _bind_engine(
         backpressure_config=_BACKPRESSURE,
         graceful_shutdown_timeout_s=_drain(plan),
         health_check_period_s=HEALTH_SECONDS,
+        max_surge_percent=settings.max_surge_percent,
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
         **_replicas(one.replicas, settings.autoscale),
     ).bind(plan, one, shards)
@@ -176,6 +180,7 @@ def _bind_shards(plan: Plan) -> list[serve.Application]:
             max_ongoing_requests=settings.max_ongoing_requests,
             graceful_shutdown_timeout_s=_drain(plan),
             health_check_period_s=HEALTH_SECONDS,
+            max_surge_percent=settings.max_surge_percent,
             ray_actor_options={"num_cpus": settings.num_cpus},
             **_replicas(settings.replicas, settings.autoscale),
         ).bind(plan, shard, settings.shards)

@@ -121,3 +121,15 @@ def test_every_part_is_deployed_with_its_own_replicas_and_bounds(tmp_path):
         assert one._bound_deployment._deployment_config.graceful_shutdown_timeout_s > 30
     assert ingress._bound_deployment.max_ongoing_requests >= 5 * 10 + 20
     assert ingress._bound_deployment.num_replicas == 2
+
+
+def test_an_update_has_the_new_replica_before_the_old_one_goes_wherever_the_config_leaves_room(tmp_path):
+    def surges(*overrides):
+        world = ["corpus.miniature.split=test", "corpus.miniature.worlds=1", "serve.retriever.shards=2"]
+        ingress = bind(make_plan(load_config(None, [f"run_dir={tmp_path}", *world, *overrides])))
+        (engine,) = ingress._bound_deployment.init_args[0].values()
+        deployed = [ingress, engine, *engine._bound_deployment.init_args[2]]
+        return [one._bound_deployment._deployment_config.max_surge_percent for one in deployed]
+
+    assert surges() == [100, 0, 100, 100]
+    assert surges("serve.max_surge_percent=50", "serve.retriever.max_surge_percent=0") == [100, 50, 0, 0]
