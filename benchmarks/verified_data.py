@@ -1,11 +1,13 @@
-"""What verified data does to a student: the miniature's StepER student, learned from three versions of one data set.
+"""What verified data does to a student: the miniature's StepER student, learned from versions of one data set.
 
 clean        the miniature teacher's right trajectories
 answers      of a third of them a step is made wrong under the right answer (as in bench_verification.py), which the
              answer filter does not see
 verified     the same, with a threshold for grounding and support
+confident    the same, with one for the teacher's confidence, too: no engine wrote a step made wrong, so its
+             confidence is that of the teacher in the words put into its mouth
 
-python benchmarks/verified_data.py [--seeds 0,1]      # a quarter of an hour on two cores
+python benchmarks/verified_data.py [--seeds 0,1] [--versions clean,answers]      # five minutes a version on two cores
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from random import Random
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from bench_verification import PURE
+from bench_verification import CONFIDENT, PURE, Spoken
 from planted import KINDS, planted
 
 from steper_ray import stages
@@ -35,8 +37,14 @@ from steper_ray.schema import Trajectory
 from steper_ray.training.trainer import TrainJob, train
 
 SPOILED = 1 / 3
-VERSIONS = ("clean", "answers", "verified")
-# Shorter than the demo's: there are three versions of the data to learn from, each with every seed.
+#: Each version's thresholds.
+VERSIONS: dict[str, dict[str, float]] = {
+    "clean": {},
+    "answers": {},
+    "verified": PURE,
+    "confident": PURE | CONFIDENT,
+}
+# Shorter than the demo's: there are four versions of the data to learn from, each with every seed.
 TRAINING = (
     "train.epochs=1",
     "train.batch_examples=40",
@@ -50,7 +58,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", default="0,1")
-    seeds = [int(seed) for seed in parser.parse_args().seeds.split(",")]
+    parser.add_argument("--versions", default=",".join(VERSIONS))
+    args = parser.parse_args()
+    seeds = [int(seed) for seed in args.seeds.split(",")]
+    versions = {name: VERSIONS[name] for name in args.versions.split(",")}
     connect()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -61,16 +72,15 @@ def main() -> None:
         )
         stages.build(config)
         right = [seen.trajectory for seen in DataSet(config.run_dir) if seen.fate == KEPT]
-        rng = Random(0)
+        rng, spoken = Random(0), Spoken()
         spoiled = [
-            planted(t, rng.choice(KINDS), rng) if len(t.steps) > 1 and rng.random() < SPOILED else t
+            spoken(planted(t, rng.choice(KINDS), rng)) if len(t.steps) > 1 and rng.random() < SPOILED else t
             for t in right
         ]
         n_spoiled = sum(a is not b for a, b in zip(right, spoiled, strict=True))
         print(f"{len(right)} trajectories, {n_spoiled} of them spoiled", flush=True)
         jobs = []
-        for version in VERSIONS:
-            least = PURE if version == "verified" else {}
+        for version, least in versions.items():
             run_dir = assembled(root / version, config, right if version == "clean" else spoiled, least)
             jobs += [
                 TrainJob(
@@ -87,7 +97,7 @@ def main() -> None:
         found = evaluate(
             config, [EvalJob(name, model, unit) for name, model in models.items() for unit in units]
         )
-        for version in VERSIONS:
+        for version in versions:
             ems = {unit: [100 * found[f"{version}-{seed}"][unit].em for seed in seeds] for unit in units}
             told = ", ".join(
                 f"{unit} {statistics.mean(values):.1f} ({', '.join(f'{v:.0f}' for v in values)})"
