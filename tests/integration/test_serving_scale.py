@@ -20,7 +20,9 @@ APART = [
     "serve.num_cpus=0.5",
     "serve.retriever={shards: 2, num_cpus: 0.25}",
     "reasoning.max_steps=3",
-    "serve.retrieval_timeout_s=30",  # a busy machine may be slow; nothing here is to be degraded
+    # A busy machine may be slow to open a replica anew; nothing here is to be degraded.
+    "serve.request_timeout_s=120",
+    "serve.retrieval_timeout_s=60",
 ]
 STUDENTS = "serve.students=[{name: big, model: 'miniature:teacher'}, {name: small, model: 'miniature:base'}]"
 
