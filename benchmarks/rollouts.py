@@ -133,7 +133,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=Path, help="write all figures to this file")
-    parser.add_argument("--worlds", type=int, default=48, help="8 questions each")
+    parser.add_argument("--worlds", type=int, default=96, help="8 questions each")
     parser.add_argument("--in-flight", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--few-shot", action=argparse.BooleanOptionalAction, default=True)
