@@ -106,8 +106,7 @@ def test_a_shard_that_dies_under_a_search_is_asked_again(service, tmp_path):
 
 
 def test_an_update_to_another_model_loses_no_request(service, expected):
-    """Last: it leaves another student. The old one answers until the new one is there, and no search is late for want
-    of a shard."""
+    """Last: it leaves another student."""
     swapped = STUDENTS.replace("teacher", "other").replace("base", "teacher").replace("other", "base")
     config = small_config(service.config.run_dir, *APART, "serve.max_surge_percent=100", swapped)
     seen = []
