@@ -1,6 +1,6 @@
 """vLLM in process: its asynchronous engine, with token ids in and token ids out.
 
-The model runs in vLLM's own worker processes, started and ended with the generator; a script that makes one needs an
+The model runs in vLLM's own processes, started and ended with the generator; a script that makes one needs an
 `if __name__ == "__main__"` guard. Prompts that share their beginning share its key-value cache. Nothing of a request is
 logged, and vLLM sends no usage statistics unless the environment asks for it. vLLM is imported only when an engine is
 made, because it reads its environment then.
@@ -185,8 +185,7 @@ def _start(config: EngineConfig, adapters: Mapping[str, str]) -> Any:
                 **vllm_arguments(config, on_cpu),
                 **lora_arguments(adapters, on_cpu),
                 model=folder,
-                # Inside of a Ray actor vLLM would otherwise place its workers itself, on other actors' GPUs.
-                distributed_executor_backend="mp" if config.tensor_parallel_size > 1 else None,
+                distributed_executor_backend=_executor(config, on_cpu),
                 disable_log_stats=True,
             )
         )
@@ -198,6 +197,22 @@ def _start(config: EngineConfig, adapters: Mapping[str, str]) -> Any:
             f"vLLM cannot load model '{config.model}': {error} Its own words are above, on standard error. If it is "
             f"memory: lower engine.max_model_len or engine.max_batch, or give the cache more room ({room})"
         ) from error
+
+
+def _executor(config: EngineConfig, on_cpu: bool) -> Any:
+    """What runs the model: a process a GPU, or the engine's own process where one is enough.
+
+    On a CPU vLLM 0.32 takes a worker process all the same, binds that of every engine to the same cores, and its engine
+    spins on one more while it waits. In the engine's process the model's threads are as many as OMP_NUM_THREADS says,
+    which Ray sets to an actor's CPUs. Who wants vLLM's binding asks for it in its own variable.
+    """
+    if config.tensor_parallel_size > 1:
+        return "mp"  # else, inside of a Ray actor, vLLM places its workers itself, on other actors' GPUs
+    if on_cpu and "VLLM_CPU_OMP_THREADS_BIND" not in os.environ:
+        from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+        return UniProcExecutor  # the class: vLLM overrules its name
+    return None
 
 
 def _reason(error: Exception) -> str:

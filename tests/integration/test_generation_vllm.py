@@ -4,6 +4,7 @@ import asyncio
 import multiprocessing
 from contextlib import aclosing
 
+import psutil
 import pytest
 from endless import LONG
 
@@ -23,7 +24,7 @@ async def test_a_context_longer_than_the_model_cannot_be_loaded_by_vllm():
 
 
 @pytest.mark.usefixtures("endless")
-async def test_an_engine_made_before_its_loop_answers_and_its_death_is_told():
+async def test_an_engine_made_before_its_loop_answers_in_one_process_and_its_death_is_told():
     def without_a_loop():
         generator = open_generator(EngineConfig(kind="vllm", model=MODEL, max_model_len=LENGTH))
         asyncio.run(use(generator))
@@ -31,6 +32,7 @@ async def test_an_engine_made_before_its_loop_answers_and_its_death_is_told():
     async def use(generator):
         assert (await generate(generator, [5, 6, 7], GREEDY)).token_ids
         [core] = [child for child in multiprocessing.active_children() if child.name == "EngineCore"]
+        assert not psutil.Process(core.pid).children()  # vLLM's workers would all bind to the same cores
         async with aclosing(generator.stream([5, 6, 7], LONG)) as chunks:
             await anext(chunks)
             core.kill()
