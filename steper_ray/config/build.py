@@ -83,7 +83,7 @@ class BuildConfig(Section):
     """Trajectories an engine keeps in flight: more than its `max_batch`, so that the batch stays full while some
     retrieve; no more than its key-value cache holds, or their prompts are read again at each step."""
     num_cpus: float = Field(1.0, gt=0)
-    """CPUs reserved for each engine actor."""
+    """CPUs reserved for each engine actor: the threads of an engine without a GPU."""
     num_gpus: float = Field(0.0, ge=0)
     """GPUs reserved for each engine actor; set it to `tensor_parallel_size` with vLLM on a GPU cluster."""
 

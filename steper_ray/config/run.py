@@ -31,7 +31,7 @@ class EvaluateConfig(Section):
     chunk_size: Positive = 256
     """Questions an engine takes at a time: what is done again if it dies."""
     num_cpus: float = Field(1.0, gt=0)
-    """CPUs reserved for each engine actor."""
+    """CPUs reserved for each engine actor: the threads of an engine without a GPU."""
     num_gpus: float = Field(0.0, ge=0)
     """GPUs reserved for each engine actor; set it to `engine.tensor_parallel_size` with vLLM on a GPU cluster."""
 

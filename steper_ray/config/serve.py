@@ -97,7 +97,7 @@ class ServeConfig(Section):
     retriever: RetrieverServeConfig | None = None
     """The retriever on its own; by default within each engine."""
     num_cpus: float = Field(1.0, gt=0)
-    """CPUs reserved for each engine replica."""
+    """CPUs reserved for each engine replica: the threads of an engine without a GPU."""
     num_gpus: float = Field(0.0, ge=0)
     """GPUs reserved for each engine replica; set it to `engine.tensor_parallel_size` with vLLM on a GPU cluster."""
     max_ongoing_requests: Positive = 64
