@@ -59,6 +59,8 @@ def vllm_server(model: str, port: int, length: int, log: Path) -> Iterator[subpr
         "dtype": "float32",
         "max-model-len": length,
         "max-num-seqs": 16,
+        # In the engine's process, as ours: a worker process and an engine that spins leave two cores to nobody else.
+        "distributed-executor-backend": "vllm.v1.executor.uniproc_executor.UniProcExecutor",
     }
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager"]
     for name, value in options.items():
