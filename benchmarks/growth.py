@@ -1,4 +1,4 @@
-"""A build over more and more questions: the most memory that its driver and its engine actor take, and its pace.
+"""A build over more and more questions: the most memory that its driver, its actors and their vLLM take, and its pace.
 
     python benchmarks/growth.py --questions 100,1000,10000 [SETTING=VALUE ...]
 
@@ -17,6 +17,8 @@ from contextlib import suppress
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 _WORLD = 8  # questions of one
+#: What stands in the titles of the driver's children.
+_PARTS = {"actor": "RolloutActor", "engine": "VLLM::EngineCore"}
 
 
 def build(settings: list[str]) -> None:
@@ -40,19 +42,20 @@ def measure(questions: int, settings: list[str]) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        most = {"driver": 0, "actor": 0}
+        most = dict.fromkeys(("driver", *_PARTS), 0)
         while driver.poll() is None:
             with suppress(psutil.Error):
                 me = psutil.Process(driver.pid)
-                actors = [p for p in me.children(recursive=True) if "RolloutActor" in " ".join(p.cmdline())]
-                for name, processes in (("driver", [me]), ("actor", actors)):
+                titles = [(" ".join(p.cmdline()), p) for p in me.children(recursive=True)]
+                found = {name: [p for said, p in titles if title in said] for name, title in _PARTS.items()}
+                for name, processes in {"driver": [me], **found}.items():
                     used = sum(p.memory_full_info().uss for p in processes)
                     most[name] = max(most[name], used >> 20)
             time.sleep(1)
         if driver.returncode:
             sys.exit(f"the build over {questions} questions failed: {driver.returncode}")
         seconds = time.perf_counter() - started
-    told = ", ".join(f"{name} {mb} MB" for name, mb in most.items())
+    told = ", ".join(f"{name} {mb} MB" for name, mb in most.items() if mb)
     print(
         f"{questions:6} questions: {told}; {questions / seconds:.1f} questions/s with the start", flush=True
     )

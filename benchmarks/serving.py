@@ -7,8 +7,9 @@
     streamed  the same as server-sent events
     least     what `bare` does behind the smallest application that Serve can have: what Ray Serve itself costs
 
-A user asks the next question when his is answered. Each round asks questions of its own in all ways in turn, from empty
-prefix caches; the figures are medians over rounds of ratios within a round. Chains must be the same in all ways.
+A user asks the next question when his is answered. Each round asks questions of its own in all ways in turn (one user's
+question by question), from empty prefix caches; the figures are medians over rounds of ratios within a round, at one
+user over questions. Chains must be the same in all ways.
 
 Three students answer: `miniature`, whose 0.9 million parameters take less time than what is around them, and `wide` and
 `wider`, which write the same at the cost of 26 and 101 million (see wide.py), still small students. The figures at the
@@ -29,6 +30,7 @@ import os
 import socket
 import statistics
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -135,22 +137,30 @@ async def measure(folder: Path, student: str, rounds: int, loads: dict[int, int]
                     "streamed": streamed(client),
                     "least": least(http, f"http://127.0.0.1:{port}/least"),
                 }
-                order = WAYS if number % 2 else tuple(reversed(WAYS))
+                seconds = dict.fromkeys(WAYS, 0.0)
+                results: dict[str, list[Any]] = {way: [] for way in WAYS}
+                processor = {way: Counter[str]() for way in WAYS}
+                # One user's questions each in all ways, so that what slows the machine for a while slows all of them.
+                batches = [asked] if count > 1 else [[question] for question in asked]
+                for turn, batch in enumerate(batches, start=number):
+                    for way in WAYS if turn % 2 else reversed(WAYS):
+                        await empty_cache(engine)
+                        await deployed.empty_cache.remote()
+                        before = processor_seconds()
+                        took, answered = await users(ways[way], batch, count)
+                        processor[way].update(processor_seconds())
+                        processor[way].subtract(before)
+                        seconds[way] += took
+                        results[way] += answered
                 row: dict[str, Any] = {"users": count, "questions": size}
                 row["steps"] = sum(map(len, requests.values()))
-                chains = {}
-                for way in order:
-                    await empty_cache(engine)
-                    await deployed.empty_cache.remote()
-                    before = processor_seconds()
-                    seconds, results = await users(ways[way], asked, count)
-                    after = processor_seconds()
-                    row[way] = _told(seconds, results)
-                    row[way]["each_s"] = [result.seconds for result in results]
+                for way in WAYS:
+                    row[way] = _told(seconds[way], results[way])
+                    row[way]["each_s"] = [result.seconds for result in results[way]]
                     row[way]["processor_ms_per_question"] = {
-                        part: 1e3 * (after[part] - before.get(part, 0.0)) / size for part in after
+                        part: 1e3 * value / size for part, value in processor[way].items()
                     }
-                    chains[way] = [result.chain for result in results]
+                chains = {way: [result.chain for result in results[way]] for way in WAYS}
                 told_chains = zip(
                     *(chains[way] for way in ("loop", "handle", "endpoint", "streamed")), strict=True
                 )

@@ -151,7 +151,7 @@ def test_a_chain_in_one_step_is_tied_sentence_by_sentence(page_of):
 
 def test_comments_in_a_silent_stream_are_passed_over(page_of, monkeypatch):
     monkeypatch.setattr(asking, "BEAT_SECONDS", 0.02)
-    page = page_of(LocalEngine([CHAIN[0], "No full stop"], hang_at=1, request_timeout_s=1.0))
+    page = page_of(LocalEngine([CHAIN[0], "No full stop"], hang_at=1, request_timeout_s=2.0))
     page.introduced()
     page.ask(QUESTION)
     page.until(lambda: page.shown(".answer.degraded"))
