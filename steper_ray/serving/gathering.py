@@ -9,9 +9,10 @@ from contextlib import aclosing, suppress
 from steper_ray.reasoning import Event, ReasoningDelta
 
 #: So many parts of streams are passed on a second, of all streams together: each costs the three processes on its way
-#: more than the engine needs for a token. A few streams so grow faster than they can be read, many in longer parts.
+#: more than the engine needs for a token. A few streams so grow faster than the eye tells them apart, many in longer
+#: parts.
 PARTS_PER_SECOND = 200
-SHORTEST_PART_SECONDS, LONGEST_PART_SECONDS = 0.01, 0.25
+SHORTEST_PART_SECONDS, LONGEST_PART_SECONDS = 0.03, 0.25
 
 
 def part_seconds(streams: int) -> float:
