@@ -177,7 +177,7 @@ def _guarded(program: Callable[[], Any]) -> None:
         program()
     except SteperError as error:
         typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        sys.exit(error.exit_status)
     except KeyboardInterrupt:
         typer.echo("stopped; the same command continues where it left off", err=True)
         sys.exit(130)

@@ -1,6 +1,6 @@
-"""Errors a user can mend: the message names the file, the line or field, and the fix.
+"""Errors that a user can correct: the message names the file, the line or field, and the fix.
 
-The command line prints them without a traceback. Knows no other module.
+The command line prints them without a traceback and exits with their `exit_status`. Knows no other module.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 class SteperError(Exception):
     """Base of every error that the project raises on purpose."""
+
+    exit_status = 2
 
 
 class DataError(SteperError):
@@ -22,11 +24,32 @@ class RetrievalError(SteperError):
     """The index is missing, stale or broken, or a search failed."""
 
 
+class StorageError(SteperError):
+    """A folder cannot be written: the disk is full, read-only or gone."""
+
+
+class LockedError(SteperError):
+    """Another process does the same work in the same run_dir."""
+
+
+class OwedError(SteperError):
+    """More questions than `max_failed` allows are still owed; what is done is kept and the same command asks the rest.
+
+    Its exit status is EX_TEMPFAIL: running the command again may succeed.
+    """
+
+    exit_status = 75
+
+
 class GenerationError(SteperError):
-    """The engine could not answer one request; the others are not concerned."""
+    """The engine could not answer one request this time; the same request may succeed later."""
 
 
-class PromptTooLongError(GenerationError):
+class RefusedError(GenerationError):
+    """The engine refuses this request for what it says: it never succeeds, and others are not concerned."""
+
+
+class PromptTooLongError(RefusedError):
     """The prompt and the completion do not fit into the engine's context."""
 
 
@@ -34,5 +57,9 @@ class EngineDeadError(GenerationError):
     """The engine itself is gone: no request will succeed any more."""
 
 
+class EngineSetupError(EngineDeadError):
+    """An endpoint refuses every request until a setting changes: its address, key, model or route."""
+
+
 class TrainingError(SteperError):
-    """Training cannot start or go on."""
+    """Training cannot start or continue."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from steper_ray.config import EngineConfig
+from steper_ray.core.fingerprints import folder_fingerprint
 from steper_ray.errors import ModelError
 
 ASSETS = Path(__file__).parent / "miniature" / "assets"
@@ -50,6 +51,21 @@ def resolve_model(name: str) -> str:
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise ModelError(f"model '{name}': {folder} has no weights (*.safetensors)")
     return str(folder)
+
+
+def model_fingerprint(engine: EngineConfig) -> dict[str, str | None]:
+    """What decides a model's answers: its files and its tokenizer's by content; a hub name or an endpoint by name.
+
+    Raises ModelError for a folder that cannot be loaded.
+    """
+    found = {"model": engine.model, "tokenizer": engine.tokenizer}
+    if engine.kind == "openai":
+        found["url"] = engine.url
+    elif (folder := Path(resolve_model(engine.model))).is_dir():
+        found["model"] = folder_fingerprint(folder)
+    if engine.tokenizer and (folder := Path(engine.tokenizer).expanduser()).is_dir():
+        found["tokenizer"] = folder_fingerprint(folder)
+    return found
 
 
 def check_adapter(name: str, engine: EngineConfig) -> None:

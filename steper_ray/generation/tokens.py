@@ -11,7 +11,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from steper_ray.config import EngineConfig
-from steper_ray.errors import GenerationError, ModelError, PromptTooLongError
+from steper_ray.errors import ModelError, PromptTooLongError, RefusedError
 from steper_ray.generation.base import Prompt
 from steper_ray.models import resolve_model
 from steper_ray.prompt import Tokenizer, plain_ids
@@ -54,20 +54,20 @@ def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
 
 
 def model_prompt(tokenizer: Tokenizer, prompt: Prompt, vocabulary: int) -> list[int]:
-    """The prompt as ids that a model with `vocabulary` embeddings knows. Raises GenerationError."""
+    """The prompt as ids that a model with `vocabulary` embeddings knows. Raises RefusedError."""
     ids = prompt_ids(tokenizer, prompt)
     if ids and (min(ids) < 0 or max(ids) >= vocabulary):
-        raise GenerationError(f"the prompt has token ids outside of the model's 0..{vocabulary - 1}")
+        raise RefusedError(f"the prompt has token ids outside of the model's 0..{vocabulary - 1}")
     return ids
 
 
 def fit_tokens(prompt_tokens: int, max_tokens: int, max_model_len: int) -> int:
     """`max_tokens`, clipped to what `max_model_len` leaves after the prompt.
 
-    Raises PromptTooLongError where it leaves nothing, and GenerationError for an empty prompt.
+    Raises PromptTooLongError where it leaves nothing, and RefusedError for an empty prompt.
     """
     if prompt_tokens == 0:
-        raise GenerationError("the prompt is empty")
+        raise RefusedError("the prompt is empty")
     if prompt_tokens >= max_model_len:
         raise PromptTooLongError(
             f"the prompt has {prompt_tokens} tokens, the engine takes {max_model_len} with the completion "

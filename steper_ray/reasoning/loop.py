@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from steper_ray.config import ReasoningConfig, SamplingConfig
-from steper_ray.errors import EngineDeadError, GenerationError, RetrievalError
+from steper_ray.errors import EngineDeadError, GenerationError, RefusedError, RetrievalError
 from steper_ray.generation.base import Generator, Prompt
 from steper_ray.prompt import PromptEncoder
 from steper_ray.reasoning.confidence import Heard
@@ -74,12 +74,17 @@ class Reasoner:
         error: str | None = None
         try:
             self._check(question)
-            async with asyncio.timeout(self.config.deadline_s):
+            async with asyncio.timeout(self.config.deadline_s) as deadline:
                 reason = await self._steps(question, steps, emit)
-        except TimeoutError:
+        except TimeoutError as failed:
             reason = StopReason.DEADLINE
-        except _Rejected as rejected:
-            reason, error = StopReason.REJECTED, str(rejected)
+            if not deadline.expired():  # a retriever's own
+                reason, error = (
+                    StopReason.RETRIEVER_FAILED,
+                    f"the retriever timed out: {failed or 'no message'}",
+                )
+        except RefusedError as refused:
+            reason, error = StopReason.REJECTED, str(refused)
         except RetrievalError as failed:
             reason, error = StopReason.RETRIEVER_FAILED, str(failed)
         except EngineDeadError:
@@ -145,9 +150,9 @@ class Reasoner:
     def _check(self, question: Question) -> None:
         limit = self.config.max_question_chars
         if not question.text.strip():
-            raise _Rejected("the question is empty")
+            raise RefusedError("the question is empty")
         if len(question.text) > limit:
-            raise _Rejected(
+            raise RefusedError(
                 f"the question has {len(question.text)} characters, the limit is {limit} "
                 "(reasoning.max_question_chars)"
             )
@@ -186,6 +191,7 @@ class Reasoner:
                 generation_seconds=time.monotonic() - retrieved,
                 taken_back=ruling.taken_back,
                 confidence=ruling.confidence,
+                duplicates=len(found) - len(hits),
             )
             steps.append(step)
             emit(StepDone(step))
@@ -244,7 +250,3 @@ def _warn_of_silence(source: str) -> None:
         "%s tells no log-probabilities: reasoning.stop=confident accepts whatever it writes, as fixed does",
         source or "the engine",
     )
-
-
-class _Rejected(Exception):
-    """The question itself is refused; nothing was retrieved or generated."""

@@ -21,7 +21,7 @@ from steper_ray.schema.types import (
     Usage,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _PASSAGE = pa.struct([("id", pa.string()), ("title", pa.string()), ("text", pa.string())])
 _HIT = pa.struct([("passage", _PASSAGE), ("score", pa.float64())])
@@ -50,6 +50,7 @@ _STEP = pa.struct(
         ("generation_seconds", pa.float64()),
         ("taken_back", pa.string()),
         ("confidence", pa.float64()),
+        ("duplicates", pa.int64()),
     ]
 )
 

@@ -29,6 +29,13 @@ class StopReason(StrEnum):
     RETRIEVER_FAILED = "retriever_failed"
     GENERATOR_FAILED = "generator_failed"
     REJECTED = "rejected"
+    """The question or its prompt cannot be asked: empty, longer than a limit, or refused by the engine."""
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether circumstances ended it (a busy endpoint, a time-out, a lost engine or index shard) and not the
+        question: such a trajectory is no result, and the question is asked again."""
+        return self in (StopReason.RETRIEVER_FAILED, StopReason.GENERATOR_FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +94,7 @@ class Step:
     of steps 1..s. `reasoning` is what the generator added to the chain (one or more sentences, stripped), and
     `taken_back` what it wrote after that and the stopping policy took back: no later prompt shows it. `confidence` is
     the probability of the least likely token of both, 0 to 1; `mean_logprob` and `usage` count all that was generated.
+    `duplicates` passages were found and not added: found before, or the prompt was full.
     """
 
     index: int
@@ -99,6 +107,7 @@ class Step:
     generation_seconds: float = 0.0
     taken_back: str = ""
     confidence: float | None = None
+    duplicates: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,9 @@ from steper_ray.serving.wire import (
 
 RETRY = {"retry-after": "2"}
 #: Reasons to stop that are no end of the reasoning.
-DEGRADED = frozenset((StopReason.DEADLINE, StopReason.RETRIEVER_FAILED, StopReason.GENERATOR_FAILED))
+DEGRADED = frozenset(
+    (StopReason.DEADLINE, StopReason.RETRIEVER_FAILED, StopReason.GENERATOR_FAILED, StopReason.REJECTED)
+)
 _TYPES: dict[int, ErrorType] = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 M = TypeVar("M", bound=Wire)

@@ -1,0 +1,157 @@
+"""Files that are there whole or not at all, with checksums, and locks on folders.
+
+- A name never stands for half a file: contents are written under a temporary name, synchronised and renamed.
+- A Parquet file carries page checksums, and reading verifies them.
+- A full or read-only disk is a StorageError of one line that names the folder and the free space.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from steper_ray.errors import DataError, LockedError, StorageError
+
+#: Opens the name of every file that is being written; `remove_unfinished` deletes what a killed process left.
+TEMPORARY = ".writing-"
+_FULL = 50 << 20  # bytes: with less than this free, a failed write is reported as a full disk
+
+
+@contextmanager
+def storing(folder: Path) -> Iterator[None]:
+    """Turns an OSError of a write below `folder` into a StorageError."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: cannot be written: {error.strerror or error} ({room(folder)}). Make room, or set another "
+            "run_dir; the same command continues from what is committed"
+        ) from error
+
+
+def room(folder: Path) -> str:
+    """The free space on the file system of `folder`, in words."""
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    return "the disk is full" if free < _FULL else f"{free / 1e9:.2f} GB free"
+
+
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Replaces `path` by what `write` puts into the temporary path it is given. Raises StorageError."""
+    fresh = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{path.name}")
+    with storing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(fresh)
+            synchronise(fresh)
+            fresh.replace(path)
+        except BaseException:
+            fresh.unlink(missing_ok=True)
+            raise
+
+
+def write_text(path: Path, text: str) -> None:
+    write_file(path, lambda fresh: fresh.write_text(text, encoding="utf-8"))
+
+
+def write_table(path: Path, table: pa.Table) -> str:
+    """Replaces `path` by a Parquet file of `table`; returns its SHA-256. Raises StorageError."""
+    digest: list[str] = []
+
+    def write(fresh: Path) -> None:
+        pq.write_table(table, fresh, compression="zstd", write_page_checksum=True)
+        digest.append(file_sha256(fresh))
+
+    write_file(path, write)
+    return digest[0]
+
+
+def read_table(path: Path, sha256: str | None = None, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file whose bytes are verified: against `sha256` where it is known, else by its page checksums.
+
+    Raises DataError, naming the file, for one that is missing, damaged or no Parquet file.
+    """
+    try:
+        if sha256 is None:
+            return pq.read_table(path, columns=columns, page_checksum_verification=True)
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise DataError(f"{path}: not what was written (its SHA-256 differs)")
+        return pq.read_table(pa.BufferReader(data), columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
+
+
+def synchronise(path: Path) -> None:
+    """Returns once the bytes of a file are on the disk."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def replace_folder(fresh: Path, folder: Path) -> None:
+    """Renames `fresh`, a sibling, to `folder` and removes what was there."""
+    # Named after `fresh`: beside a folder that a user named, `folder.old` may be theirs.
+    old = fresh.with_name(f"{fresh.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Creates the folder and deletes what a killed process left of its writes there. The caller holds the lock."""
+    with storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(f"{TEMPORARY}*"):
+            leftover.unlink(missing_ok=True)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Holds `what` (such as "build") of a run_dir for this process; the lock ends with the process, however it ends.
+
+    Raises LockedError, with the holder's host, process and age, where another process has it.
+    """
+    path, note = folder / ".locks" / f"{what}.lock", folder / ".locks" / f"{what}.holder"
+    with storing(folder):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise LockedError(
+            f"{folder}: another {what} is at work here: {_holder(note)}. Wait for it, stop it, or set another run_dir"
+        ) from None
+    try:
+        write_text(note, f"host {socket.gethostname()}, process {os.getpid()}, {time.time():.0f}\n")
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(note: Path) -> str:
+    try:
+        who, _, since = note.read_text(encoding="utf-8").rpartition(", ")
+        return f"{who}, for {max(0.0, time.time() - float(since)):,.0f} s"
+    except (OSError, ValueError):
+        return "its host and process are not known"
