@@ -53,6 +53,9 @@ class Recorder:
                 request.written += len(chunk.token_ids)
                 yield chunk
 
+    async def check(self) -> None:
+        await self.engine.check()
+
     async def close(self) -> None:
         await self.engine.close()
 

@@ -58,7 +58,16 @@ class Generator(Protocol):
     ) -> AsyncGenerator[Chunk, None]:
         """Generates to the end of sequence, a stop string (not part of the text) or `max_tokens`.
 
-        Raises GenerationError, PromptTooLongError or EngineDeadError. Closing the stream aborts the request.
+        Raises GenerationError for a passing failure, RefusedError for a request that never succeeds, EngineDeadError
+        for an engine that is gone and EngineSetupError for a setting that fails every request. Closing the stream
+        aborts the request.
+        """
+        ...
+
+    async def check(self) -> None:
+        """Raises EngineSetupError, in one line, if no request can succeed until a setting changes; else returns.
+
+        A busy or failing endpoint passes: asking it later may succeed. Raises EngineDeadError if the engine is gone.
         """
         ...
 

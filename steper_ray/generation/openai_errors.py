@@ -1,17 +1,18 @@
-"""What an endpoint's error means: for the reader, for a further attempt, and for the limit of requests.
+"""Classification of an endpoint's errors: their kind, whether to retry, and whether to send fewer requests.
 
-It knows the client's errors and sends nothing. No message repeats the key, and the log's words are all our own.
+It knows the client's errors and sends nothing. No message repeats the key; log lines use fixed words only.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from json import JSONDecodeError
 
 from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
 
 from steper_ray.config import EngineConfig
-from steper_ray.errors import EngineDeadError, GenerationError, PromptTooLongError
+from steper_ray.errors import EngineSetupError, GenerationError, PromptTooLongError, RefusedError
 from steper_ray.generation.retrying import retry_after
 
 #: What goes wrong between the client and the endpoint. A broken stream may end within an event.
@@ -19,14 +20,24 @@ Broken = APIError | JSONDecodeError
 
 # How endpoints say that a prompt does not fit: OpenAI's error code, vLLM's and others' words.
 _TOO_LONG = ("context_length_exceeded", "context length", "maximum model length", "max_model_len", "too long")
+# How they say, under a status that means the key elsewhere, that a prompt's content is refused.
+_CONTENT = ("content_filter", "content_policy", "moderation", "flagged")
 _BUSY = (429, 503, 504, 529)  # too much at once, by whatever name
+_WRONG_ROUTE = (405, 407, 410, 415, 421, 426)  # the address or the way there, whatever is asked
 _NO_QUOTA = "insufficient_quota"  # OpenAI's code; its status is 429 too, but waiting does not help
 _PAYMENT = 402  # others' status for the same
+_WORDS = 300  # most characters of an endpoint's own message in ours
+_FEW_WORDS = 200  # the same, in a message that must stay one line
 
 
 def is_refusal(error: Broken) -> bool:
     """Whether it is the endpoint's own answer, and no lost connection."""
     return _status(error) is not None
+
+
+def is_unreached(error: Broken, opened: bool) -> bool:
+    """Whether no connection came about: refused, an unknown host, or no answer to the attempt."""
+    return isinstance(error, APIConnectionError) and not opened
 
 
 def is_overload(error: Broken) -> bool:
@@ -43,7 +54,7 @@ def is_passing(error: Broken) -> bool:
         if asked in ("true", "false"):
             return bool(asked == "true")
     status = _status(error)
-    return status is None or status in (408, 409, 429) or status >= 500
+    return status is None or status in (408, 409, 425, 429) or status >= 500
 
 
 def asked_to_wait(error: Broken) -> float:
@@ -59,38 +70,80 @@ def in_short(error: Broken, opened: bool) -> str:
 
 
 def as_ours(error: Broken, config: EngineConfig, opened: bool, begun: bool) -> GenerationError:
-    """The error as ours. What would refuse every request is an EngineDeadError.
+    """The project's error for an endpoint's.
 
-    `opened`: the endpoint's stream had come; `begun`: with a part of the completion. A refusal may be an empty
-    stream's only event (Ray Serve's).
+    EngineSetupError: every request fails until a setting changes. RefusedError: this request fails for what it says.
+    GenerationError: the same request may succeed later. `opened`: the endpoint's stream had come; `begun`: with a part
+    of the completion. A refusal may be an empty stream's only event (Ray Serve's).
     """
-    url = config.url
     if _out_of_quota(error):
-        return EngineDeadError(
-            f"{url}: the quota of the key in ${config.api_key_env} is used up: raise it with the provider, or name "
-            "another endpoint (engine.url)"
+        return EngineSetupError(
+            f"{config.url}: the quota of the key in ${config.api_key_env} is used up: raise it with the provider, or "
+            "name another endpoint (engine.url)"
         )
+    words = _words(error, config)
     if begun or (opened and not is_refusal(error)):
-        return GenerationError(f"{url} broke off the completion: {_words(error)}")
+        return GenerationError(f"{config.url} broke off the completion: {words}")
     if isinstance(error, APIConnectionError):
-        return EngineDeadError(
-            f"cannot reach {url} ({error.__cause__ or error}): start the endpoint, or correct engine.url"
+        return GenerationError(
+            f"cannot reach {config.url} ({_cause(error)}): start the endpoint, or correct engine.url"
         )
-    match _status(error):
-        case 401 | 403:
-            # Not in the endpoint's words: they may repeat the key.
-            return EngineDeadError(f"{url} refused the key: set it in ${config.api_key_env}")
-        case 404:
-            return EngineDeadError(
-                f"{url} has no model '{config.model}' or no completions: set engine.model to a name that it serves, "
-                "and engine.url to its base, which mostly ends in /v1"
-            )
-        case 400 | 413 | 422 if any(words in _all_words(error) for words in _TOO_LONG):
-            return PromptTooLongError(
-                f"the prompt does not fit into the endpoint's context: {_words(error)}; ask for fewer passages, or "
-                "serve the model with a longer context"
-            )
-    return GenerationError(f"{url} refused the request: {_words(error)}")
+    status = _status(error)
+    if status is None or is_passing(error):
+        return GenerationError(f"{config.url} could not answer the request: {words}")
+    return _refused(error, status, words, config)
+
+
+def page_error(config: EngineConfig, status: int) -> EngineSetupError:
+    """The error for a web page (of a proxy, a login, another service) where the API should be."""
+    return EngineSetupError(
+        f"{config.url} answers {status} with a web page instead of a completion: set engine.url to the API's base, "
+        "which mostly ends in /v1"
+    )
+
+
+def is_page(content_type: str | None) -> bool:
+    """Whether a response is for people."""
+    return "html" in (content_type or "").lower()
+
+
+def refuses_all(refused: RefusedError, config: EngineConfig) -> EngineSetupError:
+    """The error for an endpoint that refuses the plainest request there is."""
+    words = str(refused).removeprefix(f"{config.url} refused the request: ")[:_FEW_WORDS]
+    return EngineSetupError(
+        f"{config.url} refuses even a request for one token of engine.model={config.model} ({words}): set engine.model "
+        "to a model with a completions route"
+    )
+
+
+def _refused(error: Broken, status: int, words: str, config: EngineConfig) -> GenerationError:
+    said = _all_words(error)
+    if status in (400, 413, 422) and any(word in said for word in _TOO_LONG):
+        return PromptTooLongError(
+            f"the prompt does not fit into the endpoint's context: {words}; ask for fewer passages, or serve the "
+            "model with a longer context"
+        )
+    if isinstance(error, APIStatusError) and is_page(error.response.headers.get("content-type")):
+        return page_error(config, status)
+    if status in (400, 413, 422) or (status == 403 and any(word in said for word in _CONTENT)):
+        return RefusedError(f"{config.url} refused the request: {words}")
+    if status in (401, 403):
+        # Not in the endpoint's words: they may repeat the key.
+        return EngineSetupError(
+            f"{config.url} refused the key ({status}): set it in ${config.api_key_env}, with access to "
+            f"engine.model={config.model}"
+        )
+    if status == 404:
+        return EngineSetupError(
+            f"{config.url} has no model '{config.model}' for completions ({words[:_FEW_WORDS]}): set engine.model to "
+            "a name that it serves for completions, and engine.url to its base, which mostly ends in /v1"
+        )
+    if status < 400 or status in _WRONG_ROUTE:
+        return EngineSetupError(
+            f"{config.url} takes no completions: it answers {status} ({words[:_FEW_WORDS]}): correct engine.url, "
+            "which mostly ends in /v1"
+        )
+    return GenerationError(f"{config.url} refused the request: {words}")
 
 
 def _status(error: Broken) -> int | None:
@@ -107,11 +160,23 @@ def _out_of_quota(error: Broken) -> bool:
 
 
 def _all_words(error: Broken) -> str:
-    return f"{error.code} {error.message}" if isinstance(error, APIError) else ""
+    return f"{error.code} {error.message} {error.body}" if isinstance(error, APIError) else ""
 
 
-def _words(error: Broken) -> str:
-    """The endpoint's own message, shortened: it may repeat parts of the prompt."""
+def _words(error: Broken, config: EngineConfig) -> str:
+    """The endpoint's own message, in one line and shortened (it may repeat parts of the prompt), without the key."""
     body = error.body if isinstance(error, APIError) else None
-    message = body.get("message") if isinstance(body, dict) else None
-    return str(message or error)[:300]
+    message = (body.get("message") or body.get("detail")) if isinstance(body, dict) else None
+    words = _one_line(str(message or error))
+    if key := os.environ.get(config.api_key_env, "").strip():
+        words = words.replace(key, f"${config.api_key_env}")
+    return words[:_WORDS]
+
+
+def _cause(error: APIConnectionError) -> str:
+    cause = error.__cause__
+    return _one_line(str(cause or "")) or (type(cause).__name__ if cause else str(error))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

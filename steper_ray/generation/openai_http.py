@@ -26,7 +26,7 @@ from openai import APIError, APIStatusError, AsyncOpenAI, AsyncStream, Timeout
 from openai.types import Completion, CompletionChoice, CompletionUsage
 
 from steper_ray.config import EngineConfig, SamplingConfig
-from steper_ray.errors import EngineDeadError, GenerationError
+from steper_ray.errors import EngineDeadError, EngineSetupError, GenerationError, ModelError, RefusedError
 from steper_ray.generation.base import Chunk, Prompt
 from steper_ray.generation.limiter import Clock, Limiter, Sleep, Slot
 from steper_ray.generation.openai_errors import (
@@ -35,8 +35,12 @@ from steper_ray.generation.openai_errors import (
     asked_to_wait,
     in_short,
     is_overload,
+    is_page,
     is_passing,
     is_refusal,
+    is_unreached,
+    page_error,
+    refuses_all,
 )
 from steper_ray.generation.retrying import backoff
 from steper_ray.generation.tokens import fit_tokens, load_tokenizer, prompt_ids, tokenizer_name
@@ -48,9 +52,11 @@ logger = logging.getLogger(__name__)
 
 _NO_KEY = "none"  # the client insists on a key; local endpoints ignore it
 _CONNECT_S = 10.0  # then a host that does not even refuse the connection counts as not reached
+_CHECK_S = 2 * _CONNECT_S  # then an endpoint that is being checked counts as busy
 _WARN_S = 30.0  # between two lines about an endpoint that refuses requests
 _CHARS_A_TOKEN = 4  # of a prompt as text, for the budget of tokens
 _CLOSED = "the engine was closed"
+_FILTERED = "content_filter"  # a finish reason that the question causes
 _TOKEN_IDS = "return_token_ids"  # vLLM's extension of the protocol
 _MIN_TOKENS = "min_tokens"  # vLLM's too
 
@@ -58,20 +64,29 @@ _MIN_TOKENS = "min_tokens"  # vLLM's too
 class _Failure(Exception):
     """One attempt failed with `error`, which the reader sees if there is no other one.
 
-    `reason` is for the log and in our own words: the endpoint's may repeat the prompt or the key.
+    `reason` is for the log and in our own words: the endpoint's may repeat the prompt or the key. `unreached`: there
+    was no connection.
     """
 
-    def __init__(self, error: GenerationError, reason: str, again: bool, after_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        error: GenerationError,
+        reason: str,
+        again: bool,
+        after_s: float = 0.0,
+        unreached: bool = False,
+    ) -> None:
         super().__init__(reason)
         self.error, self.reason, self.again, self.after_s = error, reason, again, after_s
+        self.unreached = unreached
 
 
 class OpenAIGenerator:
     """Generates with the model that an endpoint serves under the name `engine.model`.
 
     As many requests at once as the endpoint takes, `engine.max_batch` at most. `engine.timeout_s` holds for each
-    generation with its retries, but for the wait until it may start. Raises ModelError for a tokenizer that cannot
-    be loaded; whether the endpoint is there shows with the first request. One event loop only.
+    generation with its retries, except for the wait until it may start. Raises ModelError for a tokenizer that cannot
+    be loaded or a key that cannot be sent; `check` says whether the endpoint answers. One event loop only.
     """
 
     tokenizer: Tokenizer | None
@@ -99,7 +114,7 @@ class OpenAIGenerator:
         self._knows_more = True  # than the standard's fields, until it says otherwise
         self._client = AsyncOpenAI(
             base_url=config.url,
-            api_key=os.environ.get(config.api_key_env) or _NO_KEY,
+            api_key=_key(config.api_key_env),
             timeout=Timeout(None, connect=_CONNECT_S),  # a deadline stands over the whole generation
             max_retries=0,
         )
@@ -125,6 +140,25 @@ class OpenAIGenerator:
                     raise failure.error from failure.__cause__
                 self._warn(failure.reason)
                 await self._sleep(wait_s)
+
+    async def check(self) -> None:
+        """See Generator. Sends one request for one token, like any other, and does not retry it."""
+        deadline = Deadline(min(self._config.timeout_s, _CHECK_S))
+        try:
+            request = self._request("Hi", SamplingConfig(max_tokens=1), ())
+            async with aclosing(self._attempt(request, deadline)) as chunks:
+                await anext(chunks, None)
+        except _Failure as failure:
+            if isinstance(failure.error, EngineDeadError):
+                raise failure.error from failure.__cause__
+            if isinstance(failure.error, RefusedError):
+                raise refuses_all(failure.error, self._config) from failure.__cause__
+            if failure.unreached:
+                raise EngineSetupError(str(failure.error)) from failure.__cause__
+        except EngineDeadError:
+            raise
+        except GenerationError:
+            pass  # busy or failing for now
 
     async def close(self) -> None:
         """Closes the connections. The endpoint stays."""
@@ -161,6 +195,8 @@ class OpenAIGenerator:
             try:
                 stream = await deadline.wait(self._open(request))
                 async with stream:
+                    if is_page(stream.response.headers.get("content-type")):
+                        raise page_error(self._config, stream.response.status_code)
                     chunks = self._chunks(stream, deadline, slot, prompt_tokens)
                     async with aclosing(chunks):
                         async for chunk in chunks:
@@ -200,7 +236,8 @@ class OpenAIGenerator:
             )
             raise _Failure(error, "ended a stream before the completion", again=True)
         if last.finish_reason not in ("stop", "length"):
-            raise GenerationError(f"{self._url} ended the completion with '{last.finish_reason}'")
+            kind = RefusedError if last.finish_reason == _FILTERED else GenerationError
+            raise kind(f"{self._url} ended the completion with '{last.finish_reason}'")
         yield last
 
     async def _open(self, request: dict[str, Any]) -> AsyncStream[Completion]:
@@ -229,7 +266,8 @@ class OpenAIGenerator:
             # Whoever stands in the line waits no longer for another one's refusal than a generation may take.
             slot.overloaded(min(after_s, self._config.timeout_s))
         ours = as_ours(error, self._config, opened, begun)
-        return _Failure(ours, in_short(error, opened), is_passing(error), after_s)
+        unreached = is_unreached(error, opened)
+        return _Failure(ours, in_short(error, opened), is_passing(error), after_s, unreached)
 
     def _warn(self, reason: str) -> None:
         now = self._clock()
@@ -241,6 +279,14 @@ class OpenAIGenerator:
                 reason,
                 self.limiter.limit,
             )
+
+
+def _key(variable: str) -> str:
+    """The endpoint's key. Raises ModelError, which does not repeat it, for one that no HTTP header takes."""
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ModelError(f"${variable}: the key has characters that cannot be sent: set it to the key alone")
+    return key or _NO_KEY
 
 
 def _size(prompt: str | list[int]) -> int:

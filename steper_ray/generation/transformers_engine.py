@@ -79,6 +79,10 @@ class TransformersGenerator:
         finally:
             request.closed = True
 
+    async def check(self) -> None:
+        """See Generator."""
+        self._worker.check()
+
     async def close(self) -> None:
         """Ends the worker; streams that are still open raise EngineDeadError. Closing twice is fine."""
         await asyncio.to_thread(self._worker.close)
@@ -118,11 +122,19 @@ class _Worker:
     def active(self) -> int:
         return len(self._batch.rows)
 
+    def check(self) -> None:
+        """Raises EngineDeadError once the worker has ended."""
+        with self._lock:
+            self._check()
+
     def submit(self, request: _Request) -> None:
         with self._lock:
-            if self._end is not None:
-                raise EngineDeadError(self._end)
+            self._check()
             self._arrived.put(request)
+
+    def _check(self) -> None:
+        if self._end is not None:
+            raise EngineDeadError(self._end)
 
     def close(self) -> None:
         with self._lock:

@@ -82,6 +82,13 @@ class VllmGenerator:
                     return
                 written += len(chunk.token_ids)
 
+    async def check(self) -> None:
+        """See Generator."""
+        if self._llm is None:
+            raise EngineDeadError(_CLOSED)
+        if self._llm.errored:
+            raise EngineDeadError(_DIED)
+
     async def close(self) -> None:
         """Ends the engine's processes; streams that are still open raise EngineDeadError. Closing twice is fine."""
         # The last reference goes with this call: an engine that lives on to the end of Python complains there.
@@ -134,6 +141,9 @@ class Adapted:
         self, prompt: Prompt, sampling: SamplingConfig, stop: Sequence[str] = ()
     ) -> AsyncGenerator[Chunk, None]:
         return self._engine.stream(prompt, sampling, stop, self._adapter)
+
+    async def check(self) -> None:
+        await self._engine.check()
 
     async def close(self) -> None:
         await self._engine.close()

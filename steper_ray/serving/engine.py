@@ -99,6 +99,9 @@ class Metered:
             setattr(self.stats, outcome, getattr(self.stats, outcome) + 1)
             self._observe(Generated(self._name, outcome, first))
 
+    async def check(self) -> None:
+        await self._generator.check()
+
     async def close(self) -> None:
         await self._generator.close()
 

@@ -42,6 +42,9 @@ class Endless:
             await asyncio.Event().wait()
         yield Chunk("", finish_reason="stop")
 
+    async def check(self):
+        pass
+
     async def close(self):
         pass
 

@@ -36,7 +36,7 @@ def refusal(message, code=None):
 
 
 class Endpoint:
-    """Scripted replies, each (status, events or one JSON body, headers); notes what came.
+    """Scripted replies, each (status, events or one JSON body or a page's text, headers); notes what came.
 
     An event that is None holds the stream until the client leaves.
     """
@@ -57,14 +57,14 @@ class Endpoint:
         self.bodies.append(json.loads(await reader.readexactly(int(fields["content-length"]))))
         self.keys.append(fields["authorization"])
         status, content, headers = await self.reply()
-        kind = "text/event-stream" if isinstance(content, list) else "application/json"
+        kind = {list: "text/event-stream", str: "text/html"}.get(type(content), "application/json")
         lines = {"content-type": kind, "connection": "close", **headers}
         writer.write(f"HTTP/1.1 {status} X\r\n".encode())
         writer.write("".join(f"{name}: {value}\r\n" for name, value in lines.items()).encode())
         if isinstance(content, list):
             await self._events(reader, writer, content)
         else:
-            body = json.dumps(content).encode()
+            body = (content if isinstance(content, str) else json.dumps(content)).encode()
             writer.write(b"content-length: %d\r\n\r\n%s" % (len(body), body))
         writer.close()
 

@@ -75,6 +75,9 @@ class ScriptedGenerator:
                 values[at : at + len(text)] = [-3.0] * len(text)
         return tuple(values)
 
+    async def check(self):
+        pass
+
     async def close(self):
         pass
 

@@ -4,16 +4,36 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
-from http_endpoint import ANSWER, KEY, Endpoint, clients, piece, refusal, serving
+from http_endpoint import (
+    ANSWER,
+    BREAK,
+    KEY,
+    Endpoint,
+    clients,
+    piece,
+    refusal,
+    serving,
+    unanswered,
+    url_of,
+)
 from openai.types import CompletionChoice
 
 from steper_ray.config import EngineConfig, SamplingConfig
-from steper_ray.errors import EngineDeadError, GenerationError, PromptTooLongError
+from steper_ray.errors import (
+    EngineDeadError,
+    EngineSetupError,
+    GenerationError,
+    ModelError,
+    PromptTooLongError,
+    RefusedError,
+)
 from steper_ray.generation import generate, open_generator
 from steper_ray.generation.openai_http import _chunk
 from steper_ray.schema import Usage
 
 GREEDY = SamplingConfig(max_tokens=12)
+CHAT = "This is a chat model\nand not supported in the v1/completions endpoint."
+PAGE = "<html><body>Welcome</body></html>"
 
 
 @pytest.fixture
@@ -77,31 +97,123 @@ async def test_an_endpoint_that_refuses_the_token_id_extension_is_asked_without_
     [
         (400, refusal("too much", "context_length_exceeded"), PromptTooLongError, "fewer passages"),
         (400, refusal("This model's maximum context length is 8 tokens."), PromptTooLongError, "is 8 tokens"),
-        (400, refusal("top_p is wrong"), GenerationError, "top_p is wrong"),
-        (401, refusal(f"Incorrect API key {KEY}"), EngineDeadError, r"\$ENDPOINT_KEY"),
-        (404, refusal("no such model"), EngineDeadError, "no model 'tiny'.*engine.model"),
+        (422, {"detail": "prompt is too long"}, PromptTooLongError, "is too long"),
+        (400, refusal("top_p is wrong"), RefusedError, "top_p is wrong"),
+        (413, refusal("too large"), RefusedError, "too large"),
+        (422, {"detail": f"invalid prompt, {KEY}"}, RefusedError, r"invalid prompt, \$ENDPOINT_KEY"),
+        (403, refusal("your input was flagged"), RefusedError, "flagged"),
+        (401, refusal(f"Incorrect API key {KEY}"), EngineSetupError, r"key \(401\).*\$ENDPOINT_KEY"),
+        (403, refusal(f"no access for {KEY}"), EngineSetupError, r"key \(403\).*\$ENDPOINT_KEY.*tiny"),
+        (404, refusal(CHAT), EngineSetupError, r"no model 'tiny'.*chat model and not.*engine\.model"),
+        (404, {"detail": "x" * 999}, EngineSetupError, r"x{200}\): set engine\.model"),
+        (405, {"detail": "Method Not Allowed"}, EngineSetupError, r"405 \(Method Not.*engine\.url"),
+        (404, PAGE, EngineSetupError, r"404 with a web page.*engine\.url"),
+        (200, PAGE, EngineSetupError, r"200 with a web page.*engine\.url"),
+        (300, PAGE, EngineSetupError, r"300 with a web page.*engine\.url"),
+        (451, refusal("not here"), GenerationError, "not here"),
     ],
 )
-async def test_a_refusal_names_its_cause_and_never_the_key(endpoint, opened, status, error, kind, words):
+async def test_a_refusal_names_its_cause_in_one_line_and_never_the_key(
+    endpoint, opened, status, error, kind, words
+):
     endpoint.replies = [(status, error)]
     with pytest.raises(GenerationError, match=words) as raised:
         await generate(opened(), "Q", GREEDY)
     assert type(raised.value) is kind
     assert KEY not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+async def test_a_check_asks_for_one_token_in_the_form_of_every_request(endpoint, opened):
+    endpoint.replies = [ANSWER, ANSWER]
+    generator = opened()
+    await generator.check()
+    await generate(generator, "Q", GREEDY)
+    checked, asked = endpoint.bodies
+    assert checked.keys() == asked.keys()
+    assert (checked["model"], checked["max_tokens"]) == ("tiny", 1)
+    assert generator.limiter.in_use == 0
 
 
 @pytest.mark.parametrize(
-    "events",
+    ("reply", "words"),
     [
-        [piece(" Bo"), refusal("the engine failed")],
-        [piece(" Bo")],
-        [piece(" Bo", "content_filter")],
+        ((400, refusal("logprobs is unknown")), r"one token of engine\.model=tiny \(logprobs is unknown\)"),
+        ((200, [refusal("no prompt ids", 400)]), r"\(no prompt ids\)"),
+        ((401, refusal("who?")), r"\$ENDPOINT_KEY"),
+        ((402, refusal("pay")), "quota"),
+        ((429, refusal("pay", "insufficient_quota")), "quota"),
+        ((403, refusal("no")), r"\$ENDPOINT_KEY"),
+        ((404, refusal(CHAT)), "chat model"),
+        ((405, refusal("no")), r"engine\.url"),
+        ((422, {"detail": "no"}), r"\(no\)"),
+        ((200, PAGE), "web page"),
     ],
 )
-async def test_half_a_completion_is_an_error_and_never_an_answer(endpoint, opened, events):
+async def test_a_check_finds_what_fails_every_request(endpoint, opened, reply, words):
+    endpoint.replies = [reply]
+    with pytest.raises(EngineSetupError, match=words) as raised:
+        await opened().check()
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        (429, refusal("later")),
+        (500, refusal("broken")),
+        (503, PAGE),
+        (408, refusal("slow")),
+        (200, [BREAK]),
+        (200, []),
+        (200, [None]),
+    ],
+)
+async def test_a_check_lets_a_busy_or_failing_endpoint_pass_at_once(endpoint, opened, reply):
+    endpoint.replies = [reply]
+    generator = opened(timeout_s=0.2)
+    await generator.check()
+    assert (len(endpoint.bodies), generator.time.pauses) == (1, [])
+
+
+@pytest.mark.usefixtures("endpoint")
+async def test_a_check_of_an_address_where_nobody_listens_names_it():
+    with unanswered() as listener:
+        async with clients(url_of(listener)) as opened:
+            with pytest.raises(EngineSetupError, match=rf"cannot reach {url_of(listener)} \(.+\): start the"):
+                await opened().check()
+
+
+async def test_a_check_of_a_closed_generator_is_the_closed_generators_error(opened):
+    generator = opened()
+    await generator.close()
+    with pytest.raises(EngineDeadError, match="closed") as raised:
+        await generator.check()
+    assert type(raised.value) is EngineDeadError
+
+
+def test_a_key_that_no_header_takes_is_refused_and_not_repeated(monkeypatch):
+    monkeypatch.setenv("ENDPOINT_KEY", "secret\nvalue")
+    config = EngineConfig(kind="openai", model="tiny", url="http://localhost/v1", api_key_env="ENDPOINT_KEY")
+    with pytest.raises(ModelError, match=r"\$ENDPOINT_KEY") as raised:
+        open_generator(config)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("events", "kind"),
+    [
+        ([piece(" Bo"), refusal("the engine failed")], GenerationError),
+        ([piece(" Bo")], GenerationError),
+        ([piece(" Bo", "abort")], GenerationError),
+        ([piece(" Bo", "content_filter")], RefusedError),
+    ],
+)
+async def test_half_a_completion_is_an_error_and_never_an_answer(endpoint, opened, events, kind):
     endpoint.replies = [(200, events)]
-    with pytest.raises(GenerationError, match=r"broke off|ended the"):
+    with pytest.raises(GenerationError, match=r"broke off|ended the") as raised:
         await generate(opened(), "Q", GREEDY)
+    assert type(raised.value) is kind
 
 
 async def test_closing_the_stream_hangs_up(endpoint, opened):
