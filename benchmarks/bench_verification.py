@@ -26,11 +26,11 @@ from tiny_judge import make_judge
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steper_ray.config import Config
-from steper_ray.distillation.model_verify import ModelVerifier, open_verifiers
 from steper_ray.distillation.verify import first_failure, score_steps
 from steper_ray.generation import open_generator
 from steper_ray.models import ASSETS
 from steper_ray.prompt import IRCOT, PromptEncoder
+from steper_ray.rollouts.verifiers import ModelVerifier, open_verifiers
 from steper_ray.schema import StepScore, Trajectory
 
 PURE = {"grounding": 1.0, "support": 1.0}

@@ -16,9 +16,9 @@ from planted import KINDS, planted, right_ones
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from steper_ray.config import Config
-from steper_ray.distillation.model_verify import judge_prompt
 from steper_ray.miniature.pretrain import train
 from steper_ray.models import ASSETS
+from steper_ray.rollouts.verifiers import judge_prompt
 from steper_ray.schema import Trajectory
 from steper_ray.training.packing import Branch, Tree
 

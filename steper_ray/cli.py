@@ -95,7 +95,8 @@ def evaluate(
             for unit, scores in units.items():
                 typer.echo(
                     f"{name:24} {unit:9} EM {scores.em:.3f}  F1 {scores.f1:.3f}  Acc {scores.acc:.3f}  "
-                    f"steps {scores.mean_steps:.2f}"
+                    f"steps {scores.mean_steps:.2f}  n {scores.n}  errors {scores.errors}"
+                    + (f", {scores.owed} of them owed" if scores.owed else "")
                 )
 
     _run(stage, config, overrides, dry_run)

@@ -24,11 +24,11 @@ _PACKAGES = ("steper-ray", "ray", "torch", "transformers", "deepspeed", "bm25s")
 
 def run_demo(config: Config) -> dict[str, Any]:
     """Runs everything that is missing under `config.run_dir`; writes results.json and report.html there."""
-    from steper_ray.distillation.teachers import at_fixed_steps
     from steper_ray.evaluation.pipeline import EvalJob, evaluate
     from steper_ray.evaluation.report import write_report
     from steper_ray.evaluation.results import assemble_results, read_metrics
     from steper_ray.evaluation.store import pick_samples
+    from steper_ray.rollouts.spec import at_fixed_steps
     from steper_ray.training.trainer import train
 
     started = time.monotonic()

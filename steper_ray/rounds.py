@@ -120,7 +120,7 @@ def _round_config(config: Config, number: int, students: list[str]) -> Config:
 
 
 def _build(config: Config, number: int) -> BuildReport:
-    from steper_ray.distillation.shards import ShardStore
+    from steper_ray.rollouts.shards import ShardStore
 
     before = config.run_dir.parent / str(number - 1) / "data" / "trajectories"
     ShardStore(config.run_dir / "data" / "trajectories", "").adopt(before)

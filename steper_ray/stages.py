@@ -15,14 +15,14 @@ from steper_ray.config import Config
 from steper_ray.errors import DataError
 
 if TYPE_CHECKING:
-    from steper_ray.distillation.pipeline import BuildReport
+    from steper_ray.distillation.report import BuildReport
     from steper_ray.evaluation.scores import EvalScores
     from steper_ray.training.trainer import TrainResult
     from steper_ray.training.watch import Judge
 
 
 def examples_folder(config: Config) -> Path:
-    return config.run_dir / "data" / "examples"
+    return config.run_dir / "data" / "kept"
 
 
 def model_folder(config: Config) -> Path:
@@ -43,7 +43,7 @@ def index(config: Config) -> Path:
 
 def build(config: Config) -> BuildReport:
     """Questions and passages -> trajectories -> step-wise examples. Continues where an earlier run stopped."""
-    from steper_ray.distillation.pipeline import build_data
+    from steper_ray.distillation.build import build_data
 
     config.save(config.run_dir / "data")
     return build_data(config)

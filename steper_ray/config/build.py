@@ -77,6 +77,9 @@ class BuildConfig(Section):
     """Checks of every step, after the answer's."""
     shard_size: Positive = 64
     """Questions a shard: the unit that is committed, and redone after a kill."""
+    max_failed: float = Field(0.01, ge=0, le=1)
+    """Largest share of questions that may be owed at the end (endpoint down, engines that die): with more, the command
+    exits with status 75, and the same command asks them again."""
     engines: Positive = 1
     """Engine actors, each with `num_cpus`, or `tensor_parallel_size` GPUs on a GPU cluster."""
     in_flight: Positive = 128

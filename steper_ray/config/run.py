@@ -29,7 +29,10 @@ class EvaluateConfig(Section):
     engines: Positive = 2
     """Engine actors at most; each has one model loaded at a time and takes chunks of questions from one queue."""
     chunk_size: Positive = 256
-    """Questions an engine takes at a time: what is done again if it dies."""
+    """Questions a shard: the unit that is committed, and redone after a kill."""
+    max_failed: float = Field(0.01, ge=0, le=1)
+    """Largest share of questions that may be owed at the end (endpoint down, engines that die): with more, the command
+    exits with status 75, and the same command asks them again."""
     num_cpus: float = Field(1.0, gt=0)
     """CPUs reserved for each engine actor: the threads of an engine without a GPU."""
     num_gpus: float = Field(0.0, ge=0)

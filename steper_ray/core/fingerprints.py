@@ -42,6 +42,16 @@ def folder_fingerprint(folder: Path) -> str:
     return digest({file.name: file_fingerprint(file) for file in files if not file.name.startswith(".")})
 
 
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """SHA-256 over the package's sources: which code wrote a manifest, without version control too."""
+    root = Path(__file__).parents[1]
+    total = hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        total.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    return total.hexdigest()
+
+
 @lru_cache(maxsize=4096)
 def _file_fingerprint(path: Path, size: int, mtime_ns: int, inode: int) -> str:
     if size < _WORTH_KEEPING:

@@ -1,134 +1,96 @@
-"""Committed shards -> filter -> step-wise examples, and the manifest that says what they were made from.
+"""Committed rollouts -> filter -> verify -> the trajectories that are kept, and the manifest that says what they are.
 
-Reads the shards in input order, one at a time, and writes no times, so the same shards give the same bytes.
-The examples are swapped in as a whole folder: a reader never sees half of them. No engine, no Ray.
+- The same shards give the same bytes: parts follow the questions, and no times are written.
+- A part is one task over some shards; memory does not grow with the number of questions.
+- data/kept/ is swapped in as a whole folder, and its files' SHA-256 stand in the manifest.
+
+Ray runs the tasks (rollouts/tasks.py); nothing here knows it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from steper_ray.config import BuildConfig, Config
-from steper_ray.distillation.dropped import Dropped
-from steper_ray.distillation.examples import make_examples
-from steper_ray.distillation.files import replace_folder, write_text
-from steper_ray.distillation.filtering import choose, drop_reason
-from steper_ray.distillation.identity import code_digest
+from steper_ray.core.files import replace_folder, storing, write_table, write_text
+from steper_ray.core.fingerprints import code_digest, digest, file_fingerprint
+from steper_ray.distillation.columns import Columns
+from steper_ray.distillation.dropped import Dropped, page
+from steper_ray.distillation.filtering import choose, reason_to_drop
 from steper_ray.distillation.report import BuildReport, Tally, VerifierCount
-from steper_ray.distillation.rows import RowFile
-from steper_ray.distillation.scores import ScoreStore
-from steper_ray.distillation.shards import Shard, ShardStore, by_question
 from steper_ray.distillation.verify import UNVERIFIED, explain, first_failure, score_steps, thresholds
-from steper_ray.schema import (
-    EXAMPLE_SCHEMA,
-    SCHEMA_VERSION,
-    SCORE_SCHEMA,
-    StepExample,
-    StepScore,
-    Trajectory,
-    to_row,
-)
+from steper_ray.errors import DataError
+from steper_ray.rollouts.scores import ScoreStore
+from steper_ray.rollouts.set import RolloutSet
+from steper_ray.rollouts.shards import ShardStore
+from steper_ray.rollouts.tasks import in_order
+from steper_ray.schema import SCHEMA_VERSION, SCORE_SCHEMA, StepScore, to_row
 
-EXAMPLES_A_PART = 4096  # bounds the memory of one part; a part is one file
-SCORES_A_GROUP = 1 << 16  # rows of scores.parquet that are in memory
-
-
-class ExampleWriter:
-    """Writes examples into numbered parts of a fresh folder; `close` puts it in place of `folder`."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._fresh = folder.with_name(f"{folder.name}.writing")
-        self._waiting: list[StepExample] = []
-        self._parts = 0
-        self._digest = hashlib.sha256()
-        shutil.rmtree(self._fresh, ignore_errors=True)
-        self._fresh.mkdir(parents=True)
-
-    def add(self, examples: Sequence[StepExample]) -> None:
-        self._waiting.extend(examples)
-        while len(self._waiting) >= EXAMPLES_A_PART:
-            self._write(self._waiting[:EXAMPLES_A_PART])
-            del self._waiting[:EXAMPLES_A_PART]
-
-    def close(self) -> str:
-        """Writes the rest (one empty part if there was nothing) and returns the SHA-256 of all parts."""
-        if self._waiting or not self._parts:
-            self._write(self._waiting)
-        replace_folder(self._fresh, self._folder)
-        return self._digest.hexdigest()
-
-    def _write(self, examples: Sequence[StepExample]) -> None:
-        path = self._fresh / f"part-{self._parts:05}.parquet"
-        table = pa.Table.from_pylist([to_row(example) for example in examples], schema=EXAMPLE_SCHEMA)
-        pq.write_table(table, path, compression="zstd")
-        self._digest.update(path.read_bytes())
-        self._parts += 1
+QUESTIONS_A_PART = 1024  # bounds the memory of a task; a part is one file
+KEPT, SCORES = "kept", "step_scores"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """What one teacher made: its committed shards, and the scores that models gave to them."""
+class _Part:
+    """One task: the shards of every set, number by number, and where its files go."""
 
-    identity: dict[str, Any]
-    shards: Sequence[Shard]
-    store: ShardStore
-    scores: Mapping[str, ScoreStore]
-
-    def __iter__(self) -> Iterator[tuple[Trajectory, list[StepScore]]]:
-        """The trajectories in the order of the questions, each with its scores; one shard is in memory at a time."""
-        for shard in self.shards:
-            asked = dict[str, list[StepScore]]()
-            for score in (score for store in self.scores.values() for score in store.read(shard.id)):
-                asked.setdefault(score.question_id, []).append(score)
-            for trajectory in self.store.read(shard.id):
-                yield trajectory, asked.get(trajectory.id, [])
+    number: int
+    stores: tuple[tuple[ShardStore, tuple[Path, ...]], ...]
+    shards: tuple[tuple[str, ...], ...]
+    """Shard ids, one tuple a set."""
+    build: BuildConfig
+    max_steps: int
+    kept: Path
+    scores: Path
 
 
-def assemble(config: Config, parts: Sequence[Part], *, run: int, skipped: int) -> BuildReport:
-    """Filters, verifies and writes run_dir/data/: examples/, dropped.jsonl and .md, scores.parquet, manifest.json.
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What one task came to: counts, SHA-256 of its files, lines of dropped.jsonl and pages of dropped.md."""
 
-    Every shard and its scores must be committed; the first part has all questions. `run` shards were made just now;
-    `skipped` records of the corpus were left out.
+    tally: Tally
+    kept: str
+    dropped: Dropped
+
+
+def assemble(config: Config, sets: Sequence[RolloutSet], *, run: int, skipped: int) -> BuildReport:
+    """Writes run_dir/data/: kept/, step_scores/, dropped.jsonl and .md, owed.jsonl, manifest.json, report.json.
+
+    `sets` are the teachers', the first one first; `run` shards were made just now, `skipped` records of the corpus were
+    left out. Nothing is written where the same shards were assembled before. Raises DamagedShardError.
     """
     folder = config.run_dir / "data"
-    folder.mkdir(parents=True, exist_ok=True)
-    least = thresholds(config.build.verify)
-    tally = Tally(config.reasoning.max_steps)
-    tally.verifiers |= {name: VerifierCount(value) for name, value in least.items()}
-    writer, dropped = ExampleWriter(folder / "examples"), Dropped()
-    scores = RowFile(folder / "scores.parquet", SCORE_SCHEMA, SCORES_A_GROUP) if least else None
-    build = config.build
-    for group in by_question(parts, lambda pair: pair[0].question.id):
-        samples = [trajectory for trajectory, _ in group]
-        judged = [_judge(trajectory, build, least, asked, tally) for trajectory, asked in group]
-        reasons = choose(samples, [reason for reason, _, _ in judged], build.keep, build.match)
-        for trajectory, reason, (_, error, scored) in zip(samples, reasons, judged, strict=True):
-            examples = make_examples(trajectory) if reason is None else ()
-            if scores is not None:
-                scores.add(map(to_row, scored))
-            tally.add(trajectory, reason, examples)
-            writer.add(examples)
-            if reason is not None:
-                dropped.add(trajectory, reason, error, scored)
-        tally.add_question(kept=None in reasons)
+    made_of = _made_of(config, sets, skipped)
+    if (report := _finished(folder, made_of, run)) is not None:
+        return report
+    fresh = {name: folder / f"{name}.writing" for name in (KEPT, SCORES)}
+    for path in fresh.values():
+        shutil.rmtree(path, ignore_errors=True)
+    with storing(folder):
+        fresh[KEPT].mkdir(parents=True)
+    tally, dropped, files = Tally(), Dropped(), dict[str, str]()
+    for number, done in enumerate(in_order(_assemble_part, _parts(config, sets, fresh))):
+        tally += done.tally
+        dropped.extend(done.dropped)
+        files[_name(number)] = done.kept
+    (folder / "manifest.json").unlink(missing_ok=True)  # never old checksums beside new files
     dropped.write(folder)
-    if scores is not None:
-        scores.close()
+    owed = [asdict(one) for found in sets for one in found.owed()]
+    write_text(folder / "owed.jsonl", "".join(json.dumps(one) + "\n" for one in owed))
+    replace_folder(fresh[KEPT], folder / KEPT)
+    if fresh[SCORES].exists():
+        replace_folder(fresh[SCORES], folder / SCORES)
     else:
-        (folder / "scores.parquet").unlink(missing_ok=True)
-    examples_digest = writer.close()
+        shutil.rmtree(folder / SCORES, ignore_errors=True)
     report = BuildReport(
-        questions=tally.questions,
+        questions=sets[0].questions.count,
         questions_kept=tally.questions_kept,
         trajectories=tally.trajectories,
         kept=tally.kept,
@@ -138,46 +100,172 @@ def assemble(config: Config, parts: Sequence[Part], *, run: int, skipped: int) -
         mean_steps=tally.mean_steps,
         k=config.reasoning.k,
         skipped=skipped,
-        shards=sum(len(part.shards) for part in parts),
+        shards=sum(len(found.questions) for found in sets),
         shards_run=run,
         folder=folder,
+        owed=len({one["question"] for one in owed}),
+        rejected=tally.rejected,
         verifiers=tally.verifiers,
         sources=tally.sources,
     )
-    manifest = _manifest(config, parts, report, examples_digest)
+    manifest = _manifest(config, sets, report, files)
+    write_text(folder / "report.json", json.dumps({"made_of": made_of, **report.to_json()}) + "\n")
     write_text(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     return report
 
 
-def _judge(
-    trajectory: Trajectory,
-    build: BuildConfig,
+def grouped(columns: Columns) -> Iterator[list[int]]:
+    """The rows of each question, in the order in which the questions come."""
+    rows: dict[str, list[int]] = {}
+    for row, question in enumerate(columns.questions):
+        rows.setdefault(question, []).append(row)
+    yield from rows.values()
+
+
+def _name(number: int) -> str:
+    return f"part-{number:05}.parquet"
+
+
+def _parts(config: Config, sets: Sequence[RolloutSet], fresh: dict[str, Path]) -> Iterator[_Part]:
+    stores = tuple((found.spec.store, tuple(found.spec.scores.values())) for found in sets)
+    shards = [found.shards for found in sets]
+    size = max(1, QUESTIONS_A_PART // sets[0].questions.shard_size)
+    for number, start in enumerate(range(0, len(shards[0]), size)):
+        yield _Part(
+            number,
+            stores,
+            tuple(tuple(ids[start : start + size]) for ids in shards),
+            config.build,
+            config.reasoning.max_steps,
+            fresh[KEPT].resolve(),
+            fresh[SCORES].resolve(),
+        )
+
+
+def _assemble_part(part: _Part) -> _Done:
+    least = thresholds(part.build.verify)
+    tally, dropped = Tally(verifiers={name: VerifierCount(value) for name, value in least.items()}), Dropped()
+    kept, scores = list[pa.Table](), list[StepScore]()
+    for shard in zip(*part.shards, strict=True):
+        pairs = zip(part.stores, shard, strict=True)
+        columns = Columns([store.table(one) for (store, _), one in pairs])
+        asked = _asked(part, shard, columns)
+        rows = _filter(columns, part, least, asked, tally, dropped, scores)
+        kept.append(columns.settled(rows))
+    sha256 = write_table(part.kept / _name(part.number), pa.concat_tables(kept))
+    if least:
+        table = pa.Table.from_pylist([to_row(score) for score in scores], schema=SCORE_SCHEMA)
+        write_table(part.scores / _name(part.number), table)
+    return _Done(tally, sha256, dropped)
+
+
+def _asked(part: _Part, shard: Sequence[str], columns: Columns) -> dict[str, list[StepScore]]:
+    """The scores that models gave to the trajectories of one shard, by trajectory id."""
+    found: dict[str, list[StepScore]] = {}
+    if any(folders for _, folders in part.stores):
+        trajectories = [columns.trajectory(row) for row in range(len(columns))]
+        for (_, folders), one in zip(part.stores, shard, strict=True):
+            for folder in folders:
+                for key, scored in ScoreStore(folder).read(one, trajectories).items():
+                    found.setdefault(key, []).extend(scored)
+    return found
+
+
+def _filter(
+    columns: Columns,
+    part: _Part,
     least: dict[str, float],
-    asked: Sequence[StepScore],
+    asked: dict[str, list[StepScore]],
     tally: Tally,
-) -> tuple[str | None, str | None, list[StepScore]]:
-    """One trajectory by itself: why not to learn from it (None for nothing), what to tell of that, its scores.
+    dropped: Dropped,
+    scores: list[StepScore],
+) -> list[int]:
+    """The rows to keep; everything else is counted and noted."""
+    build, plain, recalls = part.build, columns.plain, columns.recalls()
+    kept = list[int]()
+    for rows in grouped(columns):
+        reasons, errors = list[str | None](), list[str | None]()
+        scored = list[list[StepScore]]()
+        for row in rows:
+            stop, error = columns.stop_reasons[row], plain["error"][row]
+            reason = reason_to_drop(stop, plain["answer"][row], columns.answers[row], error, build.match)
+            of_row = list[StepScore]()
+            if least:
+                trajectory = columns.trajectory(row)
+                of_row = [*score_steps(trajectory, list(least)), *asked.get(trajectory.id, ())]
+                if reason is None:
+                    tally.add_scores(of_row)
+                    if (failed := first_failure(of_row, least)) is not None:
+                        reason, error = UNVERIFIED + failed.verifier, explain(failed, least, trajectory)
+            reasons.append(reason)
+            errors.append(error)
+            scored.append(of_row)
+        if len(rows) > 1:
+            reasons = choose([columns.trajectory(row) for row in rows], reasons, build.keep, build.match)
+        for row, reason, error, of_row in zip(rows, reasons, errors, scored, strict=True):
+            scores.extend(of_row)
+            corrected = plain["attempt"][row] > 0
+            stop, source, steps = columns.stop_reasons[row], plain["source"][row], columns.n_steps[row]
+            tally.add(reason, stop, source, steps, corrected=corrected, error=plain["error"][row])
+            if (recall := recalls[row]) is not None:
+                tally.add_recall(recall, part.max_steps)
+            if reason is None:
+                _check_chain(columns, row)
+                kept.append(row)
+            else:
+                dropped.add(columns.trajectory_id(row), reason, error, _page(columns, row, error, of_row))
+        tally.add_question(kept=None in reasons)
+    return kept
 
-    `asked` are the scores that models gave to its steps.
-    """
-    scored = [*score_steps(trajectory, list(least)), *asked]
-    reason, error = drop_reason(trajectory, build.match), trajectory.error
-    if reason is None:
-        tally.add_scores(scored)
-        failed = first_failure(scored, least)
-        if failed is not None:
-            reason, error = UNVERIFIED + failed.verifier, explain(failed, least, trajectory)
-    return reason, error, scored
+
+def _page(columns: Columns, row: int, error: str | None, scored: Sequence[StepScore]) -> Any:
+    return lambda: page(columns.trajectory(row), error, scored)
 
 
-def _manifest(config: Config, parts: Sequence[Part], report: BuildReport, examples: str) -> dict[str, Any]:
+def _check_chain(columns: Columns, row: int) -> None:
+    if columns.took_back[row]:
+        raise DataError(
+            f"trajectory '{columns.trajectory_id(row)}': a step took back what it wrote, so its steps are not those of "
+            "its chain: make trajectories to learn from with reasoning.stop=fixed"
+        )
+
+
+def _made_of(config: Config, sets: Sequence[RolloutSet], skipped: int) -> str:
+    """A digest of everything that decides what is written."""
+    parts = []
+    for found in sets:
+        manifests = [found.spec.store.manifest(shard) for shard in found.shards]
+        files = [(one.id, one.sha256, len(one.owed)) if one is not None else None for one in manifests]
+        parts.append([found.spec.identity, files, [path.name for path in found.spec.scores.values()]])
+    settings = json.loads(config.model_dump_json(exclude={"train", "serve", "demo", "evaluate"}))
+    return digest([code_digest(), settings, parts, skipped])
+
+
+def _finished(folder: Path, made_of: str, run: int) -> BuildReport | None:
+    """The report of an earlier call, if its files stand as they were written."""
+    try:
+        known = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        files = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["kept_sha256"]
+        if known.pop("made_of") != made_of:
+            return None
+        if any(file_fingerprint(folder / KEPT / name) != sha256 for name, sha256 in files.items()):
+            return None
+        return BuildReport.from_json(known, folder=folder, shards_run=run)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _manifest(
+    config: Config, sets: Sequence[RolloutSet], report: BuildReport, files: dict[str, str]
+) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "code": code_digest(),
-        "examples_sha256": examples,
+        "kept_sha256": files,
         "counts": {
             "questions": report.questions,
             "questions_kept": report.questions_kept,
+            "owed": report.owed,
             "trajectories": report.trajectories,
             "skipped_records": report.skipped,
             "kept": report.kept,
@@ -199,7 +287,5 @@ def _manifest(config: Config, parts: Sequence[Part], report: BuildReport, exampl
         f"recall@{report.k}": {"trajectories": report.recall_trajectories, "after_step": report.recall},
         "mean_steps": report.mean_steps,
         "config": json.loads(config.model_dump_json()),
-        "teachers": [
-            {"identity": part.identity, "shards": [shard.id for shard in part.shards]} for part in parts
-        ],
+        "teachers": [{"identity": found.spec.identity, "shards": found.shards} for found in sets],
     }

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from steper_ray.distillation.files import write_text
+from steper_ray.core.files import write_text
 from steper_ray.schema import StepScore, Trajectory
 
 SAMPLES = 5  # trajectories of each reason that are written out in full
@@ -19,14 +19,20 @@ class Dropped:
         self._lines: list[str] = []
         self._samples: dict[str, list[str]] = {}
 
-    def add(
-        self, trajectory: Trajectory, reason: str, error: str | None, scores: Sequence[StepScore] = ()
-    ) -> None:
-        row = {"id": trajectory.id, "reason": reason, "error": error}
+    def add(self, trajectory: str, reason: str, error: str | None, page: Callable[[], str]) -> None:
+        """One trajectory by its id; `page` writes it in full, which is done for the first few of each reason."""
+        row = {"id": trajectory, "reason": reason, "error": error}
         self._lines.append(json.dumps(row, ensure_ascii=False) + "\n")
         samples = self._samples.setdefault(reason, [])
         if len(samples) < SAMPLES:
-            samples.append(_page(trajectory, error, scores))
+            samples.append(page())
+
+    def extend(self, other: Dropped) -> None:
+        """Adds what another part dropped, behind what is here."""
+        self._lines.extend(other._lines)
+        for reason, pages in other._samples.items():
+            samples = self._samples.setdefault(reason, [])
+            samples.extend(pages[: SAMPLES - len(samples)])
 
     def write(self, folder: Path) -> None:
         write_text(folder / "dropped.jsonl", "".join(self._lines))
@@ -34,7 +40,8 @@ class Dropped:
         write_text(folder / "dropped.md", "\n".join(parts))
 
 
-def _page(trajectory: Trajectory, error: str | None, scores: Sequence[StepScore]) -> str:
+def page(trajectory: Trajectory, error: str | None, scores: Sequence[StepScore]) -> str:
+    """One trajectory in full, as Markdown."""
     question = trajectory.question
     lines = [f"## {trajectory.id}: {question.text}", f"right: {', '.join(question.answers)}"]
     lines += [f"given: {trajectory.answer} ({trajectory.stop_reason.value})"]

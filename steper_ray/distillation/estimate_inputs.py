@@ -20,11 +20,11 @@ from steper_ray.config import Config, EngineConfig
 from steper_ray.corpora import open_corpus
 from steper_ray.distillation.estimate import Course, Lengths, MeasuredSpeed, Model, typical_kv_bytes
 from steper_ray.distillation.inspection import DataSet, Inspection
-from steper_ray.distillation.model_verify import JUDGE_PROMPT
 from steper_ray.errors import DataError, ModelError
 from steper_ray.models import resolve_model
 from steper_ray.prompt import Layout, PromptEncoder
 from steper_ray.reasoning.frameworks import layout_for
+from steper_ray.rollouts.verifiers import JUDGE_PROMPT
 
 SAMPLE = 1000  # texts of each kind that are tokenised
 CHARS_A_TOKEN = 4  # without a tokenizer: about right for English

@@ -10,32 +10,37 @@ from collections.abc import Sequence
 from typing import Literal
 
 from steper_ray.answers import is_right, normalize
+from steper_ray.rollouts.annotation import NO_DECOMPOSITION, TOO_MANY_HOPS
 from steper_ray.schema import StopReason, Trajectory
 
 Match = Literal["exact", "contains"]
 Keep = Literal["first", "all", "majority"]
 
 WRONG_ANSWER = "wrong_answer"
-#: Why the annotation teacher writes no chain: these open the `error` of a rejected trajectory.
-NO_DECOMPOSITION = "no_decomposition"
-TOO_MANY_HOPS = "too_many_hops"
 _WRITTEN_REASONS = (NO_DECOMPOSITION, TOO_MANY_HOPS)
 
 
 def drop_reason(trajectory: Trajectory, match: Match) -> str | None:
+    """`reason_to_drop` of a whole trajectory."""
+    t = trajectory
+    return reason_to_drop(t.stop_reason, t.answer, t.question.answers, t.error, match)
+
+
+def reason_to_drop(
+    stop: StopReason, answer: str, answers: Sequence[str], error: str | None, match: Match
+) -> str | None:
     """None for a trajectory to keep, else one word for the counts.
 
     Only a stated answer counts: what ended for another reason than `answered` is dropped under that reason
-    (unsure, step_limit, empty, deadline, retriever_failed, generator_failed, rejected), even if its last sentence
-    happens to hold the answer, because its last step would teach no aggregation.
+    (unsure, step_limit, empty, deadline, rejected), even if its last sentence happens to hold the answer, because its
+    last step would teach no aggregation.
     """
-    reason = trajectory.stop_reason
-    if reason is StopReason.REJECTED:
-        code = (trajectory.error or "").partition(":")[0]
-        return code if code in _WRITTEN_REASONS else reason.value
-    if reason is not StopReason.ANSWERED:
-        return reason.value
-    return None if is_right(trajectory.answer, trajectory.question.answers, match) else WRONG_ANSWER
+    if stop is StopReason.REJECTED:
+        code = (error or "").partition(":")[0]
+        return code if code in _WRITTEN_REASONS else stop.value
+    if stop is not StopReason.ANSWERED:
+        return stop.value
+    return None if is_right(answer, answers, match) else WRONG_ANSWER
 
 
 #: Right, but not learned from: another sample of the question is.

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from steper_ray.distillation.measures import ExampleLengths, Repeats, StepCost, add_examples
-from steper_ray.distillation.shards import ShardStore, by_question
 from steper_ray.errors import DataError
+from steper_ray.rollouts.shards import ShardStore
 from steper_ray.schema import SCHEMA_VERSION, Ability, Trajectory
 
 T = TypeVar("T")
@@ -70,8 +70,7 @@ class DataSet:
         with path.open(encoding="utf-8") as lines:
             told = map(json.loads, lines)  # in the order of the trajectories, as the build wrote them
             row = next(told, None)
-            made = [self._made(teacher["shards"]) for teacher in self.manifest["teachers"]]
-            for trajectory in chain.from_iterable(by_question(made, lambda made: made.question.id)):
+            for trajectory in self._trajectories():
                 if row is not None and row["id"] == trajectory.id:
                     yield Seen(trajectory, row["reason"], row["error"])
                     row = next(told, None)
@@ -80,9 +79,15 @@ class DataSet:
         if row is not None:
             raise DataError(f"{path}: names {row['id']!r}, which is no trajectory here. {_AGAIN}")
 
-    def _made(self, shards: list[str]) -> Iterator[Trajectory]:
-        for shard in shards:
-            yield from self._store.read(shard)
+    def _trajectories(self) -> Iterator[Trajectory]:
+        """Question by question, the first teacher's first: as the build judged them."""
+        shards = [teacher["shards"] for teacher in self.manifest["teachers"]]
+        for of_teachers in zip(*shards, strict=True):
+            found: dict[str, list[Trajectory]] = {}
+            for shard in of_teachers:
+                for trajectory in self._store.read(shard):
+                    found.setdefault(trajectory.question.id, []).append(trajectory)
+            yield from chain.from_iterable(found.values())
 
 
 @dataclass(slots=True)

@@ -1,16 +1,19 @@
 """What a build came to: counts, and retrieval recall after each step. Pure.
 
-`Tally` reads the trajectories one by one, `BuildReport` is what the manifest, the command line and tests see.
+`Tally` counts trajectories part by part, `BuildReport` is what the manifest, the command line and tests see.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
-from steper_ray.schema import Ability, StepExample, StepScore, Trajectory
+from steper_ray.distillation.examples import ability_of
+from steper_ray.schema import Ability, StepScore, StopReason
 
 
 @dataclass(slots=True)
@@ -36,6 +39,15 @@ class VerifierCount:
         self.steps += len(scores)
         self.total += sum(scores)
 
+    def __add__(self, other: VerifierCount) -> VerifierCount:
+        return VerifierCount(
+            self.least,
+            self.trajectories + other.trajectories,
+            self.below + other.below,
+            self.steps + other.steps,
+            self.total + other.total,
+        )
+
 
 @dataclass(slots=True)
 class SourceCount:
@@ -45,10 +57,15 @@ class SourceCount:
     kept: int = 0
     corrected: int = 0
 
-    def add(self, trajectory: Trajectory, *, kept: bool) -> None:
+    def add(self, *, kept: bool, corrected: bool) -> None:
         self.trajectories += 1
         self.kept += kept
-        self.corrected += kept and trajectory.attempt > 0
+        self.corrected += kept and corrected
+
+    def __add__(self, other: SourceCount) -> SourceCount:
+        return SourceCount(
+            self.trajectories + other.trajectories, self.kept + other.kept, self.corrected + other.corrected
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +93,24 @@ class BuildReport:
     shards: int
     shards_run: int
     folder: Path
+    owed: int = 0
+    """Questions without an end: they are asked again by the next build."""
+    rejected: str = ""
+    """Why the first rejected question could not be asked; empty where there is none."""
     verifiers: dict[str, VerifierCount] = field(default_factory=dict)
     sources: dict[str, SourceCount] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values but for what belongs to one call; `from_json` reads it back."""
+        return {name: value for name, value in asdict(self).items() if name not in ("folder", "shards_run")}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any], *, folder: Path, shards_run: int) -> BuildReport:
+        """Raises TypeError or KeyError for what `to_json` did not write."""
+        verifiers = {name: VerifierCount(**count) for name, count in data["verifiers"].items()}
+        sources = {name: SourceCount(**count) for name, count in data["sources"].items()}
+        fields = {**data, "verifiers": verifiers, "sources": sources, "recall": tuple(data["recall"])}
+        return cls(**fields, folder=folder, shards_run=shards_run)
 
     def summary(self) -> str:
         """A few lines for a person."""
@@ -104,6 +137,13 @@ class BuildReport:
                 lines.insert(
                     -2, f"teacher     {source}: {told.trajectories} chains, kept {told.kept}{second}"
                 )
+        if self.rejected:
+            lines.insert(
+                1,
+                f"rejected    {self.stop_reasons[StopReason.REJECTED]} questions, the first: {self.rejected}",
+            )
+        if self.owed:
+            lines.insert(1, f"owed        {self.owed} questions: build again to ask them")
         if self.skipped:
             lines.insert(1, f"skipped     {self.skipped} records of the corpus")
         return "\n".join(lines)
@@ -111,9 +151,8 @@ class BuildReport:
 
 @dataclass(slots=True)
 class Tally:
-    """Adds up trajectories; `max_steps` is S."""
+    """Counts over some trajectories; those of several parts add up with `+=`."""
 
-    max_steps: int
     questions: int = 0
     questions_kept: int = 0
     trajectories: int = 0
@@ -123,26 +162,36 @@ class Tally:
     stop_reasons: Counter[str] = field(default_factory=Counter)
     verifiers: dict[str, VerifierCount] = field(default_factory=dict)
     sources: dict[str, SourceCount] = field(default_factory=dict)
-    _steps: int = 0
-    _with_steps: int = 0
-    _recall: list[float] = field(default_factory=list)
+    steps: int = 0
+    with_steps: int = 0
+    rejected: str = ""
+    """Why the first rejected question could not be asked."""
+    recall_sums: list[float] = field(default_factory=list)
     recall_trajectories: int = 0
 
-    def add(self, trajectory: Trajectory, reason: str | None, examples: tuple[StepExample, ...]) -> None:
-        """Counts one trajectory: `reason` is why it was dropped, or None."""
+    def add(
+        self,
+        reason: str | None,
+        stop: StopReason,
+        source: str,
+        n_steps: int,
+        *,
+        corrected: bool = False,
+        error: str | None = None,
+    ) -> None:
+        """Counts one trajectory: `reason` is why it was dropped, or None; `corrected` that it is a second chance."""
         self.trajectories += 1
-        self.stop_reasons[trajectory.stop_reason.value] += 1
-        self.sources.setdefault(trajectory.source, SourceCount()).add(trajectory, kept=reason is None)
+        if stop is StopReason.REJECTED:
+            self.rejected = self.rejected or (error or "no reason given")
+        self.stop_reasons[stop.value] += 1
+        self.sources.setdefault(source, SourceCount()).add(kept=reason is None, corrected=corrected)
         if reason is None:
             self.kept += 1
+            self.examples.update(ability_of(step, n_steps).value for step in range(1, n_steps + 1))
         else:
             self.dropped[reason] += 1
-        self.examples.update(example.ability.value for example in examples)
-        if trajectory.steps:
-            self._steps += len(trajectory.steps)
-            self._with_steps += 1
-            if trajectory.question.gold_ids:
-                self._add_recall(trajectory)
+        self.steps += n_steps
+        self.with_steps += n_steps > 0
 
     def add_question(self, *, kept: bool) -> None:
         """Counts one question, of which something is learned or nothing."""
@@ -154,23 +203,43 @@ class Tally:
         for name, count in self.verifiers.items():
             count.add([s.score for s in scores if s.verifier == name and s.score is not None])
 
-    def _add_recall(self, trajectory: Trajectory) -> None:
-        gold = set(trajectory.question.gold_ids)
-        found: set[str] = set()
-        self._recall = self._recall or [0.0] * self.max_steps
+    def add_recall(self, recalls: Sequence[float], max_steps: int) -> None:
+        """A trajectory's recall after each step; one that ended earlier keeps its last."""
+        self.recall_sums = self.recall_sums or [0.0] * max_steps
         self.recall_trajectories += 1
-        for step in range(self.max_steps):
-            if step < len(trajectory.steps):
-                found |= gold & {hit.passage.id for hit in trajectory.steps[step].hits}
-            self._recall[step] += len(found) / len(gold)
+        for step in range(max_steps):
+            self.recall_sums[step] += recalls[min(step, len(recalls) - 1)]
+
+    def __iadd__(self, other: Tally) -> Tally:
+        for name in (
+            "questions",
+            "questions_kept",
+            "trajectories",
+            "kept",
+            "steps",
+            "with_steps",
+            "recall_trajectories",
+        ):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for counter in ("dropped", "examples", "stop_reasons"):
+            getattr(self, counter).update(getattr(other, counter))
+        for source, count in other.sources.items():
+            self.sources[source] = self.sources.get(source, SourceCount()) + count
+        for name, verified in other.verifiers.items():
+            known = self.verifiers.get(name)
+            self.verifiers[name] = verified if known is None else known + verified
+        pairs = zip_longest(self.recall_sums, other.recall_sums, fillvalue=0.0)
+        self.rejected = self.rejected or other.rejected
+        self.recall_sums = [mine + theirs for mine, theirs in pairs]
+        return self
 
     @property
     def recall(self) -> tuple[float, ...]:
-        return tuple(total / self.recall_trajectories for total in self._recall)
+        return tuple(total / self.recall_trajectories for total in self.recall_sums)
 
     @property
     def mean_steps(self) -> float:
-        return self._steps / self._with_steps if self._with_steps else 0.0
+        return self.steps / self.with_steps if self.with_steps else 0.0
 
     def counts(self) -> dict[str, dict[str, int]]:
         """The counters in a fixed order."""

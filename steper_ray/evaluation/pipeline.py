@@ -1,68 +1,53 @@
-"""Models over a test set, on Ray actors. The room's only module that knows Ray.
+"""Models over a test set: every job is a set of rollouts, and its scores are counted from the shards.
 
-An actor holds one retriever and one engine, and takes chunks of questions from one queue, those of the model it has
-loaded first: a process starts once for all jobs, a model loads once where it can. A job's results are committed by
-rename when its last chunk is done (see `store`); a rerun skips what is done with the same fingerprint.
+A rerun asks what is missing or owed, and counts again only what has changed.
 """
 
 from __future__ import annotations
 
-import asyncio
-import gc
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import ray
-from ray.exceptions import RayActorError, RayTaskError
 
 from steper_ray.config import Config, CorpusConfig
+from steper_ray.core.files import locked
 from steper_ray.corpora import open_corpus
-from steper_ray.errors import DataError, EngineDeadError, SteperError
-from steper_ray.evaluation.progress import Progress
-from steper_ray.evaluation.schedule import Answered, Chunk, EvalJob, Schedule
-from steper_ray.evaluation.scores import EvalScores, score_trajectories
+from steper_ray.errors import DataError
+from steper_ray.evaluation.scores import EvalScores, Scored
 from steper_ray.evaluation.store import (
+    EvalJob,
     JobFiles,
-    commit,
     job_files,
-    job_fingerprint,
     load_scores,
-    model_fingerprint,
-    questions_fingerprint,
+    save_scores,
+    set_fingerprint,
 )
-from steper_ray.generation import open_generator
-from steper_ray.generation.base import Generator
-from steper_ray.reasoning import Event, PassagesFound, Reasoner
-from steper_ray.retrieval import Retriever, ensure_index, index_folder, open_index
-from steper_ray.schema import Question
+from steper_ray.models import absolute_engine
+from steper_ray.retrieval import ensure_index, index_folder
+from steper_ray.rollouts.questions import QuestionFile, write_questions
+from steper_ray.rollouts.run import check_owed, run
+from steper_ray.rollouts.set import RolloutSet, owed_report
+from steper_ray.rollouts.shards import DamagedShardError
+from steper_ray.rollouts.spec import Pool, RolloutSpec, absolute_reasoning
+from steper_ray.rollouts.tasks import in_order
+from steper_ray.schema import Question, StopReason
 
 __all__ = ["EvalJob", "evaluate"]
 
-_CLOSE_SECONDS = 60.0  # an engine that does not close in this time is killed
+logger = logging.getLogger(__name__)
+
+_TRIES = 3  # of one call: shards that are damaged are made again
 
 
 @dataclass(frozen=True, slots=True)
 class _TestSet:
     """The questions, and the finished index that the actors open."""
 
-    questions: Sequence[Question]
+    questions: QuestionFile
     index: Path
     corpus: str
-
-    @property
-    def fingerprint(self) -> str:
-        return questions_fingerprint(self.corpus, self.questions)
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """A job, where its results go, and what they depend on."""
-
-    job: EvalJob
-    files: JobFiles
-    fingerprint: str
 
 
 def evaluate(
@@ -72,35 +57,58 @@ def evaluate(
     questions: Sequence[Question] | None = None,
     progress: bool = True,
 ) -> dict[str, dict[str, EvalScores]]:
-    """The scores of every job, by its name and unit; those that are missing are made, on the Ray at hand.
+    """The scores of every job, by its name and unit; what is missing or owed is asked, on the Ray at hand.
 
-    `questions` are asked instead of all of the test set's; `progress` tells on stderr how far it is.
-    A question that fails is scored as wrong and counted in `errors`. Raises DataError (corpus, two jobs of one
-    name and unit), ModelError, RetrievalError, and EngineDeadError where one chunk's engine died three times; jobs
-    that were committed stay, and the same call goes on from there.
+    `questions` are asked instead of all of the test set's; `progress` shows on stderr how far it is. A question that is
+    rejected is scored as wrong and counted in `errors`, one that is owed in `owed` too. Raises DataError (corpus, two
+    jobs of one name and unit), ModelError, RetrievalError, EngineSetupError, EngineDeadError, StorageError, LockedError
+    where another evaluation is at work on this run_dir, and OwedError where more than `evaluate.max_failed` of the
+    questions are owed; the same call continues from what was committed.
     """
     config = config.model_copy(update={"run_dir": config.run_dir.resolve()})
-    test_set = _open_test_set(config, questions)
-    tasks = _tasks(config, jobs, test_set)
-    found = {task.job: load_scores(task.files, task.fingerprint) for task in tasks}
-    scores = {job: done for job, done in found.items() if done is not None}
-    missing = [task for task in tasks if task.job not in scores]
-    if missing:
-        scores |= _run(config, missing, test_set, progress=progress)
+    files = _files(config, jobs)
+    with locked(config.run_dir, "evaluation"):
+        test_set = _open_test_set(config, questions)
+        for left in reversed(range(_TRIES)):
+            sets = _run(config, jobs, test_set, shown=progress)
+            try:
+                scores = {job: _scores(config, job, files[job], sets[job]) for job in jobs}
+                break
+            except DamagedShardError:
+                if not left:
+                    raise
+                for found in sets.values():
+                    list(in_order(found.spec.store.drop_damaged, found.shards, config.evaluate.num_cpus))
+        check_owed(owed_report(list(sets.values())), config.evaluate.max_failed, "evaluation")
     results: dict[str, dict[str, EvalScores]] = {}
-    for task in tasks:
-        results.setdefault(task.job.name, {})[task.job.unit] = scores[task.job]
+    for job in jobs:
+        results.setdefault(job.name, {})[job.unit] = scores[job]
     return results
+
+
+def _files(config: Config, jobs: Sequence[EvalJob]) -> dict[EvalJob, JobFiles]:
+    if not jobs:
+        raise DataError("nothing to evaluate: name at least one model and one unit")
+    seen: dict[JobFiles, EvalJob] = {}
+    for job in jobs:
+        other = seen.setdefault(job_files(config.run_dir, job), job)
+        if other != job:
+            raise DataError(
+                f"two evaluations would write {job_files(config.run_dir, job).scores}: '{other.model}' and "
+                f"'{job.model}': give them different names"
+            )
+    return {job: files for files, job in seen.items()}
 
 
 def _open_test_set(config: Config, questions: Sequence[Question] | None) -> _TestSet:
     source = config.evaluate.corpus or config.corpus
     corpus = open_corpus(source)
-    questions = list(corpus.questions() if questions is None else questions)
+    asked = corpus.questions() if questions is None else questions
+    file = write_questions(config.run_dir / "questions", asked, config.evaluate.chunk_size)
     fingerprint = corpus.fingerprint()
     index = _index_folder(config, source, fingerprint)
     ensure_index(corpus.passages(), config.retrieval, index, fingerprint)
-    return _TestSet(questions, index, fingerprint)
+    return _TestSet(file, index, fingerprint)
 
 
 def _index_folder(config: Config, source: CorpusConfig, fingerprint: str) -> Path:
@@ -110,189 +118,60 @@ def _index_folder(config: Config, source: CorpusConfig, fingerprint: str) -> Pat
     return index_folder(retrieval, config.run_dir, fingerprint)
 
 
-def _tasks(config: Config, jobs: Sequence[EvalJob], test_set: _TestSet) -> list[_Task]:
-    if not jobs:
-        raise DataError("nothing to evaluate: name at least one model and one unit")
-    models = {model: model_fingerprint(config, model) for model in dict.fromkeys(job.model for job in jobs)}
-    questions = test_set.fingerprint
-    tasks = [
-        _Task(
-            job,
-            job_files(config.run_dir, job),
-            job_fingerprint(config, job.unit, model=models[job.model], questions=questions),
-        )
-        for job in jobs
-    ]
-    seen: dict[JobFiles, EvalJob] = {}
-    for task in tasks:
-        if task.files in seen:
-            raise DataError(
-                f"two evaluations would write {task.files.scores}: '{seen[task.files].model}' and "
-                f"'{task.job.model}': give them different names"
-            )
-        seen[task.files] = task.job
-    return tasks
-
-
 def _run(
-    config: Config, tasks: Sequence[_Task], test_set: _TestSet, *, progress: bool
-) -> dict[EvalJob, EvalScores]:
-    """Runs and commits the tasks."""
-    by_job = {task.job: task for task in tasks}
-    schedule = Schedule(list(by_job), len(test_set.questions), config.evaluate.chunk_size)
-    scores: dict[EvalJob, EvalScores] = {}
-    with Progress(len(tasks) * len(test_set.questions), shown=progress) as bar:
-        for chunk, answered in _answers(config, test_set, schedule):
-            whole = schedule.complete(chunk, answered)
-            if whole is not None:
-                task = by_job[chunk.job]
-                trajectories = [one.trajectory for one in whole]
-                scores[task.job] = score_trajectories(trajectories, [one.repeats for one in whole])
-                commit(task.files, task.job, task.fingerprint, scores[task.job], trajectories)
-            bar.advance(chunk.stop - chunk.start, f"{chunk.job.name}, {chunk.job.unit}")
+    config: Config, jobs: Sequence[EvalJob], test_set: _TestSet, *, shown: bool
+) -> dict[EvalJob, RolloutSet]:
+    """The jobs' sets, complete up to what is owed."""
+    own, specs = config.evaluate, [_spec(config, job, test_set) for job in jobs]
+    pool = Pool(own.engines, own.in_flight, own.num_cpus, own.num_gpus, "evaluate")
+    sets = run(specs, test_set.questions, pool, what="evaluate", shown=shown)
+    return dict(zip(jobs, sets, strict=True))
+
+
+def _spec(config: Config, job: EvalJob, test_set: _TestSet) -> RolloutSpec:
+    return RolloutSpec(
+        engine=absolute_engine(config.engine.model_copy(update={"model": job.model})),
+        sampling=config.sampling,
+        reasoning=absolute_reasoning(config.reasoning.model_copy(update={"unit": job.unit})),
+        retrieval=config.retrieval,
+        index=test_set.index,
+        corpus=test_set.corpus,
+        folder=job_files(config.run_dir, job).shards,
+        source=job.model,
+    )
+
+
+def _scores(config: Config, job: EvalJob, files: JobFiles, found: RolloutSet) -> EvalScores:
+    """The job's scores, counted from its shards unless they were counted before."""
+    fingerprint = set_fingerprint(found)
+    if (known := load_scores(files, fingerprint)) is not None:
+        return known
+    total = Scored()
+    for part in in_order(partial(_score_shard, found), range(len(found.shards)), config.evaluate.num_cpus):
+        total.extend(part)
+    scores = total.scores()
+    if total.rejected:
+        count = scores.stop_reasons[StopReason.REJECTED]
+        logger.warning(
+            "%s, %s: %d questions could not be asked and count as wrong, the first: %s",
+            job.name, job.unit, count, total.rejected,
+        )  # fmt: skip
+    save_scores(files, job, fingerprint, found.shards, scores)
     return scores
 
 
-def _answers(
-    config: Config, test_set: _TestSet, schedule: Schedule
-) -> Iterator[tuple[Chunk, list[Answered]]]:
-    """Every chunk of the schedule with its answers, as they come. Ends all actors when it ends."""
-    pool = _Pool(config, test_set.index, test_set.corpus)
-    try:
-        for _ in range(min(config.evaluate.engines, schedule.n_waiting)):
-            pool.start()
-        while not schedule.finished:
-            worker, chunk, outcome = pool.wait()
-            if isinstance(outcome, EngineDeadError | RayActorError):
-                pool.kill(worker)
-                if chunk is None:
-                    raise EngineDeadError(f"an evaluation actor could not start: {outcome}") from outcome
-                schedule.give_back(chunk, outcome)
-                pool.start()
-                continue
-            if isinstance(outcome, Exception):
-                raise outcome
-            if chunk is not None:
-                yield chunk, outcome
-            following = schedule.take(worker.model)
-            if following is not None:
-                pool.run(worker, following, test_set.questions[following.start : following.stop])
-    finally:
-        pool.close()
+def _score_shard(found: RolloutSet, number: int) -> Scored:
+    scored, ended = Scored(), set[str]()
+    for trajectory in found.spec.store.read(found.shards[number]):
+        ended.add(trajectory.question.id)
+        scored.add(trajectory)
+    for question in _owed(found, number):
+        if question.id not in ended:
+            scored.add_owed(question)
+    return scored
 
 
-@dataclass(slots=True, eq=False)
-class _Worker:
-    """One actor, and the model it was last asked to load."""
-
-    actor: Any
-    model: str | None = None
-
-
-@dataclass(slots=True)
-class _Pool:
-    """The actors and what each of them is doing. An actor is given nothing before it is ready to work.
-
-    So an actor that the cluster has no room for waits without holding up the others.
-    """
-
-    config: Config
-    index: Path
-    corpus: str
-    _under_way: dict[Any, tuple[_Worker, Chunk | None]] = field(default_factory=dict)
-    _workers: list[_Worker] = field(default_factory=list)
-
-    def start(self) -> None:
-        settings = self.config.evaluate
-        remote = ray.remote(_Evaluator).options(
-            num_cpus=settings.num_cpus, num_gpus=settings.num_gpus or None
-        )
-        worker = _Worker(remote.remote(self.config, self.index, self.corpus))
-        self._workers.append(worker)
-        self._under_way[worker.actor.open.remote()] = worker, None
-
-    def run(self, worker: _Worker, chunk: Chunk, questions: Sequence[Question]) -> None:
-        worker.model = chunk.job.model
-        self._under_way[worker.actor.answer.remote(chunk.job, list(questions))] = worker, chunk
-
-    def wait(self) -> tuple[_Worker, Chunk | None, Any]:
-        """The next worker that is done, its chunk (None: it has just opened) and its answers, or its error."""
-        done, _ = ray.wait(list(self._under_way), num_returns=1)
-        worker, chunk = self._under_way.pop(done[0])
-        try:
-            return worker, chunk, ray.get(done[0])
-        except RayTaskError as error:
-            if isinstance(error.cause, SteperError):
-                return worker, chunk, error.cause
-            raise
-        except RayActorError as error:
-            return worker, chunk, error
-
-    def kill(self, worker: _Worker) -> None:
-        self._workers.remove(worker)
-        ray.kill(worker.actor)
-
-    def close(self) -> None:
-        """Closes engines that have one, then ends every actor: an engine's own processes end with it."""
-        closing = [worker.actor.close.remote() for worker in self._workers if worker.model is not None]
-        if closing:
-            ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_SECONDS)
-        for worker in list(self._workers):
-            self.kill(worker)
-
-
-class _Evaluator:
-    """Lives in one Ray actor: a retriever, and the engine of one model at a time."""
-
-    def __init__(self, config: Config, index: Path, corpus: str) -> None:
-        self._config, self._index, self._corpus = config, index, corpus
-        self._retriever: Retriever | None = None
-        self._generator: Generator | None = None
-        self._model: str | None = None
-        self._slots = asyncio.Semaphore(config.evaluate.in_flight)
-
-    async def open(self) -> None:
-        """Apart from __init__, so that an error is typed and not the text of an actor that never was."""
-        self._retriever = open_index(self._index, self._config.retrieval, self._corpus)
-
-    async def answer(self, job: EvalJob, questions: Sequence[Question]) -> list[Answered]:
-        """All questions, in their order. Raises ModelError or EngineDeadError."""
-        await self._load(job.model)
-        assert self._retriever is not None
-        assert self._generator is not None
-        settings = self._config.reasoning.model_copy(update={"unit": job.unit})
-        reasoner = Reasoner(self._retriever, self._generator, settings, self._config.sampling, job.model)
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._one(reasoner, question)) for question in questions]
-        except* EngineDeadError as dead:
-            first: BaseException = dead
-            while isinstance(first, BaseExceptionGroup):
-                first = first.exceptions[0]
-            raise EngineDeadError(str(first)) from None
-        return [task.result() for task in tasks]
-
-    async def close(self) -> None:
-        generator, self._generator, self._model = self._generator, None, None
-        if generator is not None:
-            await generator.close()
-            del generator
-            gc.collect()  # the next model needs the memory of this one
-
-    async def _load(self, model: str) -> None:
-        if model != self._model:
-            await self.close()
-            self._generator = open_generator(self._config.engine.model_copy(update={"model": model}))
-            self._model = model
-
-    async def _one(self, reasoner: Reasoner, question: Question) -> Answered:
-        repeats = 0
-
-        def count(event: Event) -> None:
-            nonlocal repeats
-            if isinstance(event, PassagesFound):
-                repeats += event.duplicates
-
-        async with self._slots:
-            trajectory = await reasoner.run(question, count)
-        return Answered(trajectory, repeats)
+def _owed(found: RolloutSet, number: int) -> Iterator[Question]:
+    manifest = found.spec.store.manifest(found.shards[number])
+    if manifest is not None and manifest.owed:
+        yield from found.questions.read(number)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from steper_ray.errors import DataError
-from steper_ray.evaluation.scores import EvalScores, aggregate, aggregate_groups, judge
+from steper_ray.evaluation.scores import EvalScores, judge
+from steper_ray.evaluation.spread import aggregate, aggregate_groups
 from steper_ray.schema import Ability, Trajectory, to_row
 
 MAX_POINTS = 400  # of one curve: more than a plot can show
@@ -113,6 +114,7 @@ def _unit(seeds: Mapping[str, EvalScores]) -> dict[str, Any]:
         **means,
         "n": first.n,
         "errors": sum(one.errors for one in scores),
+        "owed": sum(one.owed for one in scores),
         "recall_by_step": [_mean_at(scores, step) for step in range(steps)],
         "stop_reasons": _summed([one.stop_reasons for one in scores]),
         "by_hops": {k: asdict(v) for k, v in aggregate_groups([one.by_hops for one in scores]).items()},

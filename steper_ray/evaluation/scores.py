@@ -1,21 +1,22 @@
-"""Scores over trajectories, and their mean and spread over seeds. Pure: trajectories in, numbers out.
+"""Scores over trajectories. Pure: trajectories in, numbers out.
 
 Answers are judged by the data sets' official rules (`answers.score`); this module adds what only a trajectory
 shows: retrieval recall after each step (Table 7), steps used (Table 6), hops, stop reasons and tokens. A question
-that failed with an error counts as wrong, and the number of them is told. Knows no file, no engine and no Ray.
+that failed with an error counts as wrong, and is counted. Knows no file, no engine and no Ray.
 """
 
 from __future__ import annotations
 
 import math
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from steper_ray.answers import Score, score
 from steper_ray.errors import DataError
-from steper_ray.schema import StopReason, Trajectory
+from steper_ray.schema import Question, StopReason, Trajectory
 
 FAILED = frozenset((StopReason.RETRIEVER_FAILED, StopReason.GENERATOR_FAILED, StopReason.REJECTED))
 _WRONG = Score(em=0.0, f1=0.0, acc=0.0)
@@ -40,10 +41,10 @@ class EvalScores:
     """Scores of one model with one step unit over a test set.
 
     em, f1, acc, recall and duplicates lie between 0 and 1; mean_steps is in steps; the tokens are the mean of one
-    question's sum over its steps. `recall` is None where no question names its gold passages, `duplicates` (the
-    share of found passages that were found before, or came after the prompt was full) where it was not counted.
+    question's sum over its steps. `recall` is None where no question names its gold passages; `duplicates` is the share
+    of found passages that were found before, or came after the prompt was full.
     `recall_by_step[s - 1]` is the recall after step s; a question that ended earlier keeps its last recall.
-    `errors` questions failed and count as wrong.
+    `errors` questions failed and count as wrong; `owed` of them have no end yet and are asked again by a rerun.
     """
 
     n: int
@@ -53,8 +54,9 @@ class EvalScores:
     recall: float | None
     mean_steps: float
     errors: int
+    owed: int
     recall_by_step: tuple[float, ...]
-    duplicates: float | None
+    duplicates: float
     prompt_tokens: float
     completion_tokens: float
     stop_reasons: Mapping[str, int]
@@ -72,34 +74,6 @@ class EvalScores:
             for key in ("by_hops", "by_steps")
         }
         return cls(**{**data, "recall_by_step": tuple(data["recall_by_step"]), **groups})
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """One metric over several seeds. `std` is the sample standard deviation, 0 for a single seed."""
-
-    mean: float
-    min: float
-    max: float
-    std: float
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """What one trajectory came to."""
-
-    score: Score
-    recalls: tuple[float, ...] | None
-    steps: int
-    hops: int | None
-    failed: bool
-
-    @property
-    def recall(self) -> float | None:
-        if self.recalls is None:
-            return None
-        return self.recalls[-1] if self.recalls else 0.0
 
 
 def judge(trajectory: Trajectory) -> Score:
@@ -133,118 +107,154 @@ def recall_after_steps(trajectory: Trajectory) -> tuple[float, ...] | None:
     return tuple(recalls)
 
 
-def score_trajectories(
-    trajectories: Sequence[Trajectory], repeats: Sequence[int] | None = None
-) -> EvalScores:
-    """The scores of one evaluation; `repeats` is, for each trajectory, how many found passages were not new.
+def score_trajectories(trajectories: Iterable[Trajectory]) -> EvalScores:
+    """The scores of one evaluation. Raises DataError where there is nothing to score."""
+    scored = Scored()
+    for trajectory in trajectories:
+        scored.add(trajectory)
+    return scored.scores()
 
-    Raises DataError where there is nothing to score.
-    """
-    if not trajectories:
-        raise DataError("no trajectories to score: the test set is empty")
-    judged = [_judge_fully(trajectory) for trajectory in trajectories]
-    whole = _group(judged)
-    usages = [[step.usage for step in trajectory.steps] for trajectory in trajectories]
-    return EvalScores(
-        n=whole.n,
-        em=whole.em,
-        f1=whole.f1,
-        acc=whole.acc,
-        recall=whole.recall,
-        mean_steps=whole.mean_steps,
-        errors=sum(one.failed for one in judged),
-        recall_by_step=_recall_by_step(judged),
-        duplicates=None if repeats is None else _duplicates(trajectories, repeats),
-        prompt_tokens=_mean(sum(usage.prompt_tokens for usage in steps) for steps in usages),
-        completion_tokens=_mean(sum(usage.completion_tokens for usage in steps) for steps in usages),
-        stop_reasons=dict(sorted(Counter(t.stop_reason.value for t in trajectories).items())),
-        by_hops=_grouped(judged, lambda one: one.hops),
-        by_steps=_grouped(judged, lambda one: one.steps),
+
+class Scored:
+    """The scores of each question as columns of numbers, some 100 bytes a question; parts are joined by `extend`."""
+
+    _COLUMNS = (
+        "em",
+        "f1",
+        "acc",
+        "recall",
+        "steps",
+        "hops",
+        "prompt",
+        "completion",
+        "new",
+        "repeated",
+        "failed",
+        "owed",
     )
 
+    def __init__(self) -> None:
+        self._columns = {name: array("d") for name in self._COLUMNS}
+        self._reasons: Counter[str] = Counter()
+        self.rejected = ""
+        """Why the first rejected question could not be asked."""
+        self._at_step: list[array[float]] = []
+        """Recalls after step s of the trajectories that took it."""
+        self._ended: list[array[float]] = []
+        """Last recalls of the trajectories that ended after s steps."""
 
-def aggregate(scores: Sequence[EvalScores]) -> dict[str, Spread]:
-    """Mean and spread over seeds of each metric that all of them have; at least one seed."""
-    values = {metric: [getattr(one, metric) for one in scores] for metric in METRICS}
-    return {metric: spread(seeds) for metric, seeds in values.items() if None not in seeds}
+    def add(self, trajectory: Trajectory) -> None:
+        """Raises DataError for a question without a gold answer."""
+        usages = [step.usage for step in trajectory.steps]
+        recalls = recall_after_steps(trajectory)
+        self._reasons[trajectory.stop_reason.value] += 1
+        if trajectory.stop_reason is StopReason.REJECTED:
+            self.rejected = self.rejected or (trajectory.error or "no reason given")
+        self._row(
+            trajectory.question,
+            judge(trajectory),
+            recall=None if recalls is None else recalls[-1] if recalls else 0.0,
+            steps=len(trajectory.steps),
+            prompt=sum(usage.prompt_tokens for usage in usages),
+            completion=sum(usage.completion_tokens for usage in usages),
+            new=len(trajectory.passages),
+            repeated=sum(step.duplicates for step in trajectory.steps),
+            failed=failed(trajectory),
+        )
+        if recalls is not None:
+            for step, recall in enumerate(recalls):
+                _at(self._at_step, step).append(recall)
+            _at(self._ended, len(recalls)).append(recalls[-1] if recalls else 0.0)
+
+    def add_owed(self, question: Question) -> None:
+        """A question without an end: wrong, and asked again by a rerun."""
+        self._row(question, _WRONG, failed=True, owed=True)
+
+    def extend(self, other: Scored) -> None:
+        for name, column in self._columns.items():
+            column.extend(other._columns[name])
+        self._reasons.update(other._reasons)
+        self.rejected = self.rejected or other.rejected
+        for mine, theirs in ((self._at_step, other._at_step), (self._ended, other._ended)):
+            for step, recalls in enumerate(theirs):
+                _at(mine, step).extend(recalls)
+
+    def scores(self) -> EvalScores:
+        """Raises DataError where there is nothing to score."""
+        if not self._columns["em"]:
+            raise DataError("no trajectories to score: the test set is empty")
+        rows = range(len(self._columns["em"]))
+        whole = self._group(rows)
+        found = self._sum("new", rows) + self._sum("repeated", rows)
+        ended = [row for row in rows if not self._columns["owed"][row]]
+        return EvalScores(
+            n=whole.n,
+            em=whole.em,
+            f1=whole.f1,
+            acc=whole.acc,
+            recall=whole.recall,
+            mean_steps=self._mean("steps", ended),
+            errors=int(self._sum("failed", rows)),
+            owed=whole.n - len(ended),
+            recall_by_step=self._recall_by_step(),
+            duplicates=self._sum("repeated", rows) / found if found else 0.0,
+            prompt_tokens=self._mean("prompt", ended),
+            completion_tokens=self._mean("completion", ended),
+            stop_reasons=dict(sorted(self._reasons.items())),
+            by_hops=self._grouped("hops", [row for row in rows if self._columns["hops"][row] >= 0]),
+            by_steps=self._grouped("steps", ended),
+        )
+
+    def _row(
+        self, question: Question, score: Score, *, recall: float | None = None, **numbers: float
+    ) -> None:
+        row = {
+            "em": score.em,
+            "f1": score.f1,
+            "acc": score.acc,
+            "recall": math.nan if recall is None else recall,
+            "hops": -1 if question.hops is None else question.hops,
+            **numbers,
+        }
+        for name, column in self._columns.items():
+            column.append(row.get(name, 0.0))
+
+    def _group(self, rows: Sequence[int]) -> GroupScores:
+        recall = self._columns["recall"]
+        known = [row for row in rows if not math.isnan(recall[row])]
+        return GroupScores(
+            n=len(rows),
+            em=self._mean("em", rows),
+            f1=self._mean("f1", rows),
+            acc=self._mean("acc", rows),
+            recall=self._mean("recall", known) if known else None,
+            mean_steps=self._mean("steps", rows),
+        )
+
+    def _grouped(self, name: str, rows: Sequence[int]) -> dict[str, GroupScores]:
+        groups: dict[int, list[int]] = {}
+        for row in rows:
+            groups.setdefault(int(self._columns[name][row]), []).append(row)
+        return {str(number): self._group(groups[number]) for number in sorted(groups)}
+
+    def _recall_by_step(self) -> tuple[float, ...]:
+        """A trajectory that ended before step s counts there with its last recall, 0 where it had no step."""
+        found, before = list[float](), list[float]()
+        for step, recalls in enumerate(self._at_step):
+            before.extend(self._ended[step] if step < len(self._ended) else ())
+            values = [*recalls, *before]
+            found.append(math.fsum(values) / len(values))
+        return tuple(found)
+
+    def _sum(self, name: str, rows: Sequence[int]) -> float:
+        column = self._columns[name]
+        return math.fsum(column[row] for row in rows)
+
+    def _mean(self, name: str, rows: Sequence[int]) -> float:
+        return self._sum(name, rows) / len(rows) if rows else 0.0
 
 
-def aggregate_groups(seeds: Sequence[Mapping[str, GroupScores]]) -> dict[str, GroupScores]:
-    """The groups of several seeds as one: each score is the mean weighted by the group's questions, n their sum."""
-    names = sorted({name for groups in seeds for name in groups}, key=int)
-    return {name: _merge([groups[name] for groups in seeds if name in groups]) for name in names}
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Mean, range and sample standard deviation of at least one value."""
-    mean = math.fsum(values) / len(values)
-    variance = math.fsum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)
-    return Spread(mean, min(values), max(values), math.sqrt(variance), len(values))
-
-
-def _judge_fully(trajectory: Trajectory) -> _Judged:
-    return _Judged(
-        score=judge(trajectory),
-        recalls=recall_after_steps(trajectory),
-        steps=len(trajectory.steps),
-        hops=trajectory.question.hops,
-        failed=failed(trajectory),
-    )
-
-
-def _group(judged: Sequence[_Judged]) -> GroupScores:
-    recalls = [one.recall for one in judged if one.recall is not None]
-    return GroupScores(
-        n=len(judged),
-        em=_mean(one.score.em for one in judged),
-        f1=_mean(one.score.f1 for one in judged),
-        acc=_mean(one.score.acc for one in judged),
-        recall=_mean(recalls) if recalls else None,
-        mean_steps=_mean(one.steps for one in judged),
-    )
-
-
-def _grouped(judged: Sequence[_Judged], key: Callable[[_Judged], int | None]) -> dict[str, GroupScores]:
-    groups: dict[int, list[_Judged]] = {}
-    for one in judged:
-        number = key(one)
-        if number is not None:
-            groups.setdefault(number, []).append(one)
-    return {str(number): _group(groups[number]) for number in sorted(groups)}
-
-
-def _merge(groups: Sequence[GroupScores]) -> GroupScores:
-    total = sum(group.n for group in groups)
-
-    def mean(values: Iterable[float]) -> float:
-        return sum(value * group.n for value, group in zip(values, groups, strict=True)) / total
-
-    recalls = [group.recall for group in groups]
-    known = [recall for recall in recalls if recall is not None]
-    return GroupScores(
-        n=total,
-        em=mean(group.em for group in groups),
-        f1=mean(group.f1 for group in groups),
-        acc=mean(group.acc for group in groups),
-        recall=mean(known) if len(known) == len(groups) else None,
-        mean_steps=mean(group.mean_steps for group in groups),
-    )
-
-
-def _recall_by_step(judged: Sequence[_Judged]) -> tuple[float, ...]:
-    recalls = [one.recalls for one in judged if one.recalls is not None]
-    longest = max(map(len, recalls), default=0)
-    return tuple(_mean(r[min(s, len(r) - 1)] if r else 0.0 for r in recalls) for s in range(longest))
-
-
-def _duplicates(trajectories: Sequence[Trajectory], repeats: Sequence[int]) -> float | None:
-    new = sum(len(trajectory.passages) for trajectory in trajectories)
-    again = sum(repeats)
-    if len(repeats) != len(trajectories):
-        raise ValueError(f"{len(repeats)} counts of repeated passages for {len(trajectories)} trajectories")
-    return again / (new + again) if new + again else 0.0
-
-
-def _mean(values: Iterable[float]) -> float:
-    numbers = list(values)
-    return math.fsum(numbers) / len(numbers)
+def _at(columns: list[array[float]], number: int) -> array[float]:
+    while number >= len(columns):
+        columns.append(array("d"))
+    return columns[number]

@@ -61,7 +61,7 @@ def question_judge(config: Config) -> Callable[[Path, str, int], dict[str, Any]]
         job = EvalJob(f"step-{step}", str(model), config.reasoning.unit)
         scores = evaluate(own, [job], questions=one.questions, progress=False)[job.name][job.unit]
         told = {metric: getattr(scores, metric) for metric in METRICS}
-        return {"unit": job.unit, "n": scores.n, "errors": scores.errors, **told}
+        return {"unit": job.unit, "n": scores.n, "errors": scores.errors, "owed": scores.owed, **told}
 
     return judge
 

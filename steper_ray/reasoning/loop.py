@@ -95,6 +95,11 @@ class Reasoner:
         emit(Finished(trajectory))
         return trajectory
 
+    @property
+    def sample(self) -> int:
+        """The number of its trajectories among those of a question."""
+        return self._sample
+
     def second_chance(self, wrong: Trajectory) -> Reasoner:
         """The same teacher, for the question of `wrong` alone: it sees its own wrong chain, never the right answer."""
         again = copy.copy(self)
@@ -102,10 +107,6 @@ class Reasoner:
         again._layout = self._layout.after(wrong.question.text, wrong.chain)
         again._encoder = None if self._encoder is None else self._encoder.of(again._layout)
         return again
-
-    def give_up(self, question: Question, error: str) -> Trajectory:
-        """The trajectory of a question that is not asked, because the engine dies of it."""
-        return self._end(question, (), StopReason.GENERATOR_FAILED, error)
 
     async def draft(self, trajectory: Trajectory, number: int) -> str:
         """One more draft of step `number` (from 0) of a trajectory, from the passages and the chain it had before it.

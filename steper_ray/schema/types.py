@@ -110,6 +110,13 @@ class Step:
     duplicates: int = 0
 
 
+def trajectory_id(question: str, sample: int, attempt: int) -> str:
+    """The id of one trajectory of a question."""
+    if attempt:
+        return f"{question}~{sample}.{attempt}"
+    return f"{question}~{sample}" if sample else question
+
+
 @dataclass(frozen=True, slots=True)
 class Trajectory:
     """A question reasoned to its end. Errors are data: `stop_reason` and `error` say what went wrong.
@@ -131,9 +138,7 @@ class Trajectory:
     @property
     def id(self) -> str:
         """The question's id; further samples and second chances have their numbers behind it."""
-        if self.attempt:
-            return f"{self.question.id}~{self.sample}.{self.attempt}"
-        return f"{self.question.id}~{self.sample}" if self.sample else self.question.id
+        return trajectory_id(self.question.id, self.sample, self.attempt)
 
     @property
     def passages(self) -> tuple[Passage, ...]:

@@ -1,11 +1,15 @@
 """Trajectories with known content, for the tests of the distillation room."""
 
 import dataclasses
+import shutil
 
 from steper_ray.config import Config
-from steper_ray.distillation.assemble import Part, assemble
-from steper_ray.distillation.scores import ScoreStore
-from steper_ray.distillation.shards import ShardStore, cut
+from steper_ray.distillation.assemble import assemble
+from steper_ray.rollouts.questions import write_questions
+from steper_ray.rollouts.scores import ScoreStore, chain_digest
+from steper_ray.rollouts.set import RolloutSet
+from steper_ray.rollouts.shards import Owed
+from steper_ray.rollouts.spec import Asking, RolloutSpec
 from steper_ray.schema import Hit, Passage, Question, Step, StopReason, SubQuestion, Trajectory, Usage
 
 PASSAGES = [Passage(f"p{n}", f"T{n}", f"text {n}") for n in range(6)]
@@ -42,21 +46,43 @@ def with_usage(t):
     return dataclasses.replace(t, steps=tuple(steps))
 
 
-def assembled(run_dir, trajectories, samples=1, keep="first", judged=(), **verify):
-    """Commits the trajectories, `samples` of each question, in shards of two questions, and assembles them.
+def rollout_set(run_dir, trajectories, owed=(), size=2, before=(), judged=(), **asking):
+    """The set of one teacher, committed in shards of `size` questions; `judged` are the scores that a judge gave."""
+    first = trajectories[0]
+    questions = list(dict.fromkeys([*(t.question for t in trajectories), *(one for one, _ in owed)]))
+    config = Config()
+    spec = RolloutSpec(
+        engine=config.engine.model_copy(update={"model": "tiny", "kind": "openai", "url": first.source}),
+        sampling=config.sampling,
+        reasoning=config.reasoning,
+        retrieval=config.retrieval,
+        index=run_dir,
+        corpus="corpus",
+        folder=run_dir / "data" / "trajectories",
+        source=first.source,
+        asking=Asking(first_sample=first.sample, **asking),
+        before=tuple(found.spec.store for found in before),
+        scores={"judge": run_dir / "data" / "scores" / "judge"} if judged else {},
+    )
+    asked = before[0].questions if before else write_questions(run_dir / "questions", questions, size)
+    found = RolloutSet(spec, asked)
+    for number, shard in enumerate(found.shards):
+        ids = [question.id for question in asked.read(number)]
+        mine = sorted(
+            (t for t in trajectories if t.question.id in ids), key=lambda t: ids.index(t.question.id)
+        )
+        left = [Owed(question.id, 0, 0, error, 1) for question, error in owed if question.id in ids]
+        manifest = spec.store.commit(shard, mine, left)
+        if judged:
+            scores = {t.id: [score for score in judged if score.question_id == t.id] for t in mine}
+            chains = {t.id: chain_digest(t) for t in mine}
+            ScoreStore(spec.scores["judge"]).commit(shard, scores, chains, manifest.sha256)
+    return found
 
-    `judged` are the scores that a judge gave.
-    """
+
+def assembled(run_dir, trajectories, keep="first", judged=(), owed=(), **verify):
+    """What a build makes of the trajectories of one teacher."""
     config = Config(run_dir=run_dir, build={"verify": verify, "keep": keep})
-    store = ShardStore(run_dir / "data" / "trajectories", "run")
-    store.clean()
-    shards = cut([t.question for t in trajectories[::samples]], 2, "run")
-    size = 2 * samples
-    for number, shard in enumerate(shards):
-        store.commit(shard, trajectories[size * number : size * (number + 1)])
-    stores = {"judge": ScoreStore(run_dir / "data" / "scores", "judge", {})} if judged else {}
-    for shard in shards if judged else ():
-        ids = {question.id for question in shard.questions}
-        of_shard = [score for score in judged if score.question_id.partition("~")[0] in ids]
-        stores["judge"].commit(shard.id, of_shard)
-    return assemble(config, [Part({"teacher": "engine"}, shards, store, stores)], run=len(shards), skipped=0)
+    shutil.rmtree(run_dir / "data" / "trajectories", ignore_errors=True)
+    found = rollout_set(run_dir, trajectories, owed, judged=judged)
+    return assemble(config, [found], run=len(found.shards), skipped=0)

@@ -8,12 +8,12 @@ from scripted import KeywordRetriever, ScriptedGenerator
 
 from steper_ray.config import ReasoningConfig, SamplingConfig
 from steper_ray.corpora.miniature import make_corpus
-from steper_ray.distillation.annotation import AnnotationTeacher, gold_facts
 from steper_ray.distillation.filtering import drop_reason
-from steper_ray.distillation.statements import fill_in, follow_up, state
 from steper_ray.errors import RetrievalError
 from steper_ray.prompt import LAYOUTS
 from steper_ray.reasoning import FRAMEWORKS, Reasoner
+from steper_ray.rollouts.annotation import AnnotationTeacher, gold_facts
+from steper_ray.rollouts.statements import fill_in, follow_up, state
 from steper_ray.schema import Passage, StopReason, SubQuestion
 
 PASSAGES = [Passage("1", "Alba", "Of Bo."), Passage("2", "Bo", "Of Cy."), Passage("3", "Cy", "Of Cem.")]

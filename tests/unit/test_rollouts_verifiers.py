@@ -8,10 +8,10 @@ from scripted import KeywordRetriever, ScriptedGenerator
 
 from steper_ray.config import ReasoningConfig, SamplingConfig, VerifyConfig
 from steper_ray.config.file import load_config
-from steper_ray.distillation.model_verify import Agreement, Judge, agreement_sampling, judge_prompt
-from steper_ray.distillation.scores import score_stores
-from steper_ray.errors import EngineDeadError, GenerationError
+from steper_ray.errors import EngineDeadError, GenerationError, RefusedError
 from steper_ray.reasoning import Reasoner
+from steper_ray.rollouts.scores import ScoreStore, chain_digest, score_folders
+from steper_ray.rollouts.verifiers import Agreement, Judge, agreement_sampling, judge_prompt
 from steper_ray.schema import Passage, StepScore
 
 STEPS = trajectory(pieces=["The king of Al is Bo.", "So the answer is: Cem."])
@@ -71,36 +71,52 @@ def test_the_judge_reads_what_the_step_had_and_no_data_can_forge_a_line():
 
 
 @pytest.mark.parametrize("verifier", [lambda g: Agreement(drafters(g, 1)), Judge])
-async def test_a_step_the_model_fails_on_has_no_score_and_a_dead_engine_is_told(verifier):
+async def test_a_step_the_model_refuses_has_no_score_and_any_other_failure_is_owed(verifier):
     step = trajectory(pieces=["A."], found=[(1,)])
-    assert await verifier(ScriptedGenerator([GenerationError("too long")])).scores(step) == [None]
-    with pytest.raises(EngineDeadError):
-        await verifier(ScriptedGenerator([EngineDeadError("gone")])).scores(step)
+    assert await verifier(ScriptedGenerator([RefusedError("too long")])).scores(step) == [None]
+    for error in (GenerationError("busy"), EngineDeadError("gone")):
+        with pytest.raises(type(error)):
+            await verifier(ScriptedGenerator([error])).scores(step)
 
 
-def stores(folder, *overrides):
-    return score_stores(load_config(None, overrides), folder)
+def folders(folder, *overrides):
+    config = load_config(None, overrides)
+    return score_folders(folder, config.engine, config.sampling, config.build.verify)
 
 
 def test_scores_are_kept_apart_by_what_decides_them(tmp_path):
     on = ("build.verify.agreement=0.5", "build.verify.judge=0.5")
-    first = stores(tmp_path, *on)
+    first = folders(tmp_path, *on)
     assert list(first) == ["agreement", "judge"]
-    assert stores(tmp_path) == {}
-    same = stores(tmp_path, "build.verify.agreement=0.9", "build.verify.judge=0.1")
-    assert {n: s.folder for n, s in same.items()} == {n: s.folder for n, s in first.items()}
-    other = stores(tmp_path, *on, "build.verify.agreement_drafts=8")
-    assert other["agreement"].folder != first["agreement"].folder
-    assert other["judge"].folder == first["judge"].folder
-    base = stores(tmp_path, *on, "engine.model=miniature:base")
-    assert base["judge"].folder != first["judge"].folder
+    assert folders(tmp_path) == {}
+    assert folders(tmp_path, "build.verify.agreement=0.9", "build.verify.judge=0.1") == first
+    other = folders(tmp_path, *on, "build.verify.agreement_drafts=8")
+    assert other["agreement"] != first["agreement"]
+    assert other["judge"] == first["judge"]
+    assert folders(tmp_path, *on, "engine.model=miniature:base")["judge"] != first["judge"]
 
 
-def test_committed_scores_read_back_equal(tmp_path):
-    store = stores(tmp_path, "build.verify.judge=0.5")["judge"]
-    assert not store.has("a")
-    scores = [StepScore("q", 1, "judge", 0.25), StepScore("q", 2, "judge", None)]
-    store.commit("a", scores)
-    assert store.has("a")
-    assert store.read("a") == scores
-    assert [p.name for p in store.folder.iterdir()] == ["shard-a.parquet"]
+SCORES = {"q1": [StepScore("q1", 1, "judge", 0.25), StepScore("q1", 2, "judge", None)]}
+
+
+def test_scores_are_complete_for_the_file_they_score_and_belong_to_its_chains(tmp_path):
+    store, known = ScoreStore(tmp_path), trajectory(1)
+    assert not store.is_complete("a", "sha")
+    store.commit("a", SCORES, {"q1": chain_digest(known)}, None)
+    assert not store.is_complete("a", "sha")
+    store.commit("a", SCORES, {"q1": chain_digest(known)}, "sha")
+    assert store.is_complete("a", "sha")
+    assert not store.is_complete("a", "other")
+    assert store.read("a", [known, trajectory(2)]) == SCORES
+    assert store.read("a", [trajectory(1, pieces=("Another.", "So the answer is: Cem."))]) == {}
+
+
+@pytest.mark.parametrize("ending", ["json", "parquet"])
+def test_damaged_scores_are_asked_for_again(tmp_path, ending):
+    store = ScoreStore(tmp_path)
+    store.commit("a", SCORES, {"q1": chain_digest(trajectory(1))}, "sha")
+    path = tmp_path / f"shard-a.{ending}"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert store.read("a", [trajectory(1)]) == {}

@@ -3,23 +3,26 @@
 from dataclasses import replace
 
 import pytest
-from distilled import trajectory
+from distilled import rollout_set, trajectory
 from scripted import CharTokenizer, KeywordRetriever, ScriptedGenerator
 
 from steper_ray.config import Config, ReasoningConfig, SamplingConfig
 from steper_ray.config.file import ConfigError, load_config
-from steper_ray.distillation.assemble import Part, assemble
+from steper_ray.distillation.assemble import assemble
+from steper_ray.distillation.build import _spec, _teachers
 from steper_ray.distillation.examples import make_examples
 from steper_ray.distillation.filtering import choose, drop_reason
 from steper_ray.distillation.inspection import DataSet, inspect
 from steper_ray.distillation.inspection_text import page, plain
 from steper_ray.distillation.inspection_text import trajectory as show
 from steper_ray.distillation.report import SourceCount
-from steper_ray.distillation.shards import ShardStore, cut
-from steper_ray.distillation.teachers import ask, teacher_runs, turns
-from steper_ray.errors import GenerationError
+from steper_ray.errors import GenerationError, PromptTooLongError
 from steper_ray.prompt import LAYOUTS, PromptEncoder
 from steper_ray.reasoning import Reasoner
+from steper_ray.rollouts.questions import write_questions
+from steper_ray.rollouts.set import RolloutSet
+from steper_ray.rollouts.spec import Asking
+from steper_ray.rollouts.teachers import Earlier, ask, groups
 from steper_ray.schema import Passage, Question, StopReason
 
 PASSAGES = [Passage("p1", "Alba", "Alba was made by Bo."), Passage("p2", "Bo", "Bo was born in Cem.")]
@@ -31,8 +34,16 @@ def answer(said):
     return f"So the answer is: {said}. "
 
 
-def build(*overrides):
-    return load_config(None, overrides).build
+CORRECTED = Asking(self_correct=True, until_right=True)
+
+
+async def asked(generator, asking=CORRECTED, n=1, finals=None, attempts=None, **config):
+    """All groups of a question, one after the other."""
+    found = [
+        await ask(QUESTION, group, asking, finals or {}, attempts or {})
+        for group in groups(samples(generator, n, **config), asking)
+    ]
+    return [t for one in found for t in one.finals], [one.owed for one in found if one.owed is not None]
 
 
 def samples(generator, n=1, **config):
@@ -42,24 +53,48 @@ def samples(generator, n=1, **config):
 
 async def test_samples_are_taken_until_one_is_right():
     generator = ScriptedGenerator([answer("Cem"), FACT, answer("Zed"), answer("Zed")])
-    teachers = samples(generator, 3)
-    (group,) = turns(teachers, build())
-    found = await ask(QUESTION, group, build())
+    found, owed = await asked(generator, Asking(until_right=True), 3)
     assert [(t.sample, t.answer) for t in found] == [(0, "Cem"), (1, "Zed")]
-    assert len(generator.prompts) == 3
+    assert (len(generator.prompts), owed) == (3, [])
 
 
 def test_all_samples_may_be_asked_at_once_where_all_are_wanted():
     teachers = samples(ScriptedGenerator([]), 3)
-    assert [list(group) for group in turns(teachers, build("build.keep=all"))] == [[t] for t in teachers]
-    assert turns(teachers, build("build.ask=all")) == turns(teachers, build("build.keep=majority"))
+    assert groups(teachers, Asking(samples=3)) == [[t] for t in teachers]
+    assert groups(teachers, Asking(samples=3, until_right=True)) == [teachers]
+
+
+async def test_what_circumstances_did_is_owed_and_ends_its_group_and_what_is_final_is_not_asked_again():
+    asking = Asking(samples=3, until_right=True)
+    found, (owed,) = await asked(ScriptedGenerator([answer("Cem"), GenerationError("busy")]), asking, 3)
+    assert [(t.sample, t.answer) for t in found] == [(0, "Cem")]
+    assert (owed.question, owed.sample, owed.attempt, owed.error, owed.attempts) == ("q", 1, 0, "busy", 1)
+    generator = ScriptedGenerator([GenerationError("busy still")])
+    finals = {(0, 0): found[0]}
+    again, (owed,) = await asked(generator, asking, 3, finals, {(1, 0): 1})
+    assert (again, owed.error, owed.attempts, len(generator.prompts)) == (found, "busy still", 2, 1)
+    whole, owed = await asked(ScriptedGenerator([answer("Zed")]), asking, 3, finals, {(1, 0): 2})
+    assert ([(t.sample, t.answer) for t in whole], owed) == ([(0, "Cem"), (1, "Zed")], [])
+
+
+async def test_a_question_that_cannot_be_asked_is_final():
+    found, owed = await asked(ScriptedGenerator([PromptTooLongError("9 tokens too many")]))
+    assert [(t.stop_reason, t.error) for t in found] == [(StopReason.REJECTED, "9 tokens too many")]
+    assert owed == []
+
+
+async def test_a_second_chance_that_is_owed_leaves_its_first_attempt_final():
+    found, (owed,) = await asked(ScriptedGenerator([answer("Cem"), GenerationError("busy")]))
+    assert [(t.sample, t.attempt) for t in found] == [(0, 0)]
+    assert (owed.sample, owed.attempt) == (0, 1)
+    whole, _ = await asked(ScriptedGenerator([answer("Zed")]), finals={(0, 0): found[0]})
+    assert [(t.attempt, t.answer) for t in whole] == [(0, "Cem"), (1, "Zed")]
 
 
 @pytest.mark.parametrize("tokenizer", [None, CharTokenizer()])
 async def test_a_second_chance_sees_its_own_wrong_chain_at_every_step_and_never_the_right_answer(tokenizer):
     generator = ScriptedGenerator([FACT, answer("Alba"), "Bo was born in Cem. ", answer("Zed")], tokenizer)
-    (group,) = turns(samples(generator), build("build.self_correct=true"))
-    first, second = await ask(QUESTION, group, build("build.self_correct=true"))
+    (first, second), _ = await asked(generator)
     assert (first.answer, first.attempt, first.id) == ("Alba", 0, "q")
     assert (second.answer, second.attempt, second.id) == ("Zed", 1, "q~0.1")
     assert second.source == "teacher"
@@ -75,31 +110,27 @@ async def test_a_second_chance_sees_its_own_wrong_chain_at_every_step_and_never_
 
 async def test_the_examples_of_a_second_chance_do_not_show_the_first():
     generator = ScriptedGenerator([answer("Alba"), FACT, answer("Zed")], CharTokenizer())
-    (group,) = turns(samples(generator), build("build.self_correct=true"))
-    _, second = await ask(QUESTION, group, build("build.self_correct=true"))
+    (_, second), _ = await asked(generator)
     encoder = PromptEncoder(CharTokenizer(), LAYOUTS["ircot"])
-    for example, asked in zip(make_examples(second), generator.prompts[1:], strict=True):
+    for example, shown in zip(make_examples(second), generator.prompts[1:], strict=True):
         passages = [p for step in example.passages for p in step]
         prompt = encoder.prompt(example.question, passages, example.chain[: example.step - 1])
         told = generator.tokenizer.decode(prompt)
-        assert asked.endswith(told)
-        assert "earlier attempt" in asked.removesuffix(told)
+        assert shown.endswith(told)
+        assert "earlier attempt" in shown.removesuffix(told)
         assert example.question_id == "q~0.1"
 
 
-@pytest.mark.parametrize("replies", [[answer("Zed")], ["", ""], [FACT], [ValueError("no")]])
-async def test_only_a_wrong_answer_gets_a_second_chance(replies):
-    replies = [GenerationError(str(r)) if isinstance(r, Exception) else r for r in replies]
-    (group,) = turns(samples(ScriptedGenerator(replies), max_steps=1), build("build.self_correct=true"))
-    (only,) = await ask(QUESTION, group, build("build.self_correct=true"))
+@pytest.mark.parametrize("reply", [answer("Zed"), "", FACT])
+async def test_only_a_wrong_answer_gets_a_second_chance(reply):
+    (only,), _ = await asked(ScriptedGenerator([reply]), max_steps=1)
     assert only.attempt == 0
 
 
 async def test_a_second_chance_has_no_vote_in_the_majority():
     replies = [answer("Cem"), answer("Cem"), answer("Zed"), answer("Zed"), answer("Zed")]
-    config = build("build.self_correct=true", "build.keep=majority")
     generator = ScriptedGenerator([replies[0], replies[2], replies[1], replies[3], replies[4]])
-    found = [t for group in turns(samples(generator, 3), config) for t in await ask(QUESTION, group, config)]
+    found, _ = await asked(generator, Asking(samples=3, self_correct=True), 3)
     assert [(t.answer, t.attempt) for t in found] == [
         ("Cem", 0),
         ("Zed", 1),
@@ -119,7 +150,8 @@ async def test_a_second_chance_has_no_vote_in_the_majority():
     assert found[0].stop_reason is StopReason.ANSWERED
 
 
-def test_each_teacher_is_a_run_of_its_own_with_what_it_does_not_say_from_the_build():
+def test_each_teacher_has_what_it_does_not_set_from_the_build(tmp_path, monkeypatch):
+    monkeypatch.setattr("steper_ray.models.resolve_model", str)
     config = load_config(
         None,
         [
@@ -129,16 +161,18 @@ def test_each_teacher_is_a_run_of_its_own_with_what_it_does_not_say_from_the_bui
             "sampling.max_tokens=9",
         ],
     )
-    small, big = teacher_runs(config)
-    assert (small.first_sample, big.first_sample) == (0, 2)
-    assert (small.config.engine.model, big.config.engine.model) == ("small", "big")
-    assert (small.config.sampling.temperature, big.config.sampling.temperature) == (0.7, 0.0)
-    assert (small.config.build.samples, big.config.build.samples) == (2, 1)
-    assert (small.config.build.num_gpus, big.config.build.num_gpus) == (0, 4)
-    assert (small.config.build.engines, big.config.build.engines) == (1, 3)
-    assert {run.config.build.in_flight for run in (small, big)} == {7}
-    assert {run.config.sampling.max_tokens for run in (small, big)} == {9}
-    assert teacher_runs(load_config(None, []))[0].config == load_config(None, [])
+    small, pool = _spec(config, _teachers(config)[0], "c", [])
+    questions = write_questions(tmp_path, [QUESTION], 1)
+    big, big_pool = _spec(config, _teachers(config)[1], "c", [RolloutSet(small, questions)])
+    assert (small.asking.first_sample, big.asking.first_sample) == (0, 2)
+    assert (small.source, big.source) == ("small", "big")
+    assert (small.sampling.temperature, big.sampling.temperature) == (0.7, 0.0)
+    assert (small.asking.samples, big.asking.samples) == (2, 1)
+    assert (pool.num_gpus, big_pool.num_gpus) == (0, 4)
+    assert (pool.engines, big_pool.engines) == (1, 3)
+    assert {one.in_flight for one in (pool, big_pool)} == {7}
+    assert {spec.sampling.max_tokens for spec in (small, big)} == {9}
+    assert [store.folder for store in big.before] == [small.folder]
 
 
 @pytest.mark.parametrize(
@@ -162,21 +196,34 @@ def test_choices_that_cannot_be_are_refused_with_the_fix(overrides, says):
         load_config(None, overrides)
 
 
-def test_what_two_teachers_gave_is_told_and_read_question_by_question(tmp_path):
-    store = ShardStore(tmp_path / "data" / "trajectories", "run")
-    store.clean()
+def two_teachers(tmp_path):
     small = [replace(trajectory(n, answer="Cem" if n == 2 else "Alba"), source="small") for n in (1, 2, 3)]
     corrected = replace(trajectory(3), source="small", attempt=1)
-    big = [replace(trajectory(1), source="big", sample=1)]
-    parts = []
-    for name, made in (("small", [*small, corrected]), ("big", big)):
-        questions = [t.question for t in made if not t.attempt]
-        shards = cut(questions, 2, name)
-        for shard in shards:
-            store.commit(shard, [t for t in made if t.question in shard.questions])
-        parts.append(Part({"teacher": name}, shards, store, {}))
+    first = rollout_set(tmp_path, [*small, corrected], until_right=True)
+    second = rollout_set(
+        tmp_path, [replace(trajectory(1), source="big", sample=1)], before=[first], until_right=True
+    )
+    return first, second
+
+
+def test_a_later_teacher_is_asked_what_is_neither_right_nor_owed(tmp_path):
+    right, wrong = trajectory(1), trajectory(2, answer="Alba")
+    owed = trajectory(3).question
+    first = rollout_set(tmp_path, [right, wrong], [(owed, "busy")], size=3, until_right=True)
+    second = RolloutSet(replace(first.spec, source="big", before=(first.spec.store,)), first.questions)
+    earlier = Earlier.read(second.spec, first.questions.digests[0])
+    assert earlier.unwanted == {"q1", "q3"}
+    second.spec.store.commit(second.shards[0], [replace(wrong, sample=1)], (), earlier.before)
+    assert second.missing() == []
+    first.spec.store.commit(first.shards[0], [right, wrong, trajectory(3, answer="Alba")])
+    assert second.missing() == [0]
+    assert Earlier.read(second.spec, first.questions.digests[0]).unwanted == {"q1"}
+
+
+def test_what_two_teachers_gave_is_counted_and_read_question_by_question(tmp_path):
+    parts = two_teachers(tmp_path)
     report = assemble(Config(run_dir=tmp_path), parts, run=3, skipped=0)
-    assert (report.questions, report.questions_kept, report.shards) == (3, 3, 3)
+    assert (report.questions, report.questions_kept, report.shards) == (3, 3, 4)
     assert report.sources == {"small": SourceCount(4, 2, 1), "big": SourceCount(1, 1, 0)}
     assert "small: 4 chains, kept 2, 1 of them at the second chance" in report.summary()
     assert [(s.trajectory.id, s.fate) for s in DataSet(tmp_path)] == [

@@ -12,15 +12,17 @@ import time
 
 from steper_ray.answers import extract_answer
 from steper_ray.config import ReasoningConfig
-from steper_ray.distillation.filtering import NO_DECOMPOSITION, TOO_MANY_HOPS
-from steper_ray.distillation.statements import fill_in, follow_up, state
 from steper_ray.errors import RetrievalError
 from steper_ray.reasoning.frameworks import FRAMEWORKS, Fact
 from steper_ray.reasoning.passages import PassagePool
 from steper_ray.retrieval.base import Retriever
+from steper_ray.rollouts.statements import fill_in, follow_up, state
 from steper_ray.schema import Question, Step, StopReason, SubQuestion, Trajectory
 
 SOURCE = "annotation"
+#: Why no chain is written: these open the `error` of a rejected trajectory.
+NO_DECOMPOSITION = "no_decomposition"
+TOO_MANY_HOPS = "too_many_hops"
 
 
 def gold_facts(decomposition: tuple[SubQuestion, ...]) -> tuple[Fact, ...]:
@@ -36,6 +38,8 @@ def gold_facts(decomposition: tuple[SubQuestion, ...]) -> tuple[Fact, ...]:
 class AnnotationTeacher:
     """Trajectories of S = hops + 1 steps: one fact a hop, then the answer."""
 
+    sample = 0
+
     def __init__(self, retriever: Retriever, config: ReasoningConfig) -> None:
         self._retriever, self._config = retriever, config
         self._framework = FRAMEWORKS[config.framework]
@@ -50,10 +54,6 @@ class AnnotationTeacher:
             return self._end(question, (), StopReason.REJECTED, f"{TOO_MANY_HOPS}: {needed}")
         return await asyncio.to_thread(self._write, question)
 
-    def give_up(self, question: Question, error: str) -> Trajectory:
-        """The trajectory of a question whose chain is not written."""
-        return self._end(question, (), StopReason.GENERATOR_FAILED, error)
-
     def _write(self, question: Question) -> Trajectory:
         chain = self._framework.gold_chain(gold_facts(question.decomposition), question.answers[0])
         pool = PassagePool(self._config.max_passages)
@@ -66,7 +66,9 @@ class AnnotationTeacher:
             except RetrievalError as error:
                 return self._end(question, tuple(steps), StopReason.RETRIEVER_FAILED, str(error))
             seconds = time.monotonic() - started
-            steps.append(Step(index, query, pool.add(found), piece, retrieval_seconds=seconds))
+            hits = pool.add(found)
+            repeated = len(found) - len(hits)
+            steps.append(Step(index, query, hits, piece, retrieval_seconds=seconds, duplicates=repeated))
         return self._end(question, tuple(steps), StopReason.ANSWERED)
 
     def _end(

@@ -1,7 +1,7 @@
 """Verifiers that ask a model: do other drafts of a step say the same, and does a judge find that it follows.
 
-Each scores one trajectory, step by step, from 0 to 1. A step that the model fails on has no score; a dead engine
-propagates. They know generators and the reasoner, and no Ray.
+Each scores one trajectory, step by step, from 0 to 1. A step that the model refuses has no score; any other failure of
+the engine propagates, and the trajectory's scores are owed. They know generators and the reasoner, and no Ray.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Protocol
 
 from steper_ray.answers import normalize
 from steper_ray.claims import claims_of
-from steper_ray.config import Config, SamplingConfig, VerifyConfig
-from steper_ray.errors import EngineDeadError, GenerationError
+from steper_ray.config import ReasoningConfig, SamplingConfig, VerifyConfig
+from steper_ray.errors import RefusedError
 from steper_ray.generation.base import Generator, generate
 from steper_ray.prompt import clean
 from steper_ray.reasoning import Reasoner
@@ -66,9 +66,7 @@ class Agreement:
         said = _said(trajectory.steps[number].reasoning)
         try:
             drafts = [await drafter.draft(trajectory, number) for drafter in self._drafters]
-        except EngineDeadError:
-            raise
-        except GenerationError:
+        except RefusedError:
             return None
         return sum(_said(draft) == said for draft in drafts) / len(drafts)
 
@@ -93,9 +91,7 @@ class Judge:
     async def _score(self, prompt: str) -> float | None:
         try:
             completion = await generate(self._generator, prompt, self._sampling)
-        except EngineDeadError:
-            raise
-        except GenerationError:
+        except RefusedError:
             return None
         verdict = completion.text.strip().lower()
         sure = 1.0 if completion.mean_logprob is None else math.exp(completion.mean_logprob)
@@ -116,7 +112,9 @@ def judge_prompt(trajectory: Trajectory, number: int, seen: Sequence[Passage]) -
 
 def open_verifiers(
     names: Iterable[str],
-    config: Config,
+    sampling: SamplingConfig,
+    verify: VerifyConfig,
+    reasoning: ReasoningConfig,
     retriever: Retriever,
     generator: Generator | None,
     judge: Generator | None,
@@ -126,15 +124,16 @@ def open_verifiers(
     for name in names:
         if name == Judge.name:
             asked = judge or generator
-            assert asked is not None  # the config holds that there is one
+            assert asked is not None  # the config's own check
             made[name] = Judge(asked)
         else:
             assert generator is not None
-            hot = agreement_sampling(config.sampling, config.build.verify)
-            drafts = range(config.build.verify.agreement_drafts)
-            made[name] = Agreement(
-                [Reasoner(retriever, generator, config.reasoning, hot, sample=n) for n in drafts]
-            )
+            hot = agreement_sampling(sampling, verify)
+            drafters = [
+                Reasoner(retriever, generator, reasoning, hot, sample=n)
+                for n in range(verify.agreement_drafts)
+            ]
+            made[name] = Agreement(drafters)
     return made
 
 

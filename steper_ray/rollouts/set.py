@@ -1,0 +1,81 @@
+"""A set of rollouts: the shards of one spec over a file of questions, read in order. Pure files: no engine, no Ray."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from steper_ray.rollouts.questions import QuestionFile
+from steper_ray.rollouts.scores import ScoreStore
+from steper_ray.rollouts.shards import Owed, ShardManifest
+from steper_ray.rollouts.spec import RolloutSpec
+from steper_ray.schema import Trajectory
+
+SHOWN = 3  # reasons that a message spells out
+
+
+@dataclass(frozen=True, slots=True)
+class OwedReport:
+    """What is owed of a run: questions asked in all, those owed, and the most frequent reasons."""
+
+    questions: int
+    owed: dict[str, str]
+    """Question id -> the error of its last attempt."""
+
+    def __str__(self) -> str:
+        counts = Counter(self.owed.values()).most_common()
+        reasons = "; ".join(f"{error} ({count})" for error, count in counts[:SHOWN])
+        more = f"; and {len(counts) - SHOWN} other reasons" if len(counts) > SHOWN else ""
+        return f"{len(self.owed)} of {self.questions} questions are owed: {reasons}{more}"
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutSet:
+    """The trajectories of `spec`, one shard for each shard of `questions`."""
+
+    spec: RolloutSpec
+    questions: QuestionFile
+
+    @property
+    def shards(self) -> list[str]:
+        """The ids of the shards, in the order of the questions."""
+        return [self.spec.store.shard_id(digest) for digest in self.questions.digests]
+
+    def missing(self) -> list[int]:
+        """The numbers of the shards that are not committed, owe something, or rest on earlier teachers' old answers."""
+        return [number for number in range(len(self.questions)) if not self._is_done(number)]
+
+    def owed(self) -> Iterator[Owed]:
+        """What has no final trajectory. Shards that are not committed are not among it."""
+        for shard in self.shards:
+            manifest = self.spec.store.manifest(shard)
+            yield from manifest.owed if manifest is not None else ()
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        """Every final trajectory, in the order of the questions. Raises DamagedShardError."""
+        for shard in self.shards:
+            yield from self.spec.store.read(shard)
+
+    def _is_done(self, number: int) -> bool:
+        digest, spec = self.questions.digests[number], self.spec
+        manifest = spec.store.manifest(spec.store.shard_id(digest))
+        if manifest is None or manifest.owed:
+            return False
+        if spec.asking.until_right:
+            others = (store.manifest(store.shard_id(digest)) for store in spec.before)
+            if manifest.before != tuple(other.sha256 for other in others if other is not None):
+                return False
+        return all(self._has_scores(folder_of, manifest) for folder_of in spec.scores.values())
+
+    @staticmethod
+    def _has_scores(folder: object, manifest: ShardManifest) -> bool:
+        return ScoreStore(folder).is_complete(manifest.id, manifest.sha256)  # type: ignore[arg-type]
+
+
+def owed_report(sets: list[RolloutSet]) -> OwedReport:
+    """What is owed over several sets of the same questions: a question counts once a set."""
+    owed = {
+        f"{number}:{one.question}": one.error for number, found in enumerate(sets) for one in found.owed()
+    }
+    return OwedReport(sum(found.questions.count for found in sets), owed)

@@ -1,0 +1,156 @@
+"""Shards of trajectories on disk: the unit that is committed, verified, reused and redone.
+
+- A shard's id is a hash of its questions and of the set's identity: a committed shard is what a rerun would write.
+- It is committed once its manifest stands, which is written after the Parquet file and carries that file's SHA-256
+  and a check of itself; a shard that differs from its manifest is not committed.
+- Final trajectories are rows; what is owed stands in the manifest, with the error and the number of attempts.
+
+Pure files: no engine, no Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from steper_ray.core.files import file_sha256, read_table, write_file, write_table, write_text
+from steper_ray.core.fingerprints import digest
+from steper_ray.errors import DataError
+from steper_ray.schema import TRAJECTORY_SCHEMA, Trajectory, to_row, trajectory_from_row
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """A (question, sample, attempt) without a final trajectory: why, and how often it was asked."""
+
+    question: str
+    sample: int
+    attempt: int
+    error: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardManifest:
+    """What a committed shard holds: its final trajectories by stop reason, and what is owed.
+
+    `before` names the earlier teachers' files (SHA-256) by which it was decided what to ask.
+    """
+
+    id: str
+    identity: str
+    sha256: str
+    stop_reasons: dict[str, int]
+    owed: tuple[Owed, ...]
+    before: tuple[str, ...] = ()
+
+    @property
+    def trajectories(self) -> int:
+        return sum(self.stop_reasons.values())
+
+
+class DamagedShardError(DataError):
+    """A committed shard whose file is missing or not what was written."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why}. Run the same command again: this shard alone is redone")
+        self._why = why
+
+    def __reduce__(self) -> tuple[type[DamagedShardError], tuple[str]]:
+        return DamagedShardError, (self._why,)
+
+
+class ShardStore:
+    """The committed shards below one folder, which every actor of a run must be able to write to."""
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        self.folder, self.identity = folder, identity
+
+    def shard_id(self, questions: str) -> str:
+        """The id of the shard whose questions have this digest."""
+        return digest([self.identity, questions])[:32]
+
+    def manifest(self, shard: str) -> ShardManifest | None:
+        """The manifest of a committed shard; None where there is none, or it was changed, or its file is missing."""
+        try:
+            fields = json.loads(self._path(shard, "json").read_text(encoding="utf-8"))
+            check = fields.pop("check")
+            if check != digest(fields) or fields["id"] != shard or not self._path(shard, "parquet").is_file():
+                return None
+            owed = tuple(Owed(**one) for one in fields["owed"])
+            return ShardManifest(**{**fields, "owed": owed, "before": tuple(fields["before"])})
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def commit(
+        self,
+        shard: str,
+        trajectories: Sequence[Trajectory],
+        owed: Sequence[Owed] = (),
+        before: Sequence[str] = (),
+    ) -> ShardManifest:
+        """Writes the shard, in place of an earlier commit that owes something. A complete one stands: an actor of a
+        killed driver may live on for a moment, beside that of the next run. Raises StorageError."""
+        known = self.manifest(shard)
+        if known is not None and not known.owed and known.before == tuple(before):
+            return known
+        rows = [to_row(t) for t in trajectories]
+        # The old manifest goes first: it is not that of the new file.
+        self._path(shard, "json").unlink(missing_ok=True)
+        sha256 = write_table(
+            self._path(shard, "parquet"), pa.Table.from_pylist(rows, schema=TRAJECTORY_SCHEMA)
+        )
+        reasons = dict(sorted(Counter(t.stop_reason.value for t in trajectories).items()))
+        manifest = ShardManifest(shard, self.identity, sha256, reasons, tuple(owed), tuple(before))
+        fields: dict[str, Any] = json.loads(json.dumps(asdict(manifest)))
+        write_text(
+            self._path(shard, "json"), json.dumps({**fields, "check": digest(fields)}, indent=1) + "\n"
+        )
+        return manifest
+
+    def drop(self, shard: str) -> None:
+        """Forgets a shard: it is made again."""
+        self._path(shard, "json").unlink(missing_ok=True)
+
+    def adopt(self, other: Path) -> None:
+        """Copies the committed shards of another folder, of any identity, that are not here yet."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for note in sorted(other.glob("shard-*.json")):
+            if not (self.folder / note.name).exists():
+                for source in (note.with_suffix(".parquet"), note):
+                    write_file(self.folder / source.name, partial(shutil.copyfile, source))
+
+    def table(self, shard: str) -> pa.Table:
+        """The rows of a committed shard, verified. Raises DamagedShardError."""
+        manifest = self.manifest(shard)
+        path = self._path(shard, "parquet")
+        if manifest is None:
+            raise DamagedShardError(f"{path}: missing, or its manifest was changed")
+        try:
+            return read_table(path, manifest.sha256)
+        except DataError as error:
+            raise DamagedShardError(str(error)) from error
+
+    def read(self, shard: str) -> Iterator[Trajectory]:
+        """The trajectories of a committed shard. Raises DamagedShardError."""
+        for batch in self.table(shard).to_batches(max_chunksize=64):
+            yield from map(trajectory_from_row, batch.to_pylist())
+
+    def drop_damaged(self, shard: str) -> bool:
+        """Drops a committed shard whose file is not the one that its manifest names; whether it did."""
+        manifest = self.manifest(shard)
+        if manifest is None or file_sha256(self._path(shard, "parquet")) == manifest.sha256:
+            return False
+        self.drop(shard)
+        return True
+
+    def _path(self, shard: str, ending: str) -> Path:
+        return self.folder / f"shard-{shard}.{ending}"

@@ -1,0 +1,153 @@
+"""What a set of rollouts is made from, and what it runs on.
+
+- The identity holds everything that decides what a trajectory says: two specs of one identity share their shards.
+- Actors, batch sizes, paths and the stopping policy's unused settings are no part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from steper_ray.answers import is_right
+from steper_ray.config import (
+    Config,
+    EngineConfig,
+    ReasoningConfig,
+    RetrievalConfig,
+    SamplingConfig,
+    VerifyConfig,
+)
+from steper_ray.core.fingerprints import digest
+from steper_ray.errors import DataError
+from steper_ray.models import absolute_engine, model_fingerprint
+from steper_ray.rollouts.shards import ShardStore
+from steper_ray.schema import SCHEMA_VERSION, StopReason, Trajectory
+
+#: Raised by hand when a change of the code makes the same inputs give other trajectories.
+TRAJECTORY_VERSION = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How often a question is asked: `samples` of it from number `first_sample` on, none more once one is right
+    (`until_right`), and a second chance for a wrong answer (`self_correct`)."""
+
+    samples: int = 1
+    first_sample: int = 0
+    until_right: bool = False
+    self_correct: bool = False
+    match: Literal["exact", "contains"] = "exact"
+
+    def is_right(self, trajectory: Trajectory) -> bool:
+        return trajectory.stop_reason is StopReason.ANSWERED and is_right(
+            trajectory.answer, trajectory.question.answers, self.match
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The engine actors of a run. `section` is the part of the config that sets them, for messages."""
+
+    engines: int
+    in_flight: int
+    num_cpus: float
+    num_gpus: float
+    section: str
+
+
+@dataclass(frozen=True)
+class RolloutSpec:
+    """One teacher or student over a file of questions. Paths are absolute: actors work in folders of their own.
+
+    `source` names the teacher in its trajectories. `before` are the shards of earlier teachers: with
+    `asking.until_right` a question is asked only where none of them has a right answer and none is owed.
+    """
+
+    engine: EngineConfig
+    sampling: SamplingConfig
+    reasoning: ReasoningConfig
+    retrieval: RetrievalConfig
+    index: Path
+    corpus: str
+    folder: Path
+    source: str
+    teacher: Literal["engine", "annotation"] = "engine"
+    asking: Asking = Asking()
+    before: tuple[ShardStore, ...] = ()
+    verify: VerifyConfig = field(default_factory=VerifyConfig)
+    #: Folder of each verifier that asks a model, by its name.
+    scores: dict[str, Path] = field(default_factory=dict)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Plain JSON. Raises DataError or ModelError for files that cannot be read."""
+        identity: dict[str, Any] = {
+            "versions": {"schema": SCHEMA_VERSION, "trajectory": TRAJECTORY_VERSION},
+            "corpus": self.corpus,
+            "teacher": self.teacher,
+            "retrieval": self.retrieval.model_dump(mode="json", exclude={"index_dir"}),
+            "reasoning": reasoning_identity(self.reasoning),
+        }
+        if self.teacher == "engine":
+            identity |= {
+                "engine": engine_identity(self.engine),
+                "sampling": self.sampling.model_dump(mode="json"),
+                "samples": self.asking.samples,
+            }
+            if self.asking.samples > 1 or self.asking.self_correct or self.before:
+                # Who is asked again depends on what is right.
+                identity["again"] = {
+                    "match": self.asking.match,
+                    "self_correct": self.asking.self_correct,
+                    "until_right": self.asking.until_right,
+                    "before": [store.identity for store in self.before] if self.asking.until_right else [],
+                }
+            if self.asking.first_sample:
+                identity["first_sample"] = self.asking.first_sample
+        return identity
+
+    @cached_property
+    def store(self) -> ShardStore:
+        return ShardStore(self.folder, digest(self.identity))
+
+
+def reasoning_identity(config: ReasoningConfig) -> dict[str, Any]:
+    """The settings, with the demonstrations file by its content: an edited prompt is another prompt."""
+    unused = {"confidence"} if config.stop == "fixed" else set[str]()
+    settings = config.model_dump(mode="json", exclude={"demonstrations", *unused})
+    if config.demonstrations is not None:
+        try:
+            settings["demonstrations"] = hashlib.sha256(config.demonstrations.read_bytes()).hexdigest()
+        except OSError as error:
+            raise DataError(
+                f"reasoning.demonstrations: {config.demonstrations} cannot be read: {error}"
+            ) from error
+    return settings
+
+
+def engine_identity(config: EngineConfig) -> dict[str, Any]:
+    """The settings that decide an engine's answers, with its model and tokenizer by content."""
+    settings = config.model_dump(mode="json", include={"kind", "dtype", "max_model_len"})
+    return {**settings, **model_fingerprint(config)}
+
+
+def absolute_reasoning(config: ReasoningConfig) -> ReasoningConfig:
+    """The settings with the demonstrations by their whole path."""
+    if config.demonstrations is None:
+        return config
+    return config.model_copy(update={"demonstrations": config.demonstrations.resolve()})
+
+
+def absolute_verify(config: VerifyConfig) -> VerifyConfig:
+    if config.judge_engine is None:
+        return config
+    return config.model_copy(update={"judge_engine": absolute_engine(config.judge_engine)})
+
+
+def at_fixed_steps(config: Config) -> Config:
+    """The config of a build: its chains are learned from as they were written, so nothing in them is taken back."""
+    return config.model_copy(update={"reasoning": config.reasoning.model_copy(update={"stop": "fixed"})})

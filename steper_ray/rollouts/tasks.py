@@ -1,0 +1,50 @@
+"""A function over many items, in order: by Ray tasks where Ray runs, else in this process."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from steper_ray.errors import SteperError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def in_order(function: Callable[[T], R], items: Iterable[T], num_cpus: float = 1) -> Iterator[R]:
+    """The results in the items' order; a few more tasks than CPUs are under way, so memory is bounded.
+
+    A task reserves `num_cpus`, one at most: 0 where a training holds every CPU of the cluster.
+
+    Raises the SteperError of the first task that fails, with its own type.
+    """
+    import ray
+    from ray.exceptions import RayTaskError
+
+    if not ray.is_initialized():
+        yield from map(function, items)
+        return
+
+    def call(item: T) -> R:  # Ray takes no partial
+        return function(item)
+
+    task = ray.remote(call).options(num_cpus=min(num_cpus, 1))
+    ahead = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    waiting: deque[Any] = deque()
+    stream = iter(items)
+    try:
+        while True:
+            while len(waiting) < ahead and (item := next(stream, None)) is not None:
+                waiting.append(task.remote(item))
+            if not waiting:
+                return
+            try:
+                result: R = ray.get(waiting[0])
+            except RayTaskError as error:
+                raise error.cause if isinstance(error.cause, SteperError) else error from None
+            waiting.popleft()
+            yield result
+    finally:
+        for left in waiting:
+            ray.cancel(left)
