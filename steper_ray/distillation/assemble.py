@@ -1,12 +1,11 @@
-"""Committed shards -> filter -> step-wise examples, and the manifest that says what they were made from.
+"""Committed shards -> filter -> kept trajectories, and the manifest that says what they were made from.
 
 Reads the shards in input order, one at a time, and writes no times, so the same shards give the same bytes.
-The examples are swapped in as a whole folder: a reader never sees half of them. No engine, no Ray.
+The kept ones are swapped in as a whole folder: a reader never sees half of them. No engine, no Ray.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from steper_ray.config import BuildConfig, Config
+from steper_ray.core.files import write_table
 from steper_ray.distillation.dropped import Dropped
-from steper_ray.distillation.examples import make_examples
+from steper_ray.distillation.examples import make_examples, settled
 from steper_ray.distillation.files import replace_folder, write_text
 from steper_ray.distillation.filtering import choose, drop_reason
 from steper_ray.distillation.identity import code_digest
@@ -29,50 +28,47 @@ from steper_ray.distillation.scores import ScoreStore
 from steper_ray.distillation.shards import Shard, ShardStore, by_question
 from steper_ray.distillation.verify import UNVERIFIED, explain, first_failure, score_steps, thresholds
 from steper_ray.schema import (
-    EXAMPLE_SCHEMA,
     SCHEMA_VERSION,
     SCORE_SCHEMA,
-    StepExample,
+    TRAJECTORY_SCHEMA,
     StepScore,
     Trajectory,
     to_row,
 )
 
-EXAMPLES_A_PART = 4096  # bounds the memory of one part; a part is one file
+KEPT_A_PART = 1024  # trajectories of one file: what is in memory, and what training tokenises as one task
 SCORES_A_GROUP = 1 << 16  # rows of scores.parquet that are in memory
 
 
-class ExampleWriter:
-    """Writes examples into numbered parts of a fresh folder; `close` puts it in place of `folder`."""
+class KeptWriter:
+    """Writes kept trajectories into numbered parts of a fresh folder; `close` puts it in place of `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._fresh = folder.with_name(f"{folder.name}.writing")
-        self._waiting: list[StepExample] = []
-        self._parts = 0
-        self._digest = hashlib.sha256()
+        self._waiting: list[Trajectory] = []
+        self._sha256: dict[str, str] = {}
         shutil.rmtree(self._fresh, ignore_errors=True)
         self._fresh.mkdir(parents=True)
 
-    def add(self, examples: Sequence[StepExample]) -> None:
-        self._waiting.extend(examples)
-        while len(self._waiting) >= EXAMPLES_A_PART:
-            self._write(self._waiting[:EXAMPLES_A_PART])
-            del self._waiting[:EXAMPLES_A_PART]
+    def add(self, trajectory: Trajectory) -> None:
+        """Raises DataError as `settled`."""
+        self._waiting.append(settled(trajectory))
+        if len(self._waiting) == KEPT_A_PART:
+            self._write()
 
-    def close(self) -> str:
-        """Writes the rest (one empty part if there was nothing) and returns the SHA-256 of all parts."""
-        if self._waiting or not self._parts:
-            self._write(self._waiting)
+    def close(self) -> dict[str, str]:
+        """Writes the rest (one empty part if there was nothing); returns the SHA-256 of each part by its name."""
+        if self._waiting or not self._sha256:
+            self._write()
         replace_folder(self._fresh, self._folder)
-        return self._digest.hexdigest()
+        return self._sha256
 
-    def _write(self, examples: Sequence[StepExample]) -> None:
-        path = self._fresh / f"part-{self._parts:05}.parquet"
-        table = pa.Table.from_pylist([to_row(example) for example in examples], schema=EXAMPLE_SCHEMA)
-        pq.write_table(table, path, compression="zstd")
-        self._digest.update(path.read_bytes())
-        self._parts += 1
+    def _write(self) -> None:
+        name = f"part-{len(self._sha256):05}.parquet"
+        table = pa.Table.from_pylist([to_row(kept) for kept in self._waiting], schema=TRAJECTORY_SCHEMA)
+        self._sha256[name] = write_table(self._fresh / name, table)
+        self._waiting.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +91,7 @@ class Part:
 
 
 def assemble(config: Config, parts: Sequence[Part], *, run: int, skipped: int) -> BuildReport:
-    """Filters, verifies and writes run_dir/data/: examples/, dropped.jsonl and .md, scores.parquet, manifest.json.
+    """Filters, verifies and writes run_dir/data/: kept/, dropped.jsonl and .md, scores.parquet, manifest.json.
 
     Every shard and its scores must be committed; the first part has all questions. `run` shards were made just now;
     `skipped` records of the corpus were left out.
@@ -105,7 +101,7 @@ def assemble(config: Config, parts: Sequence[Part], *, run: int, skipped: int) -
     least = thresholds(config.build.verify)
     tally = Tally(config.reasoning.max_steps)
     tally.verifiers |= {name: VerifierCount(value) for name, value in least.items()}
-    writer, dropped = ExampleWriter(folder / "examples"), Dropped()
+    writer, dropped = KeptWriter(folder / "kept"), Dropped()
     scores = RowFile(folder / "scores.parquet", SCORE_SCHEMA, SCORES_A_GROUP) if least else None
     build = config.build
     for group in by_question(parts, lambda pair: pair[0].question.id):
@@ -117,8 +113,9 @@ def assemble(config: Config, parts: Sequence[Part], *, run: int, skipped: int) -
             if scores is not None:
                 scores.add(map(to_row, scored))
             tally.add(trajectory, reason, examples)
-            writer.add(examples)
-            if reason is not None:
+            if reason is None:
+                writer.add(trajectory)
+            else:
                 dropped.add(trajectory, reason, error, scored)
         tally.add_question(kept=None in reasons)
     dropped.write(folder)
@@ -126,7 +123,7 @@ def assemble(config: Config, parts: Sequence[Part], *, run: int, skipped: int) -
         scores.close()
     else:
         (folder / "scores.parquet").unlink(missing_ok=True)
-    examples_digest = writer.close()
+    kept_sha256 = writer.close()
     report = BuildReport(
         questions=tally.questions,
         questions_kept=tally.questions_kept,
@@ -144,7 +141,7 @@ def assemble(config: Config, parts: Sequence[Part], *, run: int, skipped: int) -
         verifiers=tally.verifiers,
         sources=tally.sources,
     )
-    manifest = _manifest(config, parts, report, examples_digest)
+    manifest = _manifest(config, parts, report, kept_sha256)
     write_text(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     return report
 
@@ -170,11 +167,13 @@ def _judge(
     return reason, error, scored
 
 
-def _manifest(config: Config, parts: Sequence[Part], report: BuildReport, examples: str) -> dict[str, Any]:
+def _manifest(
+    config: Config, parts: Sequence[Part], report: BuildReport, kept_sha256: dict[str, str]
+) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "code": code_digest(),
-        "examples_sha256": examples,
+        "kept_sha256": kept_sha256,
         "counts": {
             "questions": report.questions,
             "questions_kept": report.questions_kept,

@@ -43,7 +43,7 @@ MAX_RESTARTS = 4
 
 
 def build_data(config: Config) -> BuildReport:
-    """Builds, or goes on building, run_dir/data/: trajectories/, examples/, dropped.jsonl, manifest.json.
+    """Builds, or goes on building, run_dir/data/: trajectories/, kept/, dropped.jsonl, manifest.json.
 
     Questions that fail are rows with their error, also those that kill engines each time; they are counted, and named
     in dropped.jsonl. Raises DataError (corpus, duplicate question ids), RetrievalError, ModelError, and EngineDeadError

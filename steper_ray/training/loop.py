@@ -271,7 +271,8 @@ def load_together(task: Task) -> TrainingData:
                 "student"
             )
         limit = shape.max_position_embeddings
-        data = load_data(task.job.examples, tokenizer, task.job.config, limit)
+        assert task.tokens is not None
+        data = load_data(task.tokens, task.job.config, limit, task.held_out)
         check_vocabulary(data, shape.vocab_size, task.model)
         generation_config(task.model, tokenizer.eos_token_id)
     except SteperError as error:
