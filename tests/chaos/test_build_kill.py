@@ -120,7 +120,7 @@ def test_after_the_death_of_driver_or_head_a_rerun_makes_what_is_missing_and_no_
         driver.reap(started or driver.everything())
     before = build.committed()
     assert len(before) < N_SHARDS
-    assert not build.examples()
+    assert not build.kept()
 
     report = build_data(config(tmp_path))
     after = build.committed()

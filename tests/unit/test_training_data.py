@@ -249,6 +249,8 @@ def test_a_token_beyond_the_models_vocabulary_is_refused_with_its_trajectory(pat
     top = {i.question_id: max(t for tree in i.trees for t in tree.trunk) for i in data.items}
     highest = max(top.values())
     check_vocabulary(data, highest + 1, "student")
-    with pytest.raises(TrainingError, match=rf"trajectory \S+: token {highest} of .* vocabulary of {highest}:") as error:
+    with pytest.raises(
+        TrainingError, match=rf"trajectory \S+: token {highest} of .* vocabulary of {highest}:"
+    ) as error:
         check_vocabulary(data, highest, "student")
     assert top[str(error.value).split()[1].rstrip(":")] == highest

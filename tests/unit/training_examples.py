@@ -62,7 +62,8 @@ def trajectories_of(examples: list[StepExample]) -> list[Trajectory]:
 def _trajectory(last: StepExample) -> Trajectory:
     found = zip(last.passages, last.chain, strict=True)
     steps = tuple(
-        Step(i, last.question, tuple(Hit(p, 1.0) for p in new), piece) for i, (new, piece) in enumerate(found, 1)
+        Step(i, last.question, tuple(Hit(p, 1.0) for p in new), piece)
+        for i, (new, piece) in enumerate(found, 1)
     )
     sample, _, attempt = last.question_id.partition("~")[2].partition(".")
     question = Question(question_of(last.question_id), last.question, ("Cem",))
