@@ -86,7 +86,7 @@ def main() -> None:
                 TrainJob(
                     f"{version}-{seed}",
                     config.train.model_copy(update={"seed": seed}),
-                    run_dir / "data" / "examples",
+                    run_dir / "data" / "kept",
                     root / "models" / f"{version}-{seed}",
                 )
                 for seed in seeds
