@@ -71,8 +71,8 @@ def same_gradients(one: Any, other: Any) -> float:
 
 
 def measure(name: str, data: Path | None, count: int, rounds: int, folder: Path) -> dict[str, Any]:
-    examples, tokenizer = build(name, data, folder)
-    whole = {kind: trajectories(examples, tokenizer, kind) for kind in ("tree", "padded")}
+    data_tokens, tokenizer = build(name, data, folder)
+    whole = {kind: trajectories(data_tokens, kind) for kind in ("tree", "padded")}
     tokens = {kind: sum(item.tokens for item in items) for kind, items in whole.items()}
     drawn = {kind: items[:count] for kind, items in whole.items()}
     vocabulary = len(tokenizer)

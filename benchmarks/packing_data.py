@@ -1,4 +1,4 @@
-"""What packing.py trains on: step-wise examples of the annotation teacher, and a tokenizer of their own passages.
+"""What packing.py trains on: trajectories of the annotation teacher, and a tokenizer of their own passages.
 
     musique     gold decompositions; one step a hop, then the answer: 3 to 5 steps
     hotpotqa    for want of decompositions, each hop quotes the first sentence of its gold passage: 3 steps
@@ -21,12 +21,14 @@ from transformers import PreTrainedTokenizerFast
 from steper_ray import stages
 from steper_ray.config import Config
 from steper_ray.corpora import open_corpus
+from steper_ray.training.tokenising import tokenise
+from steper_ray.training.tokens import Tokens
 
 VOCABULARY = 8192
 
 
-def build(name: str, data: Path | None, folder: Path) -> tuple[Path, PreTrainedTokenizerFast]:
-    """The folder of examples of one data set, and the tokenizer. `data` holds <name>/corpus.jsonl(.gz) and
+def build(name: str, data: Path | None, folder: Path) -> tuple[Tokens, PreTrainedTokenizerFast]:
+    """The token files of one data set, and the tokenizer. `data` holds <name>/corpus.jsonl(.gz) and
     <name>/questions.jsonl, as the project's own format (`corpus.kind=plain`) has them."""
     corpus: dict[str, Any] = {"miniature": {"worlds": 20}}
     if name != "miniature":
@@ -44,7 +46,9 @@ def build(name: str, data: Path | None, folder: Path) -> tuple[Path, PreTrainedT
     settings = {"run_dir": folder / name, "corpus": corpus, "build": {"teacher": "annotation", "engines": 1}}
     config = Config.model_validate(settings)
     stages.build(config)
-    return stages.examples_folder(config), _tokenizer(config)
+    tokenizer, saved = _tokenizer(config), folder / name / "tokenizer"
+    tokenizer.save_pretrained(saved)
+    return tokenise(stages.trajectories_folder(config), str(saved), config.run_dir), tokenizer
 
 
 def _unpacked(path: Path, folder: Path) -> Path:

@@ -19,6 +19,7 @@ from steper_ray.config import TrainConfig
 from steper_ray.training.attention import IMPLEMENTATIONS, Attention, attention_inputs
 from steper_ray.training.data import Item, load_data
 from steper_ray.training.packing import IGNORE, Tree, example_losses, fill_rows, pack_rows, supervised_columns
+from steper_ray.training.tokens import Tokens
 
 ROW = 4096  # tokens
 PADDED_BATCH = 8  # examples, what transformers' Trainer takes by default
@@ -43,11 +44,11 @@ def student(vocabulary: int, attention: str) -> LlamaForCausalLM:
     return LlamaForCausalLM(config).train()
 
 
-def trajectories(folder: Path, tokenizer: PreTrainedTokenizerFast, packing: str) -> tuple[Item, ...]:
+def trajectories(tokens: Tokens, packing: str) -> tuple[Item, ...]:
     """All that fit a row as a tree, in a random order that is the same for every packing."""
     config = TrainConfig.model_validate({"packing": packing, "row_tokens": ROW})
-    items = {item.question_id: item for item in load_data(folder, tokenizer, config, POSITIONS).items}
-    trees = load_data(folder, tokenizer, TrainConfig(row_tokens=ROW), POSITIONS).items
+    items = {item.question_id: item for item in load_data(tokens, config, POSITIONS).items}
+    trees = load_data(tokens, TrainConfig(row_tokens=ROW), POSITIONS).items
     names = [item.question_id for item in trees]
     Random(0).shuffle(names)
     return tuple(items[name] for name in names)

@@ -24,6 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from bench_verification import CONFIDENT, PURE, Spoken
 from planted import KINDS, planted
+from steper_ray.distillation.shards import ShardStore, cut
 
 from steper_ray import stages
 from steper_ray.cluster import connect
@@ -31,7 +32,6 @@ from steper_ray.config import Config
 from steper_ray.config.file import load_config
 from steper_ray.distillation.assemble import Part, assemble
 from steper_ray.distillation.inspection import KEPT, DataSet
-from steper_ray.distillation.shards import ShardStore, cut
 from steper_ray.evaluation.pipeline import EvalJob, evaluate
 from steper_ray.schema import Trajectory
 from steper_ray.training.trainer import TrainJob, train
@@ -86,7 +86,7 @@ def main() -> None:
                 TrainJob(
                     f"{version}-{seed}",
                     config.train.model_copy(update={"seed": seed}),
-                    run_dir / "data" / "examples",
+                    run_dir / "data" / "kept",
                     root / "models" / f"{version}-{seed}",
                 )
                 for seed in seeds

@@ -79,28 +79,29 @@ def student_jobs(config: Config) -> dict[str, Any]:
     """One training job a student and seed, by name."""
     from steper_ray.training.trainer import TrainJob
 
-    examples = stages.examples_folder(config)
+    trajectories = stages.trajectories_folder(config)
     steps = _steps(config)
     jobs = {}
     for student in STUDENTS:
         for seed in _seeds(config, student):
             name = _name(student, seed)
             settings = _settings(config.train, student, seed, steps)
-            jobs[name] = TrainJob(name, settings, examples, config.run_dir / "models" / name)
+            jobs[name] = TrainJob(name, settings, trajectories, config.run_dir / "models" / name)
     return jobs
 
 
 def _steps(config: Config) -> int:
-    """The optimiser steps that StepER takes on the examples."""
-    from transformers import AutoConfig, AutoTokenizer
+    """The optimiser steps that StepER takes on the data, from the token files that the workers read too."""
+    from transformers import AutoConfig
 
     from steper_ray.models import resolve_model
     from steper_ray.training.data import load_data
+    from steper_ray.training.tokenising import tokenise
 
     model = resolve_model(config.train.student)
     limit = AutoConfig.from_pretrained(model).get_text_config().max_position_embeddings
     steper = config.train.model_copy(update={"method": "steper"})
-    data = load_data(stages.examples_folder(config), AutoTokenizer.from_pretrained(model), steper, limit)
+    data = load_data(tokenise(stages.trajectories_folder(config), model, config.run_dir), steper, limit)
     return steper.max_steps or steper.epochs * data.steps_per_epoch
 
 

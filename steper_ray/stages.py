@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from steper_ray.training.watch import Judge
 
 
-def examples_folder(config: Config) -> Path:
+def trajectories_folder(config: Config) -> Path:
+    """The kept trajectories of the build: what training reads."""
     return config.run_dir / "data" / "kept"
 
 
@@ -42,7 +43,7 @@ def index(config: Config) -> Path:
 
 
 def build(config: Config) -> BuildReport:
-    """Questions and passages -> trajectories -> step-wise examples. Continues where an earlier run stopped."""
+    """Questions and passages -> kept trajectories. Continues where an earlier run stopped."""
     from steper_ray.distillation.build import build_data
 
     config.save(config.run_dir / "data")
@@ -50,14 +51,17 @@ def build(config: Config) -> BuildReport:
 
 
 def train(config: Config) -> TrainResult:
-    """Step-wise examples -> one student, exported under run_dir/models/<method>."""
+    """Kept trajectories -> one student, exported under run_dir/models/<method>."""
     from steper_ray.training.trainer import TrainJob
     from steper_ray.training.trainer import train as run
 
-    examples = examples_folder(config)
-    if not examples.exists():
-        raise DataError(f"{examples}: no examples here: run the build stage with the same run_dir first")
-    job = TrainJob(config.train.method, config.train, examples, model_folder(config))
+    trajectories = trajectories_folder(config)
+    if not trajectories.exists():
+        raise DataError(
+            f"{trajectories}: no kept trajectories here: run the build stage with the same run_dir first (or again, "
+            "where an earlier version built: finished shards are kept)"
+        )
+    job = TrainJob(config.train.method, config.train, trajectories, model_folder(config))
     return run([job], run_dir=config.run_dir, judge=judge(config))[0]
 
 

@@ -20,8 +20,8 @@ class ValidationConfig(Section):
     ids: the same ones in every run, and more data moves none of them."""
     number: Positive | None = None
     """Or so many questions: those that a growing share would take first."""
-    examples: Path | None = None
-    """Or other examples, a Parquet file or a folder of them; all of the training data is then learned from."""
+    trajectories: Path | None = None
+    """Or other trajectories, a Parquet file or a folder of them; all of the training data is then learned from."""
     every: Positive = 50
     """Optimiser steps between two looks at the loss of the held-out examples; the last step has one in any case."""
     keep: Literal["last", "best"] = "last"
@@ -47,15 +47,15 @@ class ValidationConfig(Section):
     @property
     def held_out(self) -> bool:
         """Whether there are examples to look at."""
-        return bool(self.share or self.number or self.examples)
+        return bool(self.share or self.number or self.trajectories)
 
     @model_validator(mode="after")
     def _sources(self) -> ValidationConfig:
-        given = [name for name in ("share", "number", "examples") if getattr(self, name)]
+        given = [name for name in ("share", "number", "trajectories") if getattr(self, name)]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} say both what is held out: leave one out")
         if self.keep == "best" and not given:
-            raise ValueError("keep 'best' needs held-out examples: set share, number or examples")
+            raise ValueError("keep 'best' needs held-out examples: set share, number or trajectories")
         if self.questions and self.corpus is None:
             if not self.share and self.number is None:
                 raise ValueError(

@@ -6,29 +6,34 @@ that the data was made from. One shard of trajectories is in memory at a time. N
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from steper_ray.core.files import replace_folder, write_text
+from steper_ray.core.files import read_table, replace_folder, write_text
 from steper_ray.core.fingerprints import digest
+from steper_ray.distillation.examples import make_examples
 from steper_ray.distillation.export_card import card
 from steper_ray.distillation.inspection import KEPT, DataSet, Inspection
 from steper_ray.distillation.portable import portable
 from steper_ray.distillation.rows import NumberedFiles
 from steper_ray.errors import DataError
 from steper_ray.prompt import LAYOUTS
-from steper_ray.schema import EXAMPLE_SCHEMA, TRAJECTORY_SCHEMA, Trajectory, example_from_row, to_row
+from steper_ray.schema import (
+    EXAMPLE_SCHEMA,
+    TRAJECTORY_SCHEMA,
+    StepExample,
+    Trajectory,
+    to_row,
+    trajectory_from_row,
+)
 from steper_ray.splits import draw
 
 ROWS_A_GROUP = 512  # of some 30 KB each: what is in memory
@@ -128,22 +133,23 @@ def _write_rows(data: DataSet, fresh: Path, out: Path, validation: float) -> tup
         for config, schema in SCHEMAS.items()
     }
     found, questions, last = Inspection(), Counter(dict.fromkeys(splits, 0)), None
-    examples = groupby(_examples(data), key=lambda row: row["question_id"])
+    kept = _kept(data)
     for seen in data:
         found.add(seen)
         if seen.fate != KEPT:
             continue
         trajectory = seen.trajectory
-        name, rows = next(examples, (None, iter(())))
-        if name != trajectory.id:
-            raise _torn(data, f"{trajectory.id!r} was kept, the examples hold {name!r} in its place")
+        settled = next(kept, None)
+        if settled is None or settled.id != trajectory.id:
+            held = None if settled is None else settled.id
+            raise _torn(data, f"{trajectory.id!r} was kept, data/kept holds {held!r} in its place")
         split = split_of(trajectory.question.id, validation)
         questions[split] += trajectory.question.id != last  # the samples of a question follow each other
         last = trajectory.question.id
         files["trajectories"][split].add([_trajectory_row(trajectory)])
-        files["examples"][split].add(map(_with_text, rows))
-    if (left := next(examples, None)) is not None:
-        raise _torn(data, f"the examples hold {left[0]!r}, which was not kept")
+        files["examples"][split].add(map(_with_text, make_examples(settled)))
+    if (left := next(kept, None)) is not None:
+        raise _torn(data, f"data/kept holds {left.id!r}, which was not kept")
     counts = {config: {split: f.rows for split, f in of.items()} for config, of in files.items()}
     for of_config in files.values():
         for written in of_config.values():
@@ -151,18 +157,14 @@ def _write_rows(data: DataSet, fresh: Path, out: Path, validation: float) -> tup
     return ExportReport(out, counts, dict(questions)), found
 
 
-def _examples(data: DataSet) -> Iterator[dict[str, Any]]:
-    """The rows of all parts; what was read must be what the manifest counted."""
-    digest = hashlib.sha256()
-    for part in sorted((data.folder / "examples").glob("*.parquet")):
-        with part.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-        with pq.ParquetFile(part) as rows:
-            for batch in rows.iter_batches(batch_size=ROWS_A_GROUP):
-                yield from batch.to_pylist()
-    if digest.hexdigest() != data.manifest["examples_sha256"]:
-        raise _torn(data, "the examples are not those of the manifest")
+def _kept(data: DataSet) -> Iterator[Trajectory]:
+    """The trajectories of all parts, one part in memory at a time; each part is verified against the manifest."""
+    for name, sha256 in sorted(data.manifest["kept_sha256"].items()):
+        try:
+            rows = read_table(data.folder / "kept" / name, sha256).to_pylist()
+        except DataError as error:
+            raise _torn(data, str(error)) from error
+        yield from map(trajectory_from_row, rows)
 
 
 def _torn(data: DataSet, what: str) -> DataError:
@@ -171,13 +173,16 @@ def _torn(data: DataSet, what: str) -> DataError:
     )
 
 
-def _with_text(row: dict[str, Any]) -> dict[str, Any]:
+def _with_text(example: StepExample) -> dict[str, Any]:
     """The example with the text of its prompt and of its target, in the layout that the project trains with."""
-    example = example_from_row(row)
     layout = LAYOUTS[example.framework]
     passages = [passage for step in example.passages for passage in step]
     prompt = layout.text(example.question, passages, ())
-    return {**row, "prompt": prompt, "completion": "".join(layout.chain_segments(example.chain))}
+    return {
+        **to_row(example),
+        "prompt": prompt,
+        "completion": "".join(layout.chain_segments(example.chain)),
+    }
 
 
 def _trajectory_row(trajectory: Trajectory) -> dict[str, Any]:
@@ -198,6 +203,7 @@ def _manifest(manifest: dict[str, Any], report: ExportReport, validation: float)
     held_out = {"validation": validation, "questions": report.questions, "rows": report.rows}
     teachers = [teacher["identity"] for teacher in manifest["teachers"]]
     rest = {key: value for key, value in manifest.items() if key not in ("config", "teachers")}
+    rest["kept_sha256"] = digest(manifest["kept_sha256"])  # the build's files are not these
     told = {**rest, "teachers": teachers, "config": {name: config[name] for name in sections}}
     # The digests are those of the run, under which its shards lie: taken before paths are cut.
     identity = {"identity_sha256": [digest(teacher) for teacher in teachers]}

@@ -9,8 +9,7 @@ from dataclasses import astuple, dataclass, field
 from statistics import quantiles
 
 from steper_ray.answers import normalize
-from steper_ray.distillation.examples import ability_of
-from steper_ray.schema import Ability, Question, Step, Trajectory
+from steper_ray.schema import Ability, Question, Step, Trajectory, ability_of
 
 
 @dataclass(slots=True)

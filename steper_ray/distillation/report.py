@@ -12,8 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from steper_ray.distillation.examples import ability_of
-from steper_ray.schema import Ability, StepScore, StopReason
+from steper_ray.schema import Ability, StepScore, StopReason, ability_of
 
 
 @dataclass(slots=True)

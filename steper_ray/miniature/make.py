@@ -101,10 +101,11 @@ def make_base(tokenizer: PreTrainedTokenizerBase, folder: Path, steps: int | Non
 def make_teacher(base: Path, folder: Path, run_dir: Path, steps: int = TEACHER_STEPS) -> None:
     """Teaches a copy of the base the task: gold chains over really retrieved passages, by the project's own build.
 
-    `run_dir` keeps the step-wise examples; a rerun takes them from there. Needs Ray for the build.
+    `run_dir` keeps the trajectories; a rerun takes them from there. Needs Ray.
     """
     from steper_ray import stages
     from steper_ray.config import Config
+    from steper_ray.training.tokenising import tokenise
 
     config = Config.model_validate(
         {
@@ -121,7 +122,8 @@ def make_teacher(base: Path, folder: Path, run_dir: Path, steps: int = TEACHER_S
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    data = load_data(stages.examples_folder(config), tokenizer, config.train, max_positions=2048)
+    tokens = tokenise(stages.trajectories_folder(config), str(base), run_dir)
+    data = load_data(tokens, config.train, max_positions=2048)
     batches = ([tree for item in data.batch(step).items for tree in item.trees] for step in range(steps))
     train(model, batches, steps, TEACHER_RATE)
     model.save_pretrained(folder)

@@ -26,6 +26,7 @@ from steper_ray.schema.types import (
     SubQuestion,
     Trajectory,
     Usage,
+    ability_of,
 )
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "SubQuestion",
     "Trajectory",
     "Usage",
+    "ability_of",
     "example_from_row",
     "passage_from_row",
     "question_from_row",

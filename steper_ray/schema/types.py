@@ -17,6 +17,17 @@ class Ability(StrEnum):
     AGGREGATION = "aggregation"
 
 
+def ability_of(step: int, n_steps: int) -> Ability:
+    """What step `step` of `n_steps` (from 1) teaches.
+
+    The last step aggregates, the first of several initializes, those between expand. So a trajectory of one
+    step yields only aggregation, and one of two yields initialization and aggregation.
+    """
+    if step == n_steps:
+        return Ability.AGGREGATION
+    return Ability.INITIALIZATION if step == 1 else Ability.EXPANSION
+
+
 class StopReason(StrEnum):
     """Why a trajectory ended. Exactly one holds for every trajectory."""
 

@@ -20,7 +20,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from steper_ray.errors import TrainingError
-from steper_ray.training.job import PROVENANCE, Task, data_fingerprint
+from steper_ray.training.job import PROVENANCE, Task
 from steper_ray.training.lora import save_adapters, save_merged
 from steper_ray.training.memory import training_dtype
 
@@ -131,10 +131,10 @@ def _record(
         "exported_step": steps,
         "student": task.job.config.student,
         "config": json.loads(task.job.config.model_dump_json()),
-        "examples": {
-            "path": str(task.job.examples),
-            "sha256": data_fingerprint(task.job.examples),
-            "manifest": _data_manifest(task.job.examples),
+        "trajectories": {
+            "path": str(task.job.trajectories),
+            "sha256": task.sources["trajectories"],
+            "manifest": _data_manifest(task.job.trajectories),
         },
         "last_step": summary,
         "validation": validation,
@@ -142,9 +142,9 @@ def _record(
     }
 
 
-def _data_manifest(examples: Path) -> Any:
-    """The build stage's manifest, if one lies with the examples or one folder up."""
-    folder = examples if examples.is_dir() else examples.parent
+def _data_manifest(trajectories: Path) -> Any:
+    """The build stage's manifest, if one lies with the trajectories or one folder up."""
+    folder = trajectories if trajectories.is_dir() else trajectories.parent
     for candidate in (folder / "manifest.json", folder.parent / "manifest.json"):
         if candidate.is_file():
             return json.loads(candidate.read_text(encoding="utf-8"))
@@ -168,7 +168,7 @@ A student of step-wise knowledge distillation, trained by steper_ray.
 | learned | {learned} |
 | optimiser steps | {_steps(record)} |
 | learning rate, seed | {config.lr}, {config.seed} |
-| examples | sha256 `{record["examples"]["sha256"]}` |
+| trajectories | sha256 `{record["trajectories"]["sha256"]}` |
 
 `{PROVENANCE}` holds the whole config, the data's manifest and the package versions.
 """

@@ -20,6 +20,8 @@ from typing import Any
 from steper_ray.config import TrainConfig, ValidationConfig
 from steper_ray.errors import TrainingError
 from steper_ray.models import resolve_model
+from steper_ray.training.sources import data_fingerprint
+from steper_ray.training.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -49,12 +51,12 @@ _SINCE = {"steps": "all", "lora": None}
 class TrainJob:
     """One student to train. `name` is unique among the jobs of a run and names the folder of its metrics.
 
-    `examples` is a Parquet file of step-wise examples or a folder of them; `output` the folder to export to.
+    `trajectories` is a Parquet file of kept trajectories or a folder of them; `output` the folder to export to.
     """
 
     name: str
     config: TrainConfig
-    examples: Path
+    trajectories: Path
     output: Path
 
 
@@ -70,12 +72,17 @@ class TrainResult:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A job as the workers get it: `sources` is what it is made from, `fingerprint` ties them, `metrics` is its log."""
+    """A job as the workers get it: `sources` is what it is made from, `fingerprint` ties them, `metrics` is its log.
+
+    `tokens` are its data as the workers read them, `held_out` those of `train.validation.trajectories`.
+    """
 
     job: TrainJob
     model: str
     sources: dict[str, str]
     metrics: Path
+    tokens: Tokens | None = None
+    held_out: Tokens | None = None
 
     @property
     def name(self) -> str:
@@ -89,11 +96,13 @@ class Task:
 def make_task(job: TrainJob, run_dir: Path) -> Task:
     """Checks what can be checked before any worker starts. Raises TrainingError or ModelError."""
     model = resolve_model(job.config.student)
-    if not job.examples.exists():
-        raise TrainingError(f"{job.examples}: no examples for job '{job.name}': run the build stage first")
-    other = job.config.validation.examples
+    if not job.trajectories.exists():
+        raise TrainingError(
+            f"{job.trajectories}: no trajectories for job '{job.name}': run the build stage first"
+        )
+    other = job.config.validation.trajectories
     if other is not None and not other.exists():
-        raise TrainingError(f"train.validation.examples: {other}: no such file or folder")
+        raise TrainingError(f"train.validation.trajectories: {other}: no such file or folder")
     if job.config.offload and not job.config.use_gpu:
         raise TrainingError("train.offload needs a GPU: set train.use_gpu=true or train.offload=false")
     if job.config.liger is True and not job.config.use_gpu:
@@ -127,16 +136,6 @@ def finished(task: Task) -> TrainResult | None:
     return TrainResult(task.name, task.job.output, task.metrics, int(str(record["steps"])))
 
 
-def data_fingerprint(examples: Path) -> str:
-    """SHA-256 over the Parquet files' names and contents."""
-    files = sorted(examples.rglob("*.parquet")) if examples.is_dir() else [examples]
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()
-
-
 def _sources(job: TrainJob, model: str) -> dict[str, str]:
     unset = {name for name, value in _SINCE.items() if getattr(job.config, name) == value}
     config = job.config.model_dump_json(exclude=_HOW | {"student"} | unset)
@@ -145,7 +144,7 @@ def _sources(job: TrainJob, model: str) -> dict[str, str]:
         "settings": config,
         "student": model,
         "weights": _weights(Path(model)),
-        "examples": data_fingerprint(job.examples),
+        "trajectories": data_fingerprint(job.trajectories),
         **_choice(job.config.validation),
     }
 
@@ -155,8 +154,8 @@ def _choice(validation: ValidationConfig) -> dict[str, str]:
     parts = {name: f"{name} {value}" for name in ("share", "number") if (value := getattr(validation, name))}
     if validation.keep == "best":
         parts["best"] = f"of every {validation.every} by {validation.by}"
-        if validation.examples is not None:
-            parts["held out"] = data_fingerprint(validation.examples)
+        if validation.trajectories is not None:
+            parts["held out"] = data_fingerprint(validation.trajectories)
     return parts
 
 
@@ -216,7 +215,7 @@ def note_sources(task: Task) -> None:
 
 def _changes(earlier: dict[str, Any], now: dict[str, str]) -> Iterator[str]:
     for source, said in (
-        ("examples", "the examples changed"),
+        ("trajectories", "the trajectories changed"),
         ("student", f"the student is {now['student']}"),
         ("weights", "the student's weights changed"),
     ):

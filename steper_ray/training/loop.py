@@ -270,10 +270,10 @@ def load_together(task: Task) -> TrainingData:
                 f"trajectory: lower train.row_tokens ({task.job.config.row_tokens}) to their window, or take another "
                 "student"
             )
-        limit = shape.max_position_embeddings
-        data = load_data(task.job.examples, tokenizer, task.job.config, limit)
-        check_vocabulary(data, shape.vocab_size, task.model)
         generation_config(task.model, tokenizer.eos_token_id)
+        assert task.tokens is not None  # made before any worker started
+        data = load_data(task.tokens, task.job.config, shape.max_position_embeddings, task.held_out)
+        check_vocabulary(data, shape.vocab_size, task.model)
     except SteperError as error:
         message = str(error)
     first = first_message(message)

@@ -2,7 +2,7 @@
 
 Workers, imports and process groups start once for all jobs. A job that was exported is skipped, a killed worker
 brings the group back to the last checkpoint of the job it was in, and an error that a user must mend is not
-retried. Every worker must see the same examples, models and output folders (one machine, or shared storage).
+retried. Every worker must see the same data, models and output folders (one machine, or shared storage).
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from steper_ray.training.checkpoints import Checkpoints, Saver, WriteError, newe
 from steper_ray.training.job import Task, TrainJob, TrainResult, at_work, finished, make_task, note_sources
 from steper_ray.training.metrics import ProgressBars
 from steper_ray.training.students import Students
+from steper_ray.training.tokenising import with_tokens
 from steper_ray.training.tracking import Tracking, check_trackers
 from steper_ray.training.watch import Judge, Watcher
 
@@ -81,6 +82,10 @@ def train(
             from steper_ray.training.fit import print_estimates  # and with it transformers
 
             print_estimates([(task.model, task.job.config) for task in left])
+        if left:
+            made = {task.name: task for task in with_tokens(left, run_dir, progress)}
+            tasks = [made.get(task.name, task) for task in tasks]
+        if progress and left:
             beside.enter_context(ProgressBars([(task.name, task.metrics) for task in left]))
         if watched := [task for task in tasks if task.job.config.validation.questions]:
             if judge is None:
@@ -98,10 +103,10 @@ def train(
 def _absolute(job: TrainJob) -> TrainJob:
     """Workers run in another folder than the caller."""
     config, validation = job.config, job.config.validation
-    if validation.examples is not None:
-        validation = validation.model_copy(update={"examples": validation.examples.resolve()})
+    if validation.trajectories is not None:
+        validation = validation.model_copy(update={"trajectories": validation.trajectories.resolve()})
         config = config.model_copy(update={"validation": validation})
-    return TrainJob(job.name, config, job.examples.resolve(), job.output.resolve())
+    return TrainJob(job.name, config, job.trajectories.resolve(), job.output.resolve())
 
 
 def _check(tasks: Sequence[Task]) -> None:

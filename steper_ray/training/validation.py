@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -34,11 +34,11 @@ def sum_over_workers(values: torch.Tensor, worker: Worker) -> torch.Tensor:
 class HeldOut:
     """The examples that are not learned from. `filler` is what a worker without rows runs."""
 
-    def __init__(self, items: Sequence[Item], config: TrainConfig, worker: Worker, filler: Tree) -> None:
+    def __init__(self, items: Iterable[Item], config: TrainConfig, worker: Worker, filler: Tree) -> None:
         batch = batch_of(items)
         self._worker, self._filler, self._counts = worker, filler, batch.counts
         self._share = split(batch, worker.size, config)[worker.rank]
-        self._divisors = task_divisors(config, batch.counts, len(items))
+        self._divisors = task_divisors(config, batch.counts, len(batch.items))
 
     def losses(self, engine: Engine) -> dict[str, Any]:
         """Each ability's loss as the objective has it, over all examples (None without any), and their plain sum."""

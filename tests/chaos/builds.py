@@ -52,8 +52,8 @@ class Watched:
         files = {note.stem: note.with_suffix(".parquet").stat() for note in folder.glob("shard-*.json")}
         return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in files.items()}
 
-    def examples(self) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in (self.data / "examples").glob("*.parquet")}
+    def kept(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (self.data / "kept").glob("*.parquet")}
 
     def trajectories(self) -> list[Trajectory]:
         """In input order."""
@@ -97,9 +97,9 @@ def timeless(trajectory: Trajectory) -> Trajectory:
 
 
 def same_data(build: Watched, whole: Watched) -> bool:
-    """The examples are equal to the byte, the trajectories in all that `timeless` leaves."""
-    assert whole.examples()
-    assert build.examples() == whole.examples()
+    """The kept trajectories are equal to the byte, all trajectories in all that `timeless` leaves."""
+    assert whole.kept()
+    assert build.kept() == whole.kept()
     found, wanted = ([timeless(t) for t in each.trajectories()] for each in (build, whole))
     assert [t.id for t in found] == [t.id for t in wanted]
     assert len({t.id for t in found}) == N_QUESTIONS

@@ -25,13 +25,13 @@ from builds import (
     timeless,
 )
 from processes import ROUNDS, Driver, children, kill, rounds
-from waiting import wait_until
-
-from steper_ray.distillation import pipeline
 from steper_ray.distillation.engine_log import EngineLog
 from steper_ray.distillation.pipeline import build_data
 from steper_ray.distillation.rollout_actor import RolloutActor
 from steper_ray.distillation.suspects import GIVE_UP, SUSPECT
+from waiting import wait_until
+
+from steper_ray.distillation import pipeline
 from steper_ray.schema import StopReason
 
 ENGINE = "RolloutActor"
@@ -120,7 +120,7 @@ def test_after_the_death_of_driver_or_head_a_rerun_makes_what_is_missing_and_no_
         driver.reap(started or driver.everything())
     before = build.committed()
     assert len(before) < N_SHARDS
-    assert not build.examples()
+    assert not build.kept()
 
     report = build_data(config(tmp_path))
     after = build.committed()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from training_examples import gold_examples, write_examples
+from training_examples import gold_examples, write_trajectories
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from steper_ray.config import TrainConfig
@@ -47,15 +47,15 @@ def make_student(folder: Path) -> Path:
 
 
 class Watched:
-    """One student's training below `folder`, from `student` and the same examples as all of them."""
+    """One student's training below `folder`, from `student` and the same data as all of them."""
 
     def __init__(self, folder: Path, student: Path, **settings) -> None:
         self.folder = folder
-        examples = folder / "examples"
-        if not examples.exists():
-            write_examples(examples / "part-0.parquet", gold_examples(worlds=3, questions=4))
+        kept = folder / "kept"
+        if not kept.exists():
+            write_trajectories(kept / "part-0.parquet", gold_examples(worlds=3, questions=4))
         config = TrainConfig(**{**SETTINGS, "student": str(student), **settings})
-        self.job = TrainJob("student", config, examples, folder / "models" / "student")
+        self.job = TrainJob("student", config, kept, folder / "models" / "student")
         self.task = make_task(self.job, folder)
         self.log = self.task.metrics
 
@@ -63,7 +63,13 @@ class Watched:
     def arguments(self) -> list[str]:
         """What the script of a driver of its own makes the same job of."""
         job = self.job
-        return [str(self.folder), job.name, job.config.model_dump_json(), str(job.examples), str(job.output)]
+        return [
+            str(self.folder),
+            job.name,
+            job.config.model_dump_json(),
+            str(job.trajectories),
+            str(job.output),
+        ]
 
     def lines(self) -> list[str]:
         return read_lines(self.log)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import peft
 import torch
-from training_examples import gold_examples, write_examples
+from training_examples import gold_examples, write_trajectories
 from transformers import AutoModelForCausalLM
 
 from steper_ray.config import TrainConfig
@@ -21,7 +21,7 @@ from steper_ray.training.job import TrainJob, make_task
 
 def exported(model: str, folder: Path) -> str:
     """The folder to which a training would export a student that has the weights of `model`."""
-    examples = write_examples(folder / "examples.parquet", gold_examples(1, 1))
+    examples = write_trajectories(folder / "kept.parquet", gold_examples(1, 1))
     task = make_task(TrainJob("student", TrainConfig(student=model), examples, folder / "student"), folder)
     student = AutoModelForCausalLM.from_pretrained(task.model, dtype=torch.float32)
     export(task, student, student.state_dict(), steps=1, summary={})

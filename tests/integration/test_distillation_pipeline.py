@@ -6,23 +6,22 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from steper_ray.distillation.engine_log import EngineLog
+from steper_ray.distillation.pipeline import MAX_RESTARTS, build_data
+from steper_ray.distillation.rollout_actor import Job, RolloutActor, shard_row
+from steper_ray.distillation.shards import cut
 
 from steper_ray.config.file import load_config
 from steper_ray.corpora.miniature import make_corpus
 from steper_ray.distillation import pipeline
-from steper_ray.distillation.engine_log import EngineLog
 from steper_ray.distillation.filtering import drop_reason
 from steper_ray.distillation.inspection import DataSet
-from steper_ray.distillation.pipeline import MAX_RESTARTS, build_data
-from steper_ray.distillation.rollout_actor import Job, RolloutActor, shard_row
-from steper_ray.distillation.shards import cut
 from steper_ray.errors import DataError, EngineDeadError, ModelError
 from steper_ray.models import ASSETS
 from steper_ray.schema import (
     Passage,
     Question,
     StopReason,
-    example_from_row,
     to_row,
     trajectory_from_row,
 )
@@ -68,8 +67,8 @@ def made_by(report):
     return found
 
 
-def example_bytes(report):
-    return [p.read_bytes() for p in sorted((report.folder / "examples").glob("*.parquet"))]
+def kept_bytes(report):
+    return [p.read_bytes() for p in sorted((report.folder / "kept").glob("*.parquet"))]
 
 
 def shard_files(report):
@@ -82,15 +81,12 @@ def drop_shard(report):
     return file
 
 
-def test_the_annotation_teacher_gives_every_question_its_examples_once(configure):
+def test_the_annotation_teacher_gives_every_question_its_trajectory_once(configure):
     report = build_data(configure(ANNOTATION))
     assert (report.questions, report.kept, report.shards_run) == (20, 20, 5)
     assert [t.question for t in trajectories(report)] == QUESTIONS
-    table = pq.read_table(report.folder / "examples")
-    examples = [example_from_row(row) for row in table.to_pylist()]
-    assert [e.id for e in examples] == [
-        f"{q.id}#{step}" for q in QUESTIONS for step in range(1, len(q.decomposition) + 2)
-    ]
+    kept = [trajectory_from_row(row) for row in pq.read_table(report.folder / "kept").to_pylist()]
+    assert [(t.id, len(t.steps)) for t in kept] == [(q.id, len(q.decomposition) + 1) for q in QUESTIONS]
     assert len(report.recall) == 5
     assert list(report.recall) == sorted(report.recall)
     assert report.recall[-1] > 0.5
@@ -99,7 +95,7 @@ def test_the_annotation_teacher_gives_every_question_its_examples_once(configure
 def test_a_rerun_makes_nothing_and_a_lost_shard_alone_is_made_again(configure):
     config = configure(ANNOTATION)
     first = build_data(config)
-    before, files = example_bytes(first), {p: p.stat().st_mtime_ns for p in shard_files(first)}
+    before, files = kept_bytes(first), {p: p.stat().st_mtime_ns for p in shard_files(first)}
     again = build_data(config)
     assert again.shards_run == 0
     assert {p: p.stat().st_mtime_ns for p in shard_files(again)} == files
@@ -107,7 +103,7 @@ def test_a_rerun_makes_nothing_and_a_lost_shard_alone_is_made_again(configure):
     mended = build_data(config)
     assert mended.shards_run == 1
     assert {p for p in files if p.stat().st_mtime_ns != files[p]} == {lost}
-    assert example_bytes(again) == example_bytes(mended) == before
+    assert kept_bytes(again) == kept_bytes(mended) == before
 
 
 def test_samples_of_a_question_differ_are_the_same_in_another_run_and_any_choice_of_them_is_free(configure):
@@ -210,12 +206,12 @@ def test_an_engine_reasons_in_every_slot_and_its_errors_stay_with_their_rows(con
     assert [row["id"] for row in dropped][-2:] == ["endless", "wide"]
     assert report.kept + len(dropped) == report.questions == 22
 
-    before = example_bytes(report)
+    before = kept_bytes(report)
     drop_shard(report)
     mended = build_data(config)
     assert mended.shards_run == 1
     assert [t.chain for t in trajectories(mended)] == [t.chain for t in found]
-    assert example_bytes(mended) == before
+    assert kept_bytes(mended) == before
 
 
 def dying(monkeypatch, marks: Path, deaths: int):

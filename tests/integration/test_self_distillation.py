@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from steper_ray.distillation.shards import ShardStore
 
 from steper_ray.config.file import load_config
-from steper_ray.distillation.shards import ShardStore
 from steper_ray.errors import DataError
 from steper_ray.rounds import format_rounds, self_distil
 
@@ -48,7 +48,7 @@ def test_a_students_own_right_trajectories_are_what_the_next_student_learns_from
     assert sum(manifest["counts"]["examples"].values()) == rounds[1].examples
     record = json.loads((config.run_dir / "rounds" / "1" / "models" / "steper" / "steper.json").read_text())
     assert record["student"] == "miniature:base"
-    assert record["examples"]["manifest"]["counts"] == manifest["counts"]
+    assert record["trajectories"]["manifest"]["counts"] == manifest["counts"]
 
 
 def test_a_later_round_asks_only_what_no_student_has_got_right_and_ends_where_it_wins_nothing(distilled):

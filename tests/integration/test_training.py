@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_examples import gold_examples, write_examples
+from training_examples import gold_examples, tokens_of, write_trajectories
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from steper_ray.config import TrainConfig
@@ -49,7 +49,7 @@ DEMO = load_config("jobs/configs/miniature.yaml").train
 
 
 def write(folder, examples=EXAMPLES):
-    return write_examples(folder / "examples" / "part-0.parquet", examples).parent
+    return write_trajectories(folder / "kept" / "part-0.parquet", examples).parent
 
 
 def weights(result):
@@ -60,8 +60,8 @@ def metrics(result):
     return [json.loads(line) for line in read_lines(result.metrics_path)]
 
 
-def job(folder, name, examples, **settings):
-    return TrainJob(name, TrainConfig(**{**SETTINGS, **settings}), examples, folder / "models" / name)
+def job(folder, name, trajectories, **settings):
+    return TrainJob(name, TrainConfig(**{**SETTINGS, **settings}), trajectories, folder / "models" / name)
 
 
 def assert_same_student(ours, theirs):
@@ -132,9 +132,9 @@ def reference(batches, method):
     return model.state_dict(), told
 
 
-def batches_of(examples, config):
+def batches_of(trajectories, config):
     folder = resolve_model(STUDENT)
-    data = load_data(examples, AutoTokenizer.from_pretrained(folder), config, 2048)
+    data = load_data(tokens_of(trajectories, AutoTokenizer.from_pretrained(folder)), config, 2048)
     return [data.batch(step).question_ids for step in range(2)]
 
 
@@ -142,7 +142,7 @@ def batches_of(examples, config):
 def test_two_workers_with_zero_3_end_where_plain_pytorch_does(trained, name):
     _, jobs, results = trained
     config = next(j.config for j in jobs if j.name == name)
-    wanted, told = reference(batches_of(jobs[0].examples, config), config.method)
+    wanted, told = reference(batches_of(jobs[0].trajectories, config), config.method)
     for line, (loss, norm) in zip(metrics(results[name]), told, strict=True):
         assert line["loss"] == pytest.approx(loss, rel=1e-4)
         assert line["grad_norm"] == pytest.approx(norm, rel=1e-4)
@@ -206,7 +206,7 @@ def test_an_exported_student_is_a_model_folder_with_its_provenance(trained):
     record = json.loads((folder / "steper.json").read_text())
     assert record["config"]["method"] == "steper"
     assert record["steps"] == 2
-    assert len(record["examples"]["sha256"]) == 64
+    assert len(record["trajectories"]["sha256"]) == 64
     assert "weighting difficulty" in (folder / "README.md").read_text()
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from training_death import KillRankOne
-from training_examples import gold_examples, write_examples
+from training_examples import gold_examples, write_trajectories
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steper_ray.config import TrainConfig
@@ -55,7 +55,7 @@ def logits(model):
 @pytest.fixture(scope="module")
 def trained(ray_cluster, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lora")
-    examples = write_examples(folder / "examples" / "part-0.parquet", gold_examples(3, 4)).parent
+    examples = write_trajectories(folder / "kept" / "part-0.parquet", gold_examples(3, 4)).parent
     jobs = [
         TrainJob(name, TrainConfig(**{**SETTINGS, **own}), examples, folder / "models" / name)
         for name, own in VARIANTS.items()

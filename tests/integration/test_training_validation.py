@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_examples import gold_examples, write_examples
+from training_examples import gold_examples, tokens_of, write_trajectories
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from waiting import wait_until
 
@@ -60,7 +60,7 @@ def config_of(folder, validation=None, **settings):
 
 
 def job(folder, name, validation=None, **settings):
-    examples = folder / "examples" / "part-0.parquet"
+    examples = folder / "kept" / "part-0.parquet"
     return TrainJob(name, config_of(folder, validation, **settings).train, examples, folder / "models" / name)
 
 
@@ -94,9 +94,9 @@ def trained(ray_cluster, tmp_path_factory):
     """All in one worker group: without validation, with it, the best one kept, that one killed on its way, and one
     that is asked questions by an engine that wants three of the four CPUs, of which the workers have two."""
     folder = tmp_path_factory.mktemp("watched")
-    write_examples(folder / "examples" / "part-0.parquet", EXAMPLES)
-    held_out = write_examples(folder / "held_out.parquet", HELD_OUT)
-    looked = {"examples": held_out}
+    write_trajectories(folder / "kept" / "part-0.parquet", EXAMPLES)
+    held_out = write_trajectories(folder / "held_out.parquet", HELD_OUT)
+    looked = {"trajectories": held_out}
     jobs = [
         job(folder, "plain", max_steps=5),
         job(folder, "watched", looked | {"every": 2}, max_steps=5),
@@ -200,7 +200,7 @@ def test_questions_wait_for_room_and_the_training_does_not(trained):
 def test_the_questions_that_are_asked_are_not_learned_from(trained):
     student = trained.jobs[-1]
     tokenizer = AutoTokenizer.from_pretrained(trained.results["asked"].model_dir)
-    data = load_data(student.examples, tokenizer, student.config, 2048)
+    data = load_data(tokens_of(student.trajectories, tokenizer), student.config, 2048)
     (trajectories,) = (trained.folder / "training" / "asked" / "eval").glob("step-6-*.parquet")
     asked = {one.question.id for one in read_trajectories(trajectories)}
     assert len(asked) == 2

@@ -16,6 +16,9 @@ class CharTokenizer:
     def encode(self, text, *, add_special_tokens=False):
         return [ord(c) for c in text]
 
+    def get_vocab(self):
+        return {}
+
     def decode(self, token_ids, *, skip_special_tokens=True):
         return "".join(chr(i) for i in token_ids if i)
 

@@ -257,8 +257,8 @@ def test_lora_is_off_until_it_is_asked_for_by_any_of_its_settings():
 
 
 def test_what_is_held_out_is_said_once_and_questions_are_never_learned_from():
-    assert "share and examples say both what is held out" in message(
-        None, ["train.validation.share=0.1", "train.validation.examples=x.parquet"]
+    assert "share and trajectories say both what is held out" in message(
+        None, ["train.validation.share=0.1", "train.validation.trajectories=x.parquet"]
     )
     assert "keep 'best' needs held-out examples" in message(None, ["train.validation.keep=best"])
     assert "questions need share or number" in message(None, ["train.validation.questions=5"])

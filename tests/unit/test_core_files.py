@@ -102,7 +102,7 @@ def test_a_fingerprint_sees_one_byte_in_the_middle_of_a_large_file(tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    "field", ["run_dir", "corpus.questions", "retrieval.index_dir", "train.validation.examples"]
+    "field", ["run_dir", "corpus.questions", "retrieval.index_dir", "train.validation.trajectories"]
 )
 def test_a_url_in_place_of_a_path_is_refused_and_not_taken_for_a_folder(field):
     with pytest.raises(ConfigError, match=r"is a URL.*mount"):

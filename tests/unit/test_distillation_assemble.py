@@ -1,4 +1,4 @@
-"""Committed shards -> examples, dropped ids and a manifest; counts, recall and progress."""
+"""Committed shards -> kept trajectories, dropped ids and a manifest; counts, recall and progress."""
 
 import dataclasses
 import json
@@ -7,9 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 from distilled import assembled, question, trajectory
 
+from steper_ray.core.files import file_sha256
 from steper_ray.distillation import assemble as room
+from steper_ray.distillation.examples import settled
 from steper_ray.distillation.report import Tally
-from steper_ray.schema import EXAMPLE_SCHEMA, StepScore, example_from_row
+from steper_ray.schema import TRAJECTORY_SCHEMA, StepScore, Usage, trajectory_from_row
 
 TRAJECTORIES = [
     trajectory(1),
@@ -26,21 +28,21 @@ def build(tmp_path):
 
 
 def parts(folder):
-    return sorted((folder / "examples").glob("*.parquet"))
+    return sorted((folder / "kept").glob("*.parquet"))
 
 
 def read(folder):
-    return [example_from_row(row) for part in parts(folder) for row in pq.read_table(part).to_pylist()]
+    return [trajectory_from_row(row) for part in parts(folder) for row in pq.read_table(part).to_pylist()]
 
 
-def test_counts_add_up_and_the_kept_give_examples_in_input_order(build):
+def test_counts_add_up_and_the_kept_are_written_in_input_order(build):
     report = build()
     assert (report.questions, report.kept) == (5, 3)
     assert report.dropped == {"generator_failed": 1, "wrong_answer": 1}
     assert report.examples == {"initialization": 2, "expansion": 1, "aggregation": 3}
     assert report.stop_reasons == {"answered": 4, "generator_failed": 1}
-    assert [e.id for e in read(report.folder)] == ["q1#1", "q1#2", "q3#1", "q4#1", "q4#2", "q4#3"]
-    assert pq.read_schema(parts(report.folder)[0]).metadata == EXAMPLE_SCHEMA.metadata
+    assert read(report.folder) == [settled(TRAJECTORIES[n]) for n in (0, 2, 3)]
+    assert pq.read_schema(parts(report.folder)[0]).metadata == TRAJECTORY_SCHEMA.metadata
 
 
 def test_dropped_questions_are_named_with_their_reason(build):
@@ -59,31 +61,38 @@ def test_the_manifest_ties_config_identity_and_counts_together(build):
     assert manifest["counts"]["dropped"] == report.dropped
     assert manifest["config"]["reasoning"]["k"] == 4
     assert len(teacher["shards"]) == report.shards == 3
-    assert len(manifest["code"]) == len(manifest["examples_sha256"]) == 64
+    assert len(manifest["code"]) == 64
+    assert manifest["kept_sha256"] == {part.name: file_sha256(part) for part in parts(report.folder)}
 
 
-def test_the_same_trajectories_give_the_same_bytes_whatever_their_times(build, monkeypatch):
-    monkeypatch.setattr(room, "EXAMPLES_A_PART", 4)
+def test_the_same_trajectories_give_the_same_bytes_whatever_their_times_and_tokens(build, monkeypatch):
+    monkeypatch.setattr(room, "KEPT_A_PART", 2)
     folder = build().folder
     before = [part.read_bytes() for part in parts(folder)]
     assert len(before) == 2
-    slower = [
-        dataclasses.replace(t, steps=tuple(dataclasses.replace(s, generation_seconds=9.0) for s in t.steps))
+    weather = {
+        "generation_seconds": 9.0,
+        "retrieval_seconds": 2.0,
+        "usage": Usage(9, 8, 7),
+        "mean_logprob": -0.1,
+        "confidence": 0.3,
+    }
+    build([
+        dataclasses.replace(t, steps=tuple(dataclasses.replace(s, **weather) for s in t.steps))
         for t in TRAJECTORIES
-    ]
-    build(slower)
+    ])  # fmt: skip
     assert [part.read_bytes() for part in parts(folder)] == before
     assert {p.name for p in folder.iterdir()} == {
         "trajectories",
-        "examples",
+        "kept",
         "dropped.jsonl",
         "dropped.md",
         "manifest.json",
     }
 
 
-def test_examples_of_an_earlier_build_do_not_stay(build, monkeypatch):
-    monkeypatch.setattr(room, "EXAMPLES_A_PART", 2)
+def test_files_of_an_earlier_build_do_not_stay(build, monkeypatch):
+    monkeypatch.setattr(room, "KEPT_A_PART", 1)
     assert len(parts(build().folder)) == 3
     assert len(parts(build(TRAJECTORIES[:1]).folder)) == 1
 
@@ -92,7 +101,7 @@ def test_nothing_kept_leaves_an_empty_file_with_the_schema(build):
     report = build(TRAJECTORIES[1:2])
     assert report.kept == 0
     assert read(report.folder) == []
-    assert pq.read_schema(parts(report.folder)[0]).equals(EXAMPLE_SCHEMA)
+    assert pq.read_schema(parts(report.folder)[0]).equals(TRAJECTORY_SCHEMA)
 
 
 def test_recall_grows_over_the_steps_and_an_early_end_keeps_what_it_found():
@@ -202,7 +211,7 @@ def test_of_several_samples_questions_and_trajectories_are_counted_apart(build):
     report = build(samples, samples=3)
     assert (report.questions, report.questions_kept, report.trajectories, report.kept) == (3, 2, 9, 2)
     assert report.dropped == {"spare": 2, "wrong_answer": 5}
-    assert [e.question_id for e in read(report.folder)] == ["q1~1", "q1~1", "q3", "q3"]
+    assert [t.id for t in read(report.folder)] == ["q1~1", "q3"]
     told = [json.loads(line) for line in (report.folder / "dropped.jsonl").read_text().splitlines()]
     assert [row["id"] for row in told][:3] == ["q1", "q1~2", "q2"]
     assert report.summary().startswith("questions   3, kept 2\nchains      9, kept 2, dropped 7")

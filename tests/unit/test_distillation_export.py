@@ -153,14 +153,14 @@ def test_what_is_no_export_is_not_touched(run_dir, tmp_path):
 def test_a_data_set_of_two_builds_is_refused_and_an_earlier_export_stays(run_dir, tmp_path):
     export(run_dir, tmp_path / "out")
     before = files_of(tmp_path / "out")
-    (part,) = (run_dir / "data" / "examples").glob("*.parquet")
+    (part,) = (run_dir / "data" / "kept").glob("*.parquet")
     dropped = run_dir / "data" / "dropped.jsonl"
     told = dropped.read_text()
     for lines, why in (
-        ("", "'q2' was kept, the examples hold 'q3' in its place"),
+        ("", "'q2' was kept, data/kept holds 'q3' in its place"),
         (
             told + '{"id": "q12", "reason": "spare", "error": null}',
-            "the examples hold 'q12', which was not kept",
+            "data/kept holds 'q12', which was not kept",
         ),
         (told + '{"id": "q0", "reason": "spare", "error": null}', "'q0', which is no trajectory here"),
     ):
@@ -169,7 +169,7 @@ def test_a_data_set_of_two_builds_is_refused_and_an_earlier_export_stays(run_dir
             export(run_dir, tmp_path / "out")
     dropped.write_text(told)
     pq.write_table(pq.read_table(part), part, compression="none")
-    with pytest.raises(DataError, match="are not those of the manifest"):
+    with pytest.raises(DataError, match=r"part-00000.parquet: not what was written.*Build again"):
         export(run_dir, tmp_path / "out")
     assert files_of(tmp_path / "out") == before
     assert {p.name for p in tmp_path.iterdir()} == {"run", "out"}

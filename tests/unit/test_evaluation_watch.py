@@ -34,7 +34,7 @@ def test_of_a_number_the_first_that_are_held_out_are_asked():
 
 def test_a_corpus_of_its_own_is_asked_whatever_is_held_out():
     other = {"miniature": {"split": "test", "worlds": 1, "questions_per_world": 4}}
-    found = asked(examples="x.parquet", questions=100, corpus=other)
+    found = asked(trajectories="x.parquet", questions=100, corpus=other)
     assert len(found) == 4
     assert not {question.id for question in found} & {question.id for question in everyone()}
 

@@ -4,13 +4,12 @@ import dataclasses
 import logging
 from collections import Counter
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from scripted import CharTokenizer
-from training_examples import gold_examples, write_examples
+from training_examples import gold_examples, tokens_of, trajectories_of, write_trajectories
 
 from steper_ray.config import TrainConfig
+from steper_ray.distillation.examples import make_examples
 from steper_ray.errors import TrainingError
 from steper_ray.prompt import IRCOT, PromptEncoder
 from steper_ray.schema import Ability
@@ -19,17 +18,18 @@ from steper_ray.training.objective import TASKS
 from steper_ray.training.shares import split
 
 EXAMPLES = gold_examples(worlds=3, questions=5)
+TRAJECTORIES = trajectories_of(EXAMPLES)
 LONG = 1_000_000
 
 
 @pytest.fixture
 def path(tmp_path):
-    return write_examples(tmp_path / "examples" / "part-0.parquet", EXAMPLES)
+    return write_trajectories(tmp_path / "kept" / "part-0.parquet", EXAMPLES)
 
 
 def load(path, **settings):
     config = TrainConfig(**{"row_tokens": 5000, "batch_examples": 12, **settings})
-    return config, load_data(path, CharTokenizer(), config, LONG)
+    return config, load_data(tokens_of(path, CharTokenizer()), config, LONG)
 
 
 def test_a_branch_reads_what_the_engine_is_sent_at_its_step_and_learns_the_cumulative_chain(path):
@@ -67,11 +67,10 @@ def abilities(data):
 
 
 def test_the_steps_between_vanilla_kd_and_steper_are_those_of_figure_3(tmp_path):
-    of_two_steps, by_id = EXAMPLES[0].question_id, {}
-    some = [e for e in EXAMPLES if e.question_id != of_two_steps or e.ability is not Ability.EXPANSION]
-    path = write_examples(tmp_path / "some.parquet", some)
-    for example in some:
-        by_id.setdefault(example.question_id, []).append(example.ability)
+    first, *rest = TRAJECTORIES
+    of_two_steps, some = first.id, [dataclasses.replace(first, steps=first.steps[:2]), *rest]
+    path = write_trajectories(tmp_path / "some.parquet", some)
+    by_id = {t.id: [e.ability for e in make_examples(t)] for t in some}
     final, first_final, one_mid, everything = (
         abilities(load(path, **settings)[1])
         for settings in (
@@ -98,16 +97,16 @@ def middles(data):
 
 
 def test_the_middle_step_is_drawn_from_the_seed_and_the_question_alone(path, tmp_path):
-    write_examples(tmp_path / "turned" / "a.parquet", list(reversed(EXAMPLES)))
+    write_trajectories(tmp_path / "turned" / "a.parquet", TRAJECTORIES[::-1])
     drawn = [
         middles(load(p, steps="first_mid_final", seed=seed)[1])
         for p, seed in ((path, 1), (tmp_path / "turned", 1), (path, 2))
     ]
     assert drawn[0] == drawn[1]
     assert drawn[0] != drawn[2]
-    some = [e for e in EXAMPLES if e.question_id in list(drawn[0])[:4]]
+    some = [t for t in TRAJECTORIES if t.id in list(drawn[0])[:4]]
     fewer = middles(
-        load(write_examples(tmp_path / "fewer.parquet", some), steps="first_mid_final", seed=1)[1]
+        load(write_trajectories(tmp_path / "fewer.parquet", some), steps="first_mid_final", seed=1)[1]
     )
     assert len(fewer) == 4
     assert fewer.items() <= drawn[0].items()
@@ -120,9 +119,8 @@ def test_both_methods_make_steps_of_as_many_examples(path):
 
 
 def test_order_and_batches_are_the_same_however_the_shards_were_written(path, tmp_path):
-    shuffled = list(reversed(EXAMPLES))
-    write_examples(tmp_path / "other" / "b.parquet", shuffled[:20])
-    write_examples(tmp_path / "other" / "a.parquet", shuffled[20:])
+    write_trajectories(tmp_path / "other" / "b.parquet", TRAJECTORIES[:4])
+    write_trajectories(tmp_path / "other" / "a.parquet", TRAJECTORIES[:3:-1])
     (_, one), (_, two) = load(path, seed=3), load(tmp_path / "other", seed=3)
     assert [one.batch(s).question_ids for s in range(8)] == [two.batch(s).question_ids for s in range(8)]
 
@@ -192,7 +190,7 @@ def test_an_example_longer_than_the_models_positions_is_left_out_too(path, caplo
     _, data = load(path)
     longest = max(b.cut + len(b.prompt) + len(b.target) for i in data.items for b in i.trees[0].branches)
     with caplog.at_level(logging.WARNING):
-        rest = load_data(path, CharTokenizer(), config, longest - 1)
+        rest = load_data(tokens_of(path, CharTokenizer()), config, longest - 1)
     assert len(rest.items) < len(data.items)
     assert f"the model takes {longest - 1}" in caplog.text
 
@@ -204,55 +202,32 @@ def test_nothing_but_trajectories_that_are_too_long_is_an_error_with_the_fix(pat
         load(path, row_tokens=50)
 
 
-def test_no_example_at_all_is_an_error(tmp_path):
-    with pytest.raises(TrainingError, match="no examples: nothing to train on"):
-        load(write_examples(tmp_path / "none.parquet", []))
-
-
-def test_vanilla_kd_without_an_aggregation_example_is_an_error(tmp_path):
-    first = [e for e in EXAMPLES if e.ability is Ability.INITIALIZATION]
-    with pytest.raises(TrainingError, match="no aggregation examples"):
-        load(write_examples(tmp_path / "first.parquet", first), method="vanilla_kd")
+@pytest.mark.parametrize("without", [[], [dataclasses.replace(TRAJECTORIES[0], steps=())]])
+def test_no_trajectory_to_learn_from_is_an_error(tmp_path, without):
+    with pytest.raises(TrainingError, match="no trajectories: nothing to train on"):
+        load(write_trajectories(tmp_path / "none.parquet", without))
 
 
 def test_a_missing_path_and_an_empty_folder_say_what_to_do(tmp_path):
-    with pytest.raises(TrainingError, match="no such file or folder of examples: run the build stage"):
+    with pytest.raises(TrainingError, match="no such file or folder of trajectories: run the build stage"):
         load(tmp_path / "nowhere")
     with pytest.raises(TrainingError, match=r"no \*.parquet file below"):
         load(tmp_path)
 
 
-def test_a_file_that_is_no_parquet_or_no_examples_is_named(tmp_path):
-    broken, other = tmp_path / "broken.parquet", tmp_path / "other.parquet"
-    broken.write_bytes(b"PAR1 cut off")
-    pq.write_table(pa.table({"id": ["a"]}), other)
-    with pytest.raises(TrainingError, match=r"broken.parquet: not a readable Parquet file"):
-        load(broken)
-    with pytest.raises(TrainingError, match=r"other.parquet: no column 'question_id'"):
-        load(other)
+def test_two_trajectories_of_one_id_are_refused(tmp_path):
+    twice = write_trajectories(tmp_path / "twice.parquet", [*TRAJECTORIES, TRAJECTORIES[3]])
+    with pytest.raises(TrainingError, match=rf"trajectory {TRAJECTORIES[3].id} comes twice"):
+        load(twice)
 
 
-def test_two_trajectories_under_one_question_id_are_refused(tmp_path):
-    twice = [*EXAMPLES[:2], dataclasses.replace(EXAMPLES[1], id="again")]
-    with pytest.raises(TrainingError, match="two examples of step 2"):
-        load(write_examples(tmp_path / "twice.parquet", twice))
-    passages = tuple(reversed(EXAMPLES[1].passages))
-    mixed = [EXAMPLES[0], dataclasses.replace(EXAMPLES[1], passages=passages)]
-    with pytest.raises(TrainingError, match="are not the first ones of"):
-        load(write_examples(tmp_path / "mixed.parquet", mixed))
-
-
-def one_step(examples):
-    """Trajectories that were answered at once: their aggregation example alone."""
-    return [
-        dataclasses.replace(e, step=1, n_steps=1, passages=e.passages[-1:])
-        for e in examples
-        if e.ability is Ability.AGGREGATION
-    ]
+def one_step():
+    """Trajectories that were answered at once."""
+    return [dataclasses.replace(t, steps=(t.steps[-1],)) for t in TRAJECTORIES]
 
 
 def test_an_ability_that_no_example_teaches_is_told_with_what_becomes_of_sigma(tmp_path, caplog):
-    at_once = write_examples(tmp_path / "at_once.parquet", one_step(EXAMPLES))
+    at_once = write_trajectories(tmp_path / "at_once.parquet", one_step())
     load(at_once)
     assert "no example of initialization and expansion among 15" in caplog.text
     assert "their sigma stays where it starts" in caplog.text
@@ -269,19 +244,13 @@ def test_an_ability_that_was_not_asked_for_is_not_missed(path, caplog):
     assert caplog.text == ""
 
 
-def test_a_tokenizer_without_an_end_of_sequence_is_refused(path):
-    tokenizer = CharTokenizer()
-    tokenizer.eos_token_id = None
-    with pytest.raises(TrainingError, match=r"has no end-of-sequence token.*`eos_token`"):
-        load_data(path, tokenizer, TrainConfig(), LONG)
-
-
-def test_a_token_beyond_the_models_vocabulary_is_refused_with_its_question(path):
+def test_a_token_beyond_the_models_vocabulary_is_refused_with_its_trajectory(path):
     _, data = load(path)
     top = {i.question_id: max(t for tree in i.trees for t in tree.trunk) for i in data.items}
     highest = max(top.values())
     check_vocabulary(data, highest + 1, "student")
     with pytest.raises(
-        TrainingError, match=rf"token {highest} of .* beyond the model's vocabulary of {highest}:"
-    ):
+        TrainingError, match=rf"trajectory \S+: token {highest} of .* vocabulary of {highest}:"
+    ) as error:
         check_vocabulary(data, highest, "student")
+    assert top[str(error.value).split()[1].rstrip(":")] == highest

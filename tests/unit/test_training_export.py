@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch.distributed as dist
-from training_examples import gold_examples, write_examples
+from training_examples import gold_examples, write_trajectories
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from steper_ray.config import TrainConfig
@@ -31,7 +31,7 @@ def make(tmp_path):
             file.unlink()
         else:
             file.write_text(json.dumps(settings))
-        examples = write_examples(tmp_path / "examples.parquet", gold_examples(1, 2))
+        examples = write_trajectories(tmp_path / "kept.parquet", gold_examples(1, 2))
         config = TrainConfig(student=str(student), row_tokens=1024, **train)
         return make_task(TrainJob("student", config, examples, tmp_path / "student"), tmp_path)
 

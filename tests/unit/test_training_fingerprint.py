@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from training_examples import gold_examples, write_examples
+from training_examples import gold_examples, write_trajectories
 from training_jobs import export_of, task_of
 
 from steper_ray.config.presets import PRESETS
@@ -22,7 +22,7 @@ FIRST_SETTINGS = set(
 
 @pytest.fixture
 def examples(tmp_path):
-    return write_examples(tmp_path / "examples.parquet", gold_examples(1, 2))
+    return write_trajectories(tmp_path / "kept.parquet", gold_examples(1, 2))
 
 
 def fingerprint(tmp_path, examples, **settings):
@@ -39,7 +39,7 @@ def test_a_finished_job_is_known_by_its_fingerprint(tmp_path, examples):
 def test_other_settings_or_other_data_are_another_training(tmp_path, examples):
     export_of(task_of(tmp_path, examples))
     assert finished(task_of(tmp_path, examples, seed=1)) is None
-    write_examples(examples, gold_examples(1, 3))
+    write_trajectories(examples, gold_examples(1, 3))
     assert finished(task_of(tmp_path, examples)) is None
 
 
@@ -84,9 +84,9 @@ def test_a_rerun_that_must_start_anew_says_what_changed(tmp_path, examples, capl
     )
     assert "train.lr was 5e-06 and is 0.0001" in caplog.text
     caplog.clear()
-    write_examples(examples, gold_examples(1, 3))
+    write_trajectories(examples, gold_examples(1, 3))
     note_sources(task_of(tmp_path, examples, lr=1e-4))
-    assert "since it was started last, the examples changed. Its checkpoints" in caplog.text
+    assert "since it was started last, the trajectories changed. Its checkpoints" in caplog.text
     caplog.clear()
     note_sources(task_of(tmp_path, examples, lr=1e-4))
     assert caplog.text == ""
@@ -110,7 +110,7 @@ def test_a_record_that_was_cut_off_or_is_older_is_no_obstacle(tmp_path, examples
 
 def test_a_fingerprint_ties_settings_student_weights_and_examples_together(tmp_path, examples):
     sources = task_of(tmp_path, examples).sources
-    assert list(sources) == ["name", "settings", "student", "weights", "examples"]
+    assert list(sources) == ["name", "settings", "student", "weights", "trajectories"]
     assert "workers" not in json.loads(sources["settings"])
 
 
@@ -118,7 +118,7 @@ def test_looking_and_tracking_leave_a_training_what_it_was_and_holding_out_does_
     plain = fingerprint(tmp_path, examples)
     held_out = fingerprint(tmp_path, examples, validation={"share": 0.5})
     looked = fingerprint(
-        tmp_path, examples, validation={"examples": examples, "every": 3, "questions_every": 2}
+        tmp_path, examples, validation={"trajectories": examples, "every": 3, "questions_every": 2}
     )
     assert looked == plain == fingerprint(tmp_path, examples, tracking=["wandb"], tracking_project="mine")
     assert held_out == fingerprint(tmp_path, examples, validation={"share": 0.5, "every": 3, "questions": 2})
@@ -135,11 +135,11 @@ def test_looking_and_tracking_leave_a_training_what_it_was_and_holding_out_does_
 
 
 def test_what_decides_the_best_is_read_from_the_held_out_examples_themselves(tmp_path, examples):
-    held_out = write_examples(tmp_path / "held_out.parquet", gold_examples(1, 1, seed=9))
-    validation = {"examples": held_out, "keep": "best"}
+    held_out = write_trajectories(tmp_path / "held_out.parquet", gold_examples(1, 1, seed=9))
+    validation = {"trajectories": held_out, "keep": "best"}
     before = fingerprint(tmp_path, examples, validation=validation)
-    write_examples(held_out, gold_examples(1, 2, seed=9))
+    write_trajectories(held_out, gold_examples(1, 2, seed=9))
     assert fingerprint(tmp_path, examples, validation=validation) != before
     held_out.unlink()
-    with pytest.raises(TrainingError, match=r"train.validation.examples: .*held_out.parquet"):
+    with pytest.raises(TrainingError, match=r"train.validation.trajectories: .*held_out.parquet"):
         task_of(tmp_path, examples, validation=validation)

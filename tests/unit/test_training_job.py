@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from training_examples import gold_examples, write_examples
+from training_examples import gold_examples, write_trajectories
 from training_jobs import task_of
 
 from steper_ray.config import TrainConfig
@@ -26,7 +26,7 @@ from steper_ray.training.trainer import train
 
 @pytest.fixture
 def examples(tmp_path):
-    return write_examples(tmp_path / "examples.parquet", gold_examples(1, 2))
+    return write_trajectories(tmp_path / "kept.parquet", gold_examples(1, 2))
 
 
 def test_a_folder_of_someone_elses_is_never_overwritten(tmp_path, examples):

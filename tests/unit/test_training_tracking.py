@@ -9,7 +9,7 @@ import pytest
 import wandb.proto.wandb_internal_pb2 as wandb_records
 from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from training_examples import gold_examples, write_examples
+from training_examples import gold_examples, write_trajectories
 from training_jobs import export_of
 from waiting import wait_until
 
@@ -27,9 +27,9 @@ def make(tmp_path):
     """Tasks of one run, with the trackers given."""
 
     def task(*trackers, **settings):
-        examples = tmp_path / "examples.parquet"
+        examples = tmp_path / "kept.parquet"
         if not examples.exists():
-            write_examples(examples, gold_examples(1, 2))
+            write_trajectories(examples, gold_examples(1, 2))
         config = TrainConfig(tracking=trackers, **settings)
         return make_task(TrainJob("student", config, examples, tmp_path / "models"), tmp_path)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from test_training_data import CharTokenizer
-from training_examples import gold_examples, write_examples
+from training_examples import gold_examples, tokens_of, write_trajectories
 
 from steper_ray.config import TrainConfig
 from steper_ray.errors import TrainingError
@@ -23,12 +23,13 @@ FILLER = filler(1)
 
 
 def load(tmp_path, examples=EXAMPLES, *, held_out=None, **settings):
-    path = write_examples(tmp_path / "examples.parquet", examples)
-    validation = dict(settings.pop("validation", {}))
+    tokens = tokens_of(write_trajectories(tmp_path / "kept.parquet", examples), CharTokenizer())
+    validation, other = dict(settings.pop("validation", {})), None
     if held_out is not None:
-        validation["examples"] = write_examples(tmp_path / "held_out.parquet", held_out)
+        validation["trajectories"] = write_trajectories(tmp_path / "held_out.parquet", held_out)
+        other = tokens_of(validation["trajectories"], CharTokenizer())
     config = TrainConfig(row_tokens=LONG, validation=validation, **settings)
-    return config, load_data(path, CharTokenizer(), config, LONG)
+    return config, load_data(tokens, config, LONG, other)
 
 
 def ids(items):
@@ -59,11 +60,14 @@ def test_a_number_of_questions_are_those_that_a_growing_share_takes_first(tmp_pa
     assert ids(data.held_out) == set(sorted({e.question_id for e in EXAMPLES}, key=draw)[:4])
 
 
-def test_a_folder_of_held_out_examples_leaves_the_training_data_as_it_is(tmp_path):
+def test_other_trajectories_that_are_held_out_leave_the_training_data_as_it_is(tmp_path, caplog):
     _, plain = load(tmp_path)
     _, data = load(tmp_path, held_out=gold_examples(1, 3, seed=11))
-    assert (data.items, data.steps_per_epoch) == (plain.items, plain.steps_per_epoch)
+    assert (list(data.items), data.steps_per_epoch) == (list(plain.items), plain.steps_per_epoch)
     assert len(data.held_out) == 3
+    assert caplog.text == ""
+    load(tmp_path, held_out=[*EXAMPLES[:8], *gold_examples(1, 3, seed=11)])
+    assert "held_out.parquet: 2 of its trajectories are learned from too" in caplog.text
 
 
 @pytest.mark.parametrize("validation", [{"share": 1e-9}, {"number": 18}])

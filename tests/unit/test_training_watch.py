@@ -5,7 +5,7 @@ import logging
 import threading
 
 import pytest
-from training_examples import gold_examples, write_examples
+from training_examples import gold_examples, write_trajectories
 
 from steper_ray.config import TrainConfig
 from steper_ray.errors import TrainingError
@@ -16,9 +16,9 @@ from steper_ray.training.watch import Watcher
 
 
 def task_of(tmp_path, name="student", **validation):
-    examples = tmp_path / "examples.parquet"
+    examples = tmp_path / "kept.parquet"
     if not examples.exists():
-        write_examples(examples, gold_examples(3, 6)[:6])
+        write_trajectories(examples, gold_examples(3, 6)[:6])
     validation = {"share": 0.5, "questions": 1} | validation
     return make_task(TrainJob(name, TrainConfig(validation=validation), examples, tmp_path / name), tmp_path)
 

@@ -1,12 +1,27 @@
-"""Step-wise examples of the miniature world with gold chains, for the tests of training. No retrieval, no model."""
+"""Trajectories of the miniature world with gold chains and their step-wise examples, for the tests of training."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from steper_ray.core.files import write_table
 from steper_ray.corpora.miniature import make_corpus, state
-from steper_ray.schema import EXAMPLE_SCHEMA, Ability, StepExample, to_row
+from steper_ray.schema import (
+    TRAJECTORY_SCHEMA,
+    Ability,
+    Hit,
+    Question,
+    Step,
+    StepExample,
+    StopReason,
+    Trajectory,
+    ability_of,
+    to_row,
+)
+from steper_ray.splits import question_of
+from steper_ray.training.sources import sources_of
+from steper_ray.training.tokens import Tokens, is_whole, tokens_key, write_tokens
 
 
 def gold_examples(worlds: int = 2, questions: int = 4, seed: int = 5) -> list[StepExample]:
@@ -30,11 +45,7 @@ def gold_examples(worlds: int = 2, questions: int = 4, seed: int = 5) -> list[St
                     question_id=question.id,
                     step=s,
                     n_steps=len(chain),
-                    ability=Ability.AGGREGATION
-                    if s == len(chain)
-                    else Ability.INITIALIZATION
-                    if s == 1
-                    else Ability.EXPANSION,
+                    ability=ability_of(s, len(chain)),
                     question=question.text,
                     passages=tuple(steps[:s]),
                     chain=tuple(chain[:s]),
@@ -43,7 +54,45 @@ def gold_examples(worlds: int = 2, questions: int = 4, seed: int = 5) -> list[St
     return examples
 
 
-def write_examples(path: Path, examples: list[StepExample]) -> Path:
+def trajectories_of(examples: list[StepExample]) -> list[Trajectory]:
+    """The trajectories that give these examples, in the order of the last of each."""
+    return [_trajectory(e) for e in examples if e.ability is Ability.AGGREGATION]
+
+
+def _trajectory(last: StepExample) -> Trajectory:
+    found = zip(last.passages, last.chain, strict=True)
+    steps = tuple(
+        Step(i, last.question, tuple(Hit(p, 1.0) for p in new), piece)
+        for i, (new, piece) in enumerate(found, 1)
+    )
+    sample, _, attempt = last.question_id.partition("~")[2].partition(".")
+    question = Question(question_of(last.question_id), last.question, ("Cem",))
+    return Trajectory(
+        question,
+        last.framework,
+        steps,
+        "Cem",
+        StopReason.ANSWERED,
+        sample=int(sample or 0),
+        attempt=int(attempt or 0),
+    )
+
+
+def write_trajectories(path: Path, trajectories: list[StepExample] | list[Trajectory]) -> Path:
+    """A Parquet file of trajectories, given as such or as their examples."""
+    given = [t for t in trajectories if isinstance(t, Trajectory)]
+    rows = given or trajectories_of(trajectories)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([to_row(e) for e in examples], schema=EXAMPLE_SCHEMA), path)
+    write_table(path, pa.Table.from_pylist([to_row(t) for t in rows], schema=TRAJECTORY_SCHEMA))
     return path
+
+
+def tokens_of(path: Path, tokenizer: Any) -> Tokens:
+    """Token files of a file or folder of trajectories, in a folder beside it, made here and now."""
+    files = {}
+    for source in sources_of(path):
+        file = path.parent / "tokens" / f"{tokens_key(tokenizer)[:8]}-{source.sha256}.arrow"
+        if not is_whole(file):
+            write_tokens(source, file, tokenizer)
+        files[file] = None
+    return Tokens(path, tuple(files))

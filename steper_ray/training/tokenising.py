@@ -1,0 +1,103 @@
+"""Token files of a run's data, made once by Ray tasks before any worker starts, and found by every later one.
+
+They lie in run_dir/training/tokens/<key>/, named by the content of the file they are made from: other data, another
+tokenizer or another layout make others. The folder may be deleted at any time between trainings.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import ray
+from filelock import FileLock
+from tqdm import tqdm
+
+from steper_ray.core.files import remove_unfinished, storing
+from steper_ray.errors import ModelError, SteperError, TrainingError
+from steper_ray.training.job import Task
+from steper_ray.training.sources import Source, sources_of
+from steper_ray.training.tokens import Tokens, is_whole, note_of, tokens_key, write_tokens
+
+logger = logging.getLogger(__name__)
+
+
+def with_tokens(tasks: Sequence[Task], run_dir: Path, progress: bool = True) -> list[Task]:
+    """The tasks with the token files of their data, made where they are missing. Raises TrainingError or ModelError."""
+    made = cache(lambda path, model: tokenise(path, model, run_dir, progress))
+    found = []
+    for task in tasks:
+        other = task.job.config.validation.trajectories
+        held_out = None if other is None else made(other, task.model)
+        found.append(replace(task, tokens=made(task.job.trajectories, task.model), held_out=held_out))
+    return found
+
+
+def tokenise(path: Path, model: str, run_dir: Path, progress: bool = True) -> Tokens:
+    """The token files of a Parquet file or folder of trajectories; those that are not there, or not whole, are made.
+
+    With `progress` a bar on stderr shows the files made. Raises TrainingError or ModelError.
+    """
+    tokenizer = load_tokenizer(model)
+    if tokenizer.eos_token_id is None:
+        raise TrainingError(
+            f"the tokenizer of {model} has no end-of-sequence token, so its student could never learn where a step "
+            "ends: name one as `eos_token` in its tokenizer_config.json"
+        )
+    key = tokens_key(tokenizer)[:16]
+    folder = run_dir.resolve() / "training" / "tokens" / key
+    files = {folder / f"{source.sha256}.arrow": source for source in sources_of(path)}
+    if not all(map(is_whole, files)):
+        with storing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):  # another training of this run makes the same ones
+            remove_unfinished(folder)
+            missing = {file: source for file, source in files.items() if not is_whole(file)}
+            _make(missing, model, key, progress)
+    return Tokens(path, tuple(files))
+
+
+def load_tokenizer(model: str) -> Any:
+    """The tokenizer of a resolved model. Raises ModelError."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:  # what transformers raises for what is missing, unknown or broken
+        raise ModelError(f"model '{model}': its tokenizer cannot be loaded: {error}") from error
+
+
+def _make(files: dict[Path, Source], model: str, key: str, progress: bool) -> None:
+    for file in files:
+        if note_of(file) is not None:
+            logger.warning("%s: damaged (its SHA-256 is not the one noted): it is made again", file)
+    waiting = [_task.remote(source, file, model, key) for file, source in files.items()]
+    with tqdm(total=len(waiting), desc="tokens", unit="file", disable=not progress) as bar:
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            for message in ray.get(done):
+                if message is not None:
+                    for task in waiting:
+                        ray.cancel(task)
+                    raise TrainingError(message)
+            bar.update(len(done))
+
+
+@ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
+def _task(source: Source, file: Path, model: str, key: str) -> str | None:
+    """Makes one token file. Returns the message of an error that no retry can correct."""
+    try:
+        write_tokens(source, file, _tokenizer(model, key))
+    except SteperError as error:
+        return str(error)
+    return None
+
+
+@lru_cache(maxsize=2)
+def _tokenizer(model: str, key: str) -> Any:
+    """Loaded once a process; `key` makes a changed one another."""
+    return load_tokenizer(model)
