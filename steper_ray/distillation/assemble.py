@@ -238,7 +238,7 @@ def _made_of(config: Config, sets: Sequence[RolloutSet], skipped: int) -> str:
         files = [(one.id, one.sha256, len(one.owed)) if one is not None else None for one in manifests]
         parts.append([found.spec.identity, files, [path.name for path in found.spec.scores.values()]])
     settings = json.loads(config.model_dump_json(exclude={"train", "serve", "demo", "evaluate"}))
-    return digest([code_digest(), settings, parts, skipped])
+    return digest([code_digest(), QUESTIONS_A_PART, settings, parts, skipped])
 
 
 def _finished(folder: Path, made_of: str, run: int) -> BuildReport | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from pathlib import Path
 
 from steper_ray.config import Config, TeacherConfig
 from steper_ray.core.files import locked
@@ -134,7 +133,3 @@ def _drop_damaged(sets: list[RolloutSet]) -> None:
         dropped = sum(in_order(found.spec.store.drop_damaged, found.shards))
         if dropped:
             logger.warning("%s: %d damaged shards are made again", found.spec.folder, dropped)
-
-
-def trajectories_folder(run_dir: Path) -> Path:
-    return run_dir / "data" / "trajectories"

@@ -1,4 +1,4 @@
-"""One trajectory -> the form in which it is kept, and its step-wise examples (StepER, Fig. 1 and 2).
+"""One trajectory -> its step-wise examples (StepER, Fig. 1 and 2).
 
 (question, passages up to step s) -> the cumulative chain up to step s. A pure function. Vanilla-KD is the
 last example alone; training picks it.
@@ -6,15 +6,14 @@ last example alone; training picks it.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from steper_ray.errors import DataError
-from steper_ray.schema import StepExample, Trajectory, Usage, ability_of
+from steper_ray.schema import StepExample, Trajectory, ability_of
 
 
-def settled(trajectory: Trajectory) -> Trajectory:
-    """The trajectory as it is kept, without what differs between runs of the same inputs: times, usage, probabilities.
+def make_examples(trajectory: Trajectory) -> tuple[StepExample, ...]:
+    """One example a step, in order, with ids `<trajectory id>#<step>`.
 
+    Passages are kept step by step, a step that found nothing new has none; times and scores are left behind.
     Raises DataError for a trajectory in which something was taken back: its steps are not those of its chain.
     """
     if any(step.taken_back for step in trajectory.steps):
@@ -22,27 +21,6 @@ def settled(trajectory: Trajectory) -> Trajectory:
             f"trajectory '{trajectory.id}': a step took back what it wrote, so there is no example for it: "
             "make trajectories to learn from with reasoning.stop=fixed"
         )
-    steps = (
-        replace(
-            step,
-            mean_logprob=None,
-            confidence=None,
-            usage=Usage(),
-            retrieval_seconds=0.0,
-            generation_seconds=0.0,
-        )
-        for step in trajectory.steps
-    )
-    return replace(trajectory, steps=tuple(steps))
-
-
-def make_examples(trajectory: Trajectory) -> tuple[StepExample, ...]:
-    """One example a step, in order, with ids `<trajectory id>#<step>`.
-
-    Passages are kept step by step, a step that found nothing new has none; times and scores are left behind.
-    Raises DataError as `settled`.
-    """
-    trajectory = settled(trajectory)
     passages = tuple(tuple(hit.passage for hit in step.hits) for step in trajectory.steps)
     n_steps = len(trajectory.steps)
     return tuple(

@@ -100,6 +100,8 @@ class RolloutActor:
         questions = await asyncio.to_thread(self._job.questions.read, shard)
         async with self._room(number) as (room, asker):
             manifest, work = await self._trajectories(spec, digest, questions, room, asker, (number, shard))
+            if spec.teacher == "annotation":  # its questions are not noted one by one
+                await self._notes.done("", (number, shard), Work())
             for name, folder in spec.scores.items():
                 await self._score(spec, digest, manifest, ScoreStore(folder), room.verifiers[name], asker)
         return work

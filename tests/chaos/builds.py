@@ -4,6 +4,7 @@ import json
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -28,23 +29,11 @@ def config(run_dir: Path):
 
 
 class Watched:
-    """A build's folder. Its engines' log says what was asked, its shards' manifests what is committed."""
+    """A build's folder. Its shards' manifests say what is committed."""
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
         self.data = run_dir / "data"
-
-    def events(self) -> list[list[str]]:
-        """[event, question] in the order noted. A line that is being written is left out."""
-        logs = sorted((self.data / "engines").glob("start-*"))
-        lines = [line for log in logs for line in log.read_bytes().splitlines(keepends=True)]
-        return [json.loads(line)[:2] for line in lines if line.endswith(b"\n")]
-
-    def begun(self) -> int:
-        return sum(event in ("asked", "alone") for event, _ in self.events())
-
-    def starts(self) -> int:
-        return len(list((self.data / "engines").glob("start-*")))
 
     def committed(self) -> dict[str, tuple[int, int]]:
         """Shard -> its file's inode and time, both of which change when it is written again."""
@@ -55,6 +44,9 @@ class Watched:
     def kept(self) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in (self.data / "kept").glob("*.parquet")}
 
+    def owed(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.data / "owed.jsonl").read_text().splitlines()]
+
     def trajectories(self) -> list[Trajectory]:
         """In input order."""
         shards = json.loads((self.data / "manifest.json").read_text())["teachers"][0]["shards"]
@@ -64,19 +56,16 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """The first sight of so many shards committed, or of so many questions asked: then a shard is in the middle."""
+    """The first sight of so many shards committed: others are in the middle then."""
 
-    of: str
     count: int
 
     @classmethod
     def drawn(cls, rng: random.Random) -> "Moment":
-        if rng.random() < 0.5:
-            return cls("shards", rng.randint(1, N_SHARDS - 3))
-        return cls("questions", rng.randint(2, N_QUESTIONS - 4))
+        return cls(rng.randint(1, N_SHARDS - 3))
 
     def has_come(self, build: Watched) -> bool:
-        return (len(build.committed()) if self.of == "shards" else build.begun()) >= self.count
+        return len(build.committed()) >= self.count
 
 
 def timeless(trajectory: Trajectory) -> Trajectory:

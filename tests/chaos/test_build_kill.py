@@ -6,6 +6,7 @@ The moments are drawn from seeds. STEPER_CHAOS_ROUNDS=20 tries so many seeds of 
 import copy
 import os
 import random
+import shutil
 import signal
 import textwrap
 import threading
@@ -25,14 +26,13 @@ from builds import (
     timeless,
 )
 from processes import ROUNDS, Driver, children, kill, rounds
-from steper_ray.distillation.engine_log import EngineLog
-from steper_ray.distillation.pipeline import build_data
-from steper_ray.distillation.rollout_actor import RolloutActor
-from steper_ray.distillation.suspects import GIVE_UP, SUSPECT
 from waiting import wait_until
 
-from steper_ray.distillation import pipeline
-from steper_ray.schema import StopReason
+from steper_ray.distillation.build import build_data
+from steper_ray.errors import OwedError
+from steper_ray.rollouts import run
+from steper_ray.rollouts.actor import RolloutActor
+from steper_ray.rollouts.deaths import ALONE, COMPANY
 
 ENGINE = "RolloutActor"
 # Agents of a raylet: it ends itself without them, which is the case of the raylet.
@@ -41,7 +41,7 @@ DRIVER = textwrap.dedent("""
     import sys
     import ray
     from steper_ray.config.file import load_config
-    from steper_ray.distillation.pipeline import build_data
+    from steper_ray.distillation.build import build_data
 
     if __name__ == "__main__":
         address, temp, *settings = sys.argv[1:]
@@ -141,8 +141,8 @@ def poisoned(killer, failer):
     """An actor whose engine is killed in the forward pass over one question's prompt, and raises in another's."""
 
     class Poisoned(RolloutActor):  # local: a worker process cannot import the tests
-        def _engine(self, config):
-            generator = super()._engine(config)
+        async def _load(self, config):
+            generator = await super()._load(config)
             tokenizer = copy.deepcopy(generator.tokenizer)
 
             def forward(module, args, kwargs):
@@ -159,23 +159,39 @@ def poisoned(killer, failer):
     return Poisoned
 
 
-def test_questions_that_kill_the_engine_or_fail_in_it_cost_their_own_rows_alone(whole, tmp_path, monkeypatch):
+def test_questions_that_kill_the_engine_or_fail_in_it_are_owed_and_cost_no_other(
+    whole, tmp_path, monkeypatch
+):
     build, wanted = Watched(tmp_path), whole.trajectories()
-    killer, failer = (wanted[number].question.text for number in (KILLER, FAILER))
-    monkeypatch.setattr(pipeline, "RolloutActor", poisoned(killer, failer))
-    lives = []
-    clear = EngineLog.clear
-    monkeypatch.setattr(EngineLog, "clear", lambda log: (lives.append(build.starts()), clear(log)))
-    report = build_data(config(tmp_path))
-    found = build.trajectories()
-    assert lives[-1] == 1 + SUSPECT + GIVE_UP  # it killed some in company, and some alone
-    for number, error in (
-        (KILLER, f"engines died {SUSPECT + GIVE_UP} times"),
-        (FAILER, "no kernel for this shape"),
-    ):
-        assert found[number].question == wanted[number].question
-        assert (found[number].stop_reason, found[number].steps) == (StopReason.GENERATOR_FAILED, ())
-        assert error in found[number].error
-    others = [n for n in range(N_QUESTIONS) if n not in (KILLER, FAILER)]
-    assert [timeless(found[n]) for n in others] == [timeless(wanted[n]) for n in others]
-    assert report.dropped["generator_failed"] == 2
+    killer, failer = (wanted[number].question for number in (KILLER, FAILER))
+    monkeypatch.setattr(run, "RolloutActor", poisoned(killer.text, failer.text))
+    with pytest.raises(OwedError, match=f"2 of {N_QUESTIONS} questions are owed"):
+        build_data(config(tmp_path))
+    owed = {one["question"]: one["error"] for one in build.owed()}
+    assert owed.keys() == {killer.id, failer.id}
+    assert f"engines died {COMPANY + ALONE} times" in owed[killer.id]
+    assert "no kernel for this shape" in owed[failer.id]
+    others = [t for t in wanted if t.question.id not in owed]
+    assert [timeless(t) for t in build.trajectories()] == [timeless(t) for t in others]
+    monkeypatch.undo()
+    assert build_data(config(tmp_path)).owed == 0
+    assert same_data(build, whole)
+
+
+FLIPS = 12
+
+
+def test_flipped_bits_in_committed_files_are_made_good_or_refused_by_name(whole, tmp_path):
+    """Whatever file of a finished build is damaged: the next build gives the undisturbed one's data."""
+    shutil.copytree(whole.run_dir, tmp_path, dirs_exist_ok=True)
+    build, rng = Watched(tmp_path), random.Random(3)
+    files = sorted(
+        p for p in tmp_path.rglob("*") if p.is_file() and ".locks" not in p.parts and p.stat().st_size
+    )
+    for file in rng.sample(files, FLIPS):
+        data = bytearray(file.read_bytes())
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        file.write_bytes(data)
+        print(f"flipped a bit of {file.relative_to(tmp_path)}")
+    build_data(config(tmp_path))
+    assert same_data(build, whole)

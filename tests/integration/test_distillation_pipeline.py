@@ -6,18 +6,17 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from steper_ray.distillation.engine_log import EngineLog
-from steper_ray.distillation.pipeline import MAX_RESTARTS, build_data
-from steper_ray.distillation.rollout_actor import Job, RolloutActor, shard_row
-from steper_ray.distillation.shards import cut
 
 from steper_ray.config.file import load_config
 from steper_ray.corpora.miniature import make_corpus
-from steper_ray.distillation import pipeline
+from steper_ray.distillation.build import build_data
 from steper_ray.distillation.filtering import drop_reason
 from steper_ray.distillation.inspection import DataSet
 from steper_ray.errors import DataError, EngineDeadError, ModelError
 from steper_ray.models import ASSETS
+from steper_ray.rollouts import run
+from steper_ray.rollouts.actor import RolloutActor
+from steper_ray.rollouts.deaths import BARREN
 from steper_ray.schema import (
     Passage,
     Question,
@@ -174,7 +173,7 @@ def test_a_verifier_that_asks_the_teacher_scores_committed_shards_once_and_reaso
     report = build_data(configure(*config, *agreement))
     assert report.shards_run == 0
     assert {p: p.stat().st_mtime_ns for p in shard_files(report)} == files
-    scores = pq.read_table(report.folder / "scores.parquet").to_pylist()
+    scores = pq.read_table(report.folder / "step_scores").to_pylist()
     steps = [(t.id, s.index) for t in trajectories(report) for s in t.steps]
     for name in ("agreement", "judge"):
         assert [(s["question_id"], s["step"]) for s in scores if s["verifier"] == name] == steps
@@ -195,13 +194,14 @@ def test_an_engine_reasons_in_every_slot_and_its_errors_stay_with_their_rows(con
     found = trajectories(report)
     assert [t.question.id for t in found] == [q.id for q in [*QUESTIONS, *more]]
     assert (found[-2].stop_reason, found[-2].steps) == (StopReason.REJECTED, ())
-    assert found[-1].stop_reason is StopReason.GENERATOR_FAILED
-    assert found[-1].error
+    assert found[-1].stop_reason is StopReason.REJECTED
+    assert "engine.max_model_len" in found[-1].error
+    assert "rejected    2 questions, the first: the question has 50000 characters" in report.summary()
     for trajectory in found[:-2]:
         assert trajectory.stop_reason in (StopReason.ANSWERED, StopReason.STEP_LIMIT, StopReason.EMPTY)
         assert trajectory.source == "miniature:teacher"
         assert all(step.usage.completion_tokens for step in trajectory.steps)
-    assert report.dropped["rejected"] == report.dropped["generator_failed"] == 1
+    assert report.dropped["rejected"] == 2
     dropped = [json.loads(line) for line in (report.folder / "dropped.jsonl").read_text().splitlines()]
     assert [row["id"] for row in dropped][-2:] == ["endless", "wide"]
     assert report.kept + len(dropped) == report.questions == 22
@@ -218,23 +218,23 @@ def dying(monkeypatch, marks: Path, deaths: int):
     """Every actor's engine dies at its third question, `deaths` times in all."""
 
     class Dying(RolloutActor):
-        def _open(self):
-            room, asked = super()._open(), []
+        async def _open(self, spec):
+            room, asked = await super()._open(spec), []
             ((teacher,),) = room.groups
-            run = teacher.run
+            run_it = teacher.run
 
             async def run_or_die(question):
                 asked.append(question)
                 if len(asked) == 3 and len(list(marks.iterdir())) < deaths:
                     (marks / str(len(list(marks.iterdir())))).touch()
                     raise EngineDeadError("out of memory")
-                return await run(question)
+                return await run_it(question)
 
             teacher.run = run_or_die
             return room
 
     marks.mkdir()
-    monkeypatch.setattr(pipeline, "RolloutActor", Dying)
+    monkeypatch.setattr(run, "RolloutActor", Dying)
 
 
 def test_a_dead_engine_is_replaced_and_nothing_is_lost(configure, monkeypatch, tmp_path):
@@ -246,7 +246,7 @@ def test_a_dead_engine_is_replaced_and_nothing_is_lost(configure, monkeypatch, t
 
 def test_an_engine_that_always_dies_ends_the_build_with_what_was_committed(configure, monkeypatch, tmp_path):
     dying(monkeypatch, tmp_path / "marks", deaths=100)
-    with pytest.raises(EngineDeadError, match=f"started {MAX_RESTARTS + 1} times.*out of memory"):
+    with pytest.raises(EngineDeadError, match=f"started {BARREN + 1} times.*out of memory"):
         build_data(configure(ANNOTATION))
     monkeypatch.undo()
     assert build_data(configure(ANNOTATION)).kept == 20
@@ -260,19 +260,6 @@ def test_errors_that_a_person_must_mend_keep_their_type(configure, tmp_path):
         (tmp_path / "model" / name).write_text("{}")
     with pytest.raises(ModelError, match=str(tmp_path)):
         build_data(configure(f"engine.model={tmp_path / 'model'}", "build.shard_size=2"))
-
-
-async def test_an_actor_that_cannot_open_its_engine_says_the_same_of_every_shard(configure, tmp_path):
-    log = EngineLog(tmp_path / "engines", limit=2)
-    config = configure(ANNOTATION)
-    job = Job(config, "teacher", tmp_path / "no-index", "corpus", tmp_path / "shards", "identity", log)
-    actor = RolloutActor(job)
-    rows = []
-    for shard in cut(QUESTIONS, 4, "identity"):
-        rows += (await actor(shard_row(shard))).to_pylist()
-    assert len(rows) > log.limit
-    assert {row["kind"] for row in rows} == {"RetrievalError"}
-    assert len(list(log.folder.glob("start-*"))) == 1
 
 
 def test_duplicate_question_ids_and_passage_ids_are_data_errors(configure):

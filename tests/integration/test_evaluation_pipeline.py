@@ -5,14 +5,14 @@ import json
 import pytest
 
 from steper_ray.config.file import load_config
+from steper_ray.core.files import locked
 from steper_ray.corpora import open_corpus
-from steper_ray.errors import DataError, EngineDeadError, ModelError
-from steper_ray.evaluation import pipeline
+from steper_ray.errors import DataError, LockedError, ModelError
 from steper_ray.evaluation.pipeline import EvalJob, evaluate
 from steper_ray.evaluation.scores import score_trajectories
 from steper_ray.evaluation.store import job_files, read_trajectories
 from steper_ray.generation import open_generator
-from steper_ray.reasoning import PassagesFound, Reasoner
+from steper_ray.reasoning import Reasoner
 from steper_ray.retrieval import ensure_index
 from steper_ray.schema import StopReason
 
@@ -42,19 +42,15 @@ async def run_directly(config, job, folder):
     generator = open_generator(config.engine.model_copy(update={"model": job.model}))
     settings = config.reasoning.model_copy(update={"unit": job.unit})
     reasoner = Reasoner(retriever, generator, settings, config.sampling, job.model)
-    trajectories, repeats = [], []
-    for question in corpus.questions():
-        events = []
-        trajectories.append(await reasoner.run(question, events.append))
-        repeats.append(sum(e.duplicates for e in events if isinstance(e, PassagesFound)))
+    trajectories = [await reasoner.run(question) for question in corpus.questions()]
     await generator.close()
-    return trajectories, repeats
+    return trajectories
 
 
 def essence(trajectory):
     """All of a trajectory but its timings, and what follows the batch: cached tokens, last bits of probabilities."""
     steps = [
-        (s.query, s.hits, s.reasoning, s.usage.prompt_tokens, s.usage.completion_tokens)
+        (s.query, s.hits, s.reasoning, s.usage.prompt_tokens, s.usage.completion_tokens, s.duplicates)
         for s in trajectory.steps
     ]
     return trajectory.question, steps, trajectory.answer, trajectory.stop_reason, trajectory.source
@@ -68,39 +64,42 @@ async def test_the_pool_gives_the_scores_of_the_reasoner_run_directly(configure,
         "teacher": ["chain"],
     }
     for job in (BASE[0], TEACHER[0]):
-        trajectories, repeats = await run_directly(config, job, tmp_path / "index")
-        stored = read_trajectories(job_files(config.run_dir, job).trajectories)
+        trajectories = await run_directly(config, job, tmp_path / "index")
+        stored = list(read_trajectories(job_files(config.run_dir, job)))
         assert [essence(t) for t in stored] == [essence(t) for t in trajectories]
-        assert results[job.name][job.unit] == score_trajectories(trajectories, repeats)
+        assert results[job.name][job.unit] == score_trajectories(trajectories)
         assert results[job.name][job.unit].n == QUESTIONS
 
 
 def test_a_rerun_starts_no_actor_and_gives_the_same_scores(configure, monkeypatch):
     config = configure()
     first = evaluate(config, BASE)
-    files = [job_files(config.run_dir, job).scores for job in BASE]
+    files = list((config.run_dir / "eval").rglob("*.*"))
     written = [file.stat().st_mtime_ns for file in files]
 
-    def fail(*_):
+    def fail(*_, **__):
         raise AssertionError("nothing is missing")
 
-    monkeypatch.setattr(pipeline, "_run", fail)
+    monkeypatch.setattr("steper_ray.rollouts.run._pass", fail)
     assert evaluate(config, BASE) == first
     assert [file.stat().st_mtime_ns for file in files] == written
 
 
-def test_only_what_is_missing_or_changed_is_made_again(configure):
+def test_only_what_is_missing_changed_or_damaged_is_made_again(configure):
     config = configure()
-    evaluate(config, BASE)
-    sentence, chain = (job_files(config.run_dir, job).scores for job in BASE)
-    kept = sentence.stat().st_mtime_ns
-    chain.unlink()
-    evaluate(config, BASE)
-    assert chain.is_file()
-    assert sentence.stat().st_mtime_ns == kept
-    before = json.loads(sentence.read_text())["fingerprint"]
+    first = evaluate(config, BASE)
+    sentence, chain = (job_files(config.run_dir, job) for job in BASE)
+    kept = {file: file.stat().st_mtime_ns for file in sentence.shards.iterdir()}
+    lost, damaged = sorted(chain.shards.glob("*.parquet"))[:2]
+    lost.unlink()
+    damaged.write_bytes(damaged.read_bytes()[:-5])
+    chain.scores.unlink()
+    assert evaluate(config, BASE) == first
+    assert lost.is_file()
+    assert {file: file.stat().st_mtime_ns for file in sentence.shards.iterdir()} == kept
+    before = json.loads(sentence.scores.read_text())["fingerprint"]
     evaluate(configure("reasoning.max_steps=1"), BASE[:1])
-    assert json.loads(sentence.read_text())["fingerprint"] != before
+    assert json.loads(sentence.scores.read_text())["fingerprint"] != before
 
 
 def test_a_question_that_fails_is_counted_as_wrong_and_the_others_go_on(configure):
@@ -110,35 +109,13 @@ def test_a_question_that_fails_is_counted_as_wrong_and_the_others_go_on(configur
     assert scores.stop_reasons[StopReason.REJECTED] == scores.errors
 
 
-def test_an_engine_that_dies_is_replaced_and_its_chunk_is_done_again(configure, monkeypatch, tmp_path):
-    monkeypatch.setattr(pipeline, "_Evaluator", dying(tmp_path, deaths=1))
-    scores = evaluate(configure("evaluate.engines=1"), BASE[:1])
-    assert scores["base"]["sentence"].n == QUESTIONS
-    assert len(list(tmp_path.glob("death*"))) == 1
-
-
-def test_an_engine_that_always_dies_ends_the_evaluation_with_its_reason(configure, monkeypatch, tmp_path):
-    monkeypatch.setattr(pipeline, "_Evaluator", dying(tmp_path, deaths=10))
-    with pytest.raises(
-        EngineDeadError, match=r"'base' \(sentence\): the engine died 3 times .*: out of memory"
+def test_a_second_evaluation_in_one_run_dir_is_refused_while_the_first_is_at_work(configure):
+    config = configure()
+    with (
+        locked(config.run_dir, "evaluation"),
+        pytest.raises(LockedError, match="another evaluation is at work"),
     ):
-        evaluate(configure("evaluate.engines=1"), BASE[:1])
-    assert len(list(tmp_path.glob("death*"))) == 3
-
-
-def dying(folder, deaths):
-    """An actor whose engine is found dead at its first chunk, in the first `deaths` actors."""
-    evaluator = pipeline._Evaluator
-
-    class Dying(evaluator):
-        async def answer(self, job, questions):
-            count = len(list(folder.glob("death*")))
-            if count < deaths:
-                (folder / f"death{count}").touch()
-                raise EngineDeadError("out of memory")
-            return await super().answer(job, questions)
-
-    return Dying
+        evaluate(config, BASE)
 
 
 def test_mistakes_are_named_before_anything_runs(configure, tmp_path):

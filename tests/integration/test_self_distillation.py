@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from steper_ray.distillation.shards import ShardStore
 
 from steper_ray.config.file import load_config
 from steper_ray.errors import DataError
+from steper_ray.rollouts.shards import ShardStore
 from steper_ray.rounds import format_rounds, self_distil
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -28,7 +28,7 @@ def trajectory(right, *, hops=2, text="Where?", passage="Bo was born in Cem.", e
 
 
 def scores(right, of=4):
-    return score_trajectories([trajectory(n < right, hops=2 + n % 2) for n in range(of)], [0] * of)
+    return score_trajectories([trajectory(n < right, hops=2 + n % 2) for n in range(of)])
 
 
 def training(model, seed, steps=30, sigma=True):

@@ -9,12 +9,15 @@ from steper_ray.errors import DataError
 from steper_ray.evaluation.scores import (
     EvalScores,
     GroupScores,
-    aggregate,
-    aggregate_groups,
+    Scored,
     score_trajectories,
-    spread,
 )
+from steper_ray.evaluation.spread import aggregate, aggregate_groups, spread
 from steper_ray.schema import Hit, Passage, Question, Step, StopReason, Trajectory, Usage
+
+
+def hits(ids):
+    return tuple(Hit(Passage(i, i, i), 1.0) for i in ids)
 
 
 def trajectory(
@@ -23,6 +26,7 @@ def trajectory(
     *,
     gold=(),
     found=((),),
+    repeated=0,
     hops=None,
     dataset="musique",
     reason=StopReason.ANSWERED,
@@ -31,7 +35,7 @@ def trajectory(
     """One step for each tuple of passage ids in `found`, each of 10 prompt and 2 completion tokens."""
     question = Question("q", "?", answers, gold_ids=gold, hops=hops, dataset=dataset)
     steps = tuple(
-        Step(number, "?", tuple(Hit(Passage(i, i, i), 1.0) for i in ids), "r", usage=Usage(10, 2))
+        Step(number, "?", hits(ids), "r", usage=Usage(10, 2), duplicates=repeated)
         for number, ids in enumerate(found, 1)
     )
     return Trajectory(question, "ircot", steps, answer, reason, error)
@@ -107,15 +111,38 @@ def test_recall_is_unknown_where_no_question_names_gold_passages():
 
 
 def test_duplicates_are_the_share_of_found_passages_that_were_not_new():
-    both = [trajectory("Cem", found=(("a", "b"), ("c",))), trajectory("Cem", found=(("a",),))]
-    assert score_trajectories(both, [1, 3]).duplicates == 0.5
-    assert score_trajectories(both).duplicates is None
-    assert score_trajectories([trajectory("", found=())], [0]).duplicates == 0
+    both = [
+        trajectory("Cem", found=(("a", "b", "c"),), repeated=1),
+        trajectory("Cem", found=(("a",),), repeated=3),
+    ]
+    assert score_trajectories(both).duplicates == 0.5
+    assert score_trajectories([trajectory("", found=())]).duplicates == 0
 
 
-def test_repeats_must_belong_to_the_trajectories():
-    with pytest.raises(ValueError, match="1 counts of repeated passages for 2"):
-        score_trajectories([trajectory("Cem")] * 2, [0])
+def test_a_question_that_is_owed_is_wrong_counted_and_in_no_mean_of_what_was_done():
+    scored = Scored()
+    scored.add(trajectory("Cem", hops=2))
+    scored.add_owed(trajectory("", hops=2).question)
+    scores = scored.scores()
+    assert (scores.n, scores.owed, scores.errors, scores.em) == (2, 1, 1, 0.5)
+    assert (scores.mean_steps, scores.prompt_tokens) == (1, 10)
+    assert scores.by_hops["2"].em == 0.5
+    assert {steps: group.n for steps, group in scores.by_steps.items()} == {"1": 1}
+
+
+def test_the_scores_of_parts_are_those_of_the_whole():
+    answers = ["Cem", "in Cem", "the mayor of Cem", "Dor"] * 3
+    rows = [
+        trajectory(answer, gold=("a", "b"), found=(("a",), ("b",), ())[: 1 + n % 3], hops=n % 2, repeated=n)
+        for n, answer in enumerate(answers)
+    ]
+    total = Scored()
+    for at in range(0, len(rows), 5):
+        part = Scored()
+        for row in rows[at : at + 5]:
+            part.add(row)
+        total.extend(part)
+    assert total.scores() == score_trajectories(rows)
 
 
 def test_hops_and_steps_used_are_broken_down_in_numeric_order():
@@ -136,7 +163,7 @@ def test_hops_and_steps_used_are_broken_down_in_numeric_order():
 
 
 def test_scores_survive_json():
-    scores = score_trajectories([trajectory("Cem", gold=("a",), found=(("a",),), hops=2)], [0])
+    scores = score_trajectories([trajectory("Cem", gold=("a",), found=(("a",),), hops=2)])
     assert EvalScores.from_json(json.loads(json.dumps(scores.to_json()))) == scores
 
 
@@ -156,12 +183,13 @@ def test_spread_over_seeds_is_the_sample_standard_deviation():
 
 
 def test_aggregation_leaves_out_what_a_seed_does_not_know():
+    bare = score_trajectories([trajectory("Dor")])
     known = score_trajectories([trajectory("Cem", gold=("a",), found=(("a",),))])
     wrong = score_trajectories([trajectory("Dor", gold=("a",), found=(("x",),))])
     over = aggregate([known, wrong])
     assert (over["em"].mean, over["recall"].mean) == (0.5, 0.5)
     assert over["em"].std == pytest.approx(math.sqrt(0.5))
-    assert "duplicates" not in over
+    assert "recall" not in aggregate([known, bare])
 
 
 def test_groups_of_seeds_are_weighted_by_their_questions():

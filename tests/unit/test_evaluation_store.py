@@ -1,96 +1,105 @@
-"""Results on disk: whole or not there, and only for what they were made from."""
+"""Results on disk: scores that are checked, counted from verified shards, and only for what they were made from."""
 
 import json
-import shutil
 
 import pytest
+from distilled import rollout_set
+from distilled import trajectory as distilled
 
 from steper_ray.config.file import load_config
 from steper_ray.errors import DataError
-from steper_ray.evaluation.schedule import EvalJob
+from steper_ray.evaluation.pipeline import _spec, _TestSet
 from steper_ray.evaluation.scores import score_trajectories
 from steper_ray.evaluation.store import (
-    commit,
+    EvalJob,
     job_files,
-    job_fingerprint,
     load_scores,
-    model_fingerprint,
     pick_samples,
-    questions_fingerprint,
     read_trajectories,
+    save_scores,
+    set_fingerprint,
 )
-from steper_ray.models import ASSETS
-from steper_ray.schema import Hit, Passage, Question, Step, StopReason, Trajectory
+from steper_ray.rollouts.questions import write_questions
+from steper_ray.rollouts.shards import DamagedShardError
 
 JOB = EvalJob("steper-0", "some/model", "chain")
 
 
-def trajectory(number, hops=2):
-    question = Question(f"q{number}", "Where?", ("Cem",), ("p",), hops=hops, dataset="miniature")
-    step = Step(1, "Where?", (Hit(Passage("p", "Bo", "Bo was born in Cem."), 1.5),), "So the answer is: Cem.")
-    return Trajectory(question, "ircot", (step,), "Cem", StopReason.ANSWERED, source="m")
-
-
 @pytest.fixture
-def committed(tmp_path):
-    trajectories = [trajectory(1), trajectory(2), trajectory(3, hops=3)]
-    scores = score_trajectories(trajectories, [0, 0, 0])
+def saved(tmp_path):
+    trajectories = [distilled(1), distilled(2), distilled(3, hops=3)]
+    found = rollout_set(tmp_path, trajectories)
     files = job_files(tmp_path, JOB)
-    commit(files, JOB, "print", scores, trajectories)
+    found.spec.folder.rename(files.shards.parent.mkdir() or files.shards)
+    scores = score_trajectories(trajectories)
+    save_scores(files, JOB, "print", found.shards, scores)
     return files, scores, trajectories
 
 
-def test_scores_and_trajectories_are_read_back_equal(committed):
-    files, scores, trajectories = committed
+def test_scores_and_trajectories_are_read_back_equal(saved):
+    files, scores, trajectories = saved
     assert load_scores(files, "print") == scores
-    assert read_trajectories(files.trajectories) == trajectories
+    assert list(read_trajectories(files)) == trajectories
+    assert sorted(path.name for path in files.scores.parent.iterdir()) == [
+        "steper-0-chain",
+        "steper-0-chain.json",
+    ]
 
 
-def test_another_fingerprint_is_not_done(committed):
-    files, _, _ = committed
+def test_scores_of_another_fingerprint_edited_ones_and_lost_ones_are_counted_again(saved):
+    files, scores, _ = saved
     assert load_scores(files, "other") is None
-
-
-@pytest.mark.parametrize("lost", ["scores", "trajectories"])
-def test_a_job_without_one_of_its_files_is_not_done(committed, lost):
-    files, _, _ = committed
-    getattr(files, lost).unlink()
+    text = files.scores.read_text()
+    em = json.dumps(scores.em)
+    assert f'"em": {em}' in text
+    files.scores.write_text(text.replace(f'"em": {em}', '"em": 0.987'))
+    assert load_scores(files, "print") is None
+    for damaged in ("{", "[]", "{}"):
+        files.scores.write_text(damaged)
+        assert load_scores(files, "print") is None
+    files.scores.unlink()
     assert load_scores(files, "print") is None
 
 
-def test_a_damaged_result_names_its_file_and_the_fix(committed):
-    files, _, _ = committed
-    files.scores.write_text("{", encoding="utf-8")
-    with pytest.raises(DataError, match=r"steper-0-chain\.json: not a result .* delete it"):
-        load_scores(files, "print")
-    files.scores.write_text(json.dumps({"fingerprint": "print", "scores": {"em": 1}}), encoding="utf-8")
-    with pytest.raises(DataError, match=r"steper-0-chain\.json"):
-        load_scores(files, "print")
-
-
-def test_nothing_partial_is_left_behind(committed):
-    files, _, _ = committed
-    assert sorted(path.name for path in files.scores.parent.iterdir()) == [
-        "steper-0-chain.json",
-        "steper-0-chain.parquet",
-    ]
+def test_a_damaged_shard_is_named_and_never_shown(saved):
+    files, _, _ = saved
+    shard = next(files.shards.glob("*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-3])
+    with pytest.raises(DamagedShardError, match=shard.name):
+        list(read_trajectories(files))
 
 
 def test_a_name_cannot_leave_the_folder(tmp_path):
     files = job_files(tmp_path, EvalJob("../../etc/x", "m", "chain"))
-    assert files.scores.parent == tmp_path / "eval"
+    assert files.scores.parent == files.shards.parent == tmp_path / "eval"
 
 
-def test_samples_are_the_first_question_of_each_number_of_hops(committed, tmp_path):
+def test_samples_are_the_first_question_of_each_number_of_hops(saved, tmp_path):
     samples = pick_samples(tmp_path, {"steper": "steper-0"}, ["chain"])
     assert [one["trajectory"]["question"]["id"] for one in samples] == ["q1", "q3"]
     assert samples[0]["model"] == "steper"
     assert samples[0]["scores"] == {"em": 1, "f1": 1, "acc": 1}
 
 
-def test_missing_trajectories_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"no-chain\.parquet: no trajectories can be read"):
+def test_missing_results_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"no-chain\.json: no result of an evaluation here"):
         pick_samples(tmp_path, {"steper": "no"}, ["chain"])
+
+
+@pytest.fixture
+def fingerprint(tmp_path):
+    """Of an evaluation with these settings, before anything is asked."""
+
+    def of(*overrides, job=JOB, numbers=(1, 2), corpus="c"):
+        config = load_config(
+            None, [f"run_dir={tmp_path}", "engine.kind=openai", "engine.url=http://x/v1", *overrides]
+        )
+        questions = write_questions(tmp_path / "questions", [distilled(n).question for n in numbers], 2)
+        found = rollout_set(tmp_path / "other", [distilled(1)])
+        spec = _spec(config, job, _TestSet(questions, tmp_path, corpus))
+        return set_fingerprint(type(found)(spec, questions))
+
+    return of
 
 
 @pytest.mark.parametrize(
@@ -98,17 +107,15 @@ def test_missing_trajectories_are_named(tmp_path):
     [
         "reasoning.max_steps=3",
         "reasoning.few_shot=true",
+        "reasoning.confidence=0.7",
         "sampling.temperature=0.5",
         "retrieval.k1=0.9",
         "engine.max_model_len=512",
-        "engine.kind=vllm",
+        "engine.url=http://y/v1",
     ],
 )
-def test_what_changes_scores_changes_the_fingerprint(override):
-    def of(config):
-        return job_fingerprint(config, "chain", model="m", questions="q")
-
-    assert of(load_config(None, [override])) != of(load_config())
+def test_what_changes_scores_changes_the_fingerprint(fingerprint, override):
+    assert fingerprint(override) != fingerprint()
 
 
 @pytest.mark.parametrize(
@@ -116,41 +123,22 @@ def test_what_changes_scores_changes_the_fingerprint(override):
     [
         "run_dir=elsewhere",
         "evaluate.engines=7",
+        "evaluate.max_failed=1",
         "engine.max_batch=3",
         "train.lr=0.1",
         "retrieval.index_dir=x",
     ],
 )
-def test_what_cannot_change_scores_keeps_the_fingerprint(override):
-    def of(config):
-        return job_fingerprint(config, "chain", model="m", questions="q")
-
-    assert of(load_config(None, [override])) == of(load_config())
+def test_what_cannot_change_scores_keeps_the_fingerprint(fingerprint, override):
+    assert fingerprint(override) == fingerprint()
 
 
-def test_model_questions_and_unit_are_part_of_the_fingerprint():
-    config = load_config()
-    prints = {
-        job_fingerprint(config, unit, model=model, questions=questions)
+def test_model_questions_corpus_and_unit_are_part_of_the_fingerprint(fingerprint):
+    found = {
+        fingerprint(job=EvalJob("n", model, unit), numbers=numbers, corpus=corpus)
         for unit in ("chain", "sentence")
         for model in "ab"
-        for questions in "cd"
+        for numbers in ((1, 2), (1, 3))
+        for corpus in "cd"
     }
-    assert len(prints) == 8
-
-
-def test_a_model_is_known_by_its_bytes_and_not_by_its_place(tmp_path):
-    config = load_config()
-    copy = tmp_path / "copy"
-    shutil.copytree(ASSETS / "base", copy)
-    assert model_fingerprint(config, str(copy)) == model_fingerprint(config, "miniature:base")
-    weights = copy / "model.safetensors"
-    content = weights.read_bytes()
-    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert model_fingerprint(config, str(copy)) != model_fingerprint(config, "miniature:base")
-
-
-def test_questions_are_known_by_passages_and_text():
-    one, two = trajectory(1).question, trajectory(2).question
-    assert questions_fingerprint("c", [one]) != questions_fingerprint("c", [two])
-    assert questions_fingerprint("c", [one]) != questions_fingerprint("d", [one])
+    assert len(found) == 16
