@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from steper_ray.distillation.files import write_text
+from steper_ray.core.files import write_text
 from steper_ray.schema import StepScore, Trajectory
 
 SAMPLES = 5  # trajectories of each reason that are written out in full

@@ -20,8 +20,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from steper_ray.core.files import replace_folder, write_text
 from steper_ray.distillation.export_card import card
-from steper_ray.distillation.files import replace_folder, write_text
 from steper_ray.distillation.identity import digest
 from steper_ray.distillation.inspection import KEPT, DataSet, Inspection
 from steper_ray.distillation.portable import portable

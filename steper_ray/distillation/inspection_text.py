@@ -18,7 +18,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from steper_ray.distillation.files import write_text
+from steper_ray.core.files import write_text
 from steper_ray.distillation.inspection import KEPT, DataSet, Inspection, Seen
 from steper_ray.distillation.measures import spread
 from steper_ray.schema import Ability, Trajectory
