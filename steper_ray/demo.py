@@ -17,6 +17,7 @@ from typing import Any
 
 from steper_ray import stages
 from steper_ray.config import Config, TrainConfig
+from steper_ray.core.files import write_text
 
 STUDENTS = ("vanilla_kd", "vanilla_kd_equal_steps", "steper")
 _PACKAGES = ("steper-ray", "ray", "torch", "transformers", "deepspeed", "bm25s")
@@ -65,7 +66,7 @@ def run_demo(config: Config) -> dict[str, Any]:
         config=json.loads(config.model_dump_json()),
         provenance=_provenance(time.monotonic() - started),
     )
-    _write(config.run_dir / "results.json", results)
+    write_text(config.run_dir / "results.json", json.dumps(results, indent=1))
     write_report(results, config.run_dir)
     return results
 
@@ -129,9 +130,3 @@ def _provenance(seconds: float) -> dict[str, Any]:
         "machine": platform.machine(),
         "versions": {name: version(name) for name in _PACKAGES},
     }
-
-
-def _write(path: Path, results: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(results, indent=1), encoding="utf-8")
-    partial.rename(path)

@@ -11,6 +11,7 @@ from typing import Any
 
 from steper_ray.config import EngineConfig
 from steper_ray.core.fingerprints import folder_fingerprint
+from steper_ray.core.sums import SUMS, sums_damage
 from steper_ray.errors import ModelError
 
 ASSETS = Path(__file__).parent / "miniature" / "assets"
@@ -22,7 +23,8 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_con
 def resolve_model(name: str) -> str:
     """A folder that holds config, weights and tokenizer, or a hub name as it is.
 
-    Raises ModelError, naming what is missing, for a folder that cannot be loaded.
+    A folder with SHA256SUMS is compared with them; large files are read once a node. Raises ModelError, naming what is
+    missing or damaged, for a folder that cannot be loaded.
     """
     if name.startswith(_PREFIX):
         folder = ASSETS / name.removeprefix(_PREFIX)
@@ -35,6 +37,7 @@ def resolve_model(name: str) -> str:
             if name.startswith((".", "/", "~")) or name.count("/") != 1:
                 raise ModelError(f"model '{name}': no such folder, and not a hub name (organisation/model)")
             return name
+    check_sums(folder)
     if not (folder / "config.json").is_file():
         if (folder / _ADAPTERS).is_file():
             raise ModelError(
@@ -51,6 +54,15 @@ def resolve_model(name: str) -> str:
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise ModelError(f"model '{name}': {folder} has no weights (*.safetensors)")
     return str(folder)
+
+
+def check_sums(folder: Path) -> None:
+    """Raises ModelError where a folder has SHA256SUMS, as every exported student, and they do not hold."""
+    if (folder / SUMS).exists() and (wrong := sums_damage(folder)) is not None:
+        raise ModelError(
+            f"{folder}: damaged: {wrong}. Copy the folder again, or train again to export it; if its files were "
+            f"changed on purpose, delete {SUMS}"
+        )
 
 
 def model_fingerprint(engine: EngineConfig) -> dict[str, str | None]:
@@ -78,6 +90,7 @@ def check_adapter(name: str, engine: EngineConfig) -> None:
     path = Path(name).expanduser() / _ADAPTERS
     if not path.is_file():
         raise ModelError(f"adapter '{name}': no {_ADAPTERS} there: not a folder of LoRA adapters")
+    check_sums(path.parent)
 
 
 def adapter_rank(folder: str) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from steper_ray import stages
 from steper_ray.config import Config, TeacherConfig
+from steper_ray.core.files import write_text
 from steper_ray.distillation.report import SourceCount
 from steper_ray.errors import DataError
 from steper_ray.models import resolve_model
@@ -137,10 +138,8 @@ def _scored(config: Config, rounds: list[Round]) -> list[Round]:
     ]
     scores = evaluate(config.model_copy(update={"engine": engine}), jobs)
     scored = [replace(row, scores=_figures(scores[f"round-{row.number}"])) for row in rounds]
-    path = config.run_dir / "rounds" / "rounds.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps([asdict(row) for row in scored], indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    text = json.dumps([asdict(row) for row in scored], indent=1) + "\n"
+    write_text(config.run_dir / "rounds" / "rounds.json", text)
     return scored
 
 

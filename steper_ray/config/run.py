@@ -112,5 +112,7 @@ class Config(Section):
         return yaml.safe_dump(json.loads(self.model_dump_json()), sort_keys=False)
 
     def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(self.dump(), encoding="utf-8")
+        """Writes config.yaml into the folder. Raises StorageError."""
+        from steper_ray.core.files import write_text  # brings pyarrow, which reading a config does not need
+
+        write_text(folder / "config.yaml", self.dump())

@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import logging
 import os
 import shutil
 import socket
@@ -22,6 +24,8 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from steper_ray.errors import DataError, LockedError, StorageError
+
+logger = logging.getLogger(__name__)
 
 #: Opens the name of every file that is being written; `remove_unfinished` deletes what a killed process left.
 TEMPORARY = ".writing-"
@@ -50,7 +54,7 @@ def room(folder: Path) -> str:
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Replaces `path` by what `write` puts into the temporary path it is given. Raises StorageError."""
-    fresh = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{path.name}")
+    fresh = temporary(path)
     with storing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -60,6 +64,11 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
         except BaseException:
             fresh.unlink(missing_ok=True)
             raise
+
+
+def temporary(path: Path) -> Path:
+    """A free name beside `path` for what is being written and will be renamed to it."""
+    return path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{path.name}")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -112,11 +121,23 @@ def replace_folder(fresh: Path, folder: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Creates the folder and deletes what a killed process left of its writes there. The caller holds the lock."""
+    """Creates the folder and deletes the files that a killed process left half-written. The caller holds the lock."""
     with storing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(f"{TEMPORARY}*"):
-            leftover.unlink(missing_ok=True)
+            if not leftover.is_dir():  # a folder has a lock of its own
+                leftover.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Deletes the temporary files and folders that killed writers of `path` left. The caller holds its lock."""
+    name = f"{TEMPORARY}{'?' * 32}-{glob.escape(path.name)}"
+    with storing(path.parent):
+        for leftover in (*path.parent.glob(name), *path.parent.glob(f"{name}.old")):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink(missing_ok=True)
 
 
 def file_sha256(path: Path) -> str:
@@ -126,10 +147,11 @@ def file_sha256(path: Path) -> str:
 
 
 @contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
+def locked(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     """Holds `what` (such as "build") of a run_dir for this process; the lock ends with the process, however it ends.
 
-    Raises LockedError, with the holder's host, process and age, where another process has it.
+    Where another process has it, it waits, or raises LockedError with the holder's host, process and age. A file
+    system without locks is one warning.
     """
     path, note = folder / ".locks" / f"{what}.lock", folder / ".locks" / f"{what}.holder"
     with storing(folder):
@@ -138,9 +160,13 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise LockedError(
-            f"{folder}: another {what} is at work here: {_holder(note)}. Wait for it, stop it, or set another run_dir"
-        ) from None
+        held = f"{folder}: another {what} is at work here: {_holder(note)}"
+        if not wait:
+            raise LockedError(f"{held}. Wait for it, stop it, or set another run_dir") from None
+        logger.warning("%s. Waiting for it", held)
+        lock.acquire()
+    except OSError as error:
+        logger.warning("%s cannot be locked (%s): start no second %s here", folder, error, what)
     try:
         write_text(note, f"host {socket.gethostname()}, process {os.getpid()}, {time.time():.0f}\n")
         yield

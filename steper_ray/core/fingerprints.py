@@ -1,8 +1,8 @@
-"""One hash of a plain value, of a file and of a folder: what ties results to what they were made from.
+"""One hash of a plain value, of a file, of a folder and of passages: what ties results to what they were made from.
 
 - A folder's fingerprint covers every byte of its files: two checkpoints that differ in one byte differ here.
-- A file is read once: its SHA-256 is kept under its path, size, modification time and inode, in this process and in
-  the user's cache folder.
+- What is read from files is read once: it is kept under their paths, sizes, times and inodes, in this process and in
+  the user's cache folder, until one of them changes.
 """
 
 from __future__ import annotations
@@ -10,18 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from steper_ray.core.files import file_sha256, write_text
 from steper_ray.errors import StorageError
 
-#: Smaller files are read again by each process; larger ones are looked up in the cache folder.
+#: Smaller files are read again each time.
 _WORTH_KEEPING = 1 << 20  # bytes
+#: A file that changed within this time may change again without a change of its times: it is read again.
+_SETTLED_NS = 2_000_000_000
 #: What an export writes about itself and what changes no answer.
 _ABOUT = ("README.md", "SHA256SUMS", "steper.json")
+
+_known: dict[str, str] = {}
 
 
 def digest(value: Any) -> str:
@@ -30,10 +35,10 @@ def digest(value: Any) -> str:
 
 
 def file_fingerprint(path: Path) -> str:
-    """SHA-256 of a file, read again only when its size, modification time or inode has changed."""
-    path = path.resolve()
-    stat = path.stat()
-    return _file_fingerprint(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    """SHA-256 of a file, read again only when its size, times or inode have changed."""
+    if path.stat().st_size < _WORTH_KEEPING:
+        return file_sha256(path)
+    return remembered("sha256", lambda: file_sha256(path), [path])
 
 
 def folder_fingerprint(folder: Path) -> str:
@@ -52,19 +57,77 @@ def code_digest() -> str:
     return total.hexdigest()
 
 
-@lru_cache(maxsize=4096)
-def _file_fingerprint(path: Path, size: int, mtime_ns: int, inode: int) -> str:
-    if size < _WORTH_KEEPING:
-        return file_sha256(path)
-    kept = _cache() / digest([str(path), size, mtime_ns, inode])
-    with suppress(OSError):
-        text = kept.read_text(encoding="utf-8")
-        if len(text) == 64:
-            return text
-    found = file_sha256(path)
-    with suppress(StorageError):  # a cache: without it the file is read again
-        write_text(kept, found)
+class Passages(Protocol):
+    """What a passage's fingerprint is made of."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+
+
+class PassageDigest:
+    """SHA-256 over id, title and text of passages in their order; each field counts with its length."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, passage: Passages) -> None:
+        for field in (passage.id, passage.title, passage.text):
+            data = field.encode()
+            self._digest.update(len(data).to_bytes(8, "big") + data)
+
+    def hex(self) -> str:
+        return self._digest.hexdigest()
+
+
+def passages_fingerprint(passages: Iterable[Passages]) -> str:
+    """What ties an index to its corpus: 64 hex digits that change with any id, title, text or the order."""
+    found = PassageDigest()
+    for passage in passages:
+        found.add(passage)
+    return found.hex()
+
+
+def remembered(key: Any, compute: Callable[[], str], files: Iterable[Path] = ()) -> str:
+    """What `compute` returns, computed again only when the key, a plain JSON value, or one of the files has changed.
+
+    `compute` must depend on nothing else. It is kept in this process and in the user's cache folder, but not where a
+    file has changed just now or while it was read.
+    """
+    paths = [path.resolve() for path in files]
+    before = [_state(path) for path in paths]
+    name = digest([key, before])
+    if (found := _known.get(name) or _recall(name)) is None:
+        found = compute()
+        if not _is_settled(before) or [_state(path) for path in paths] != before:
+            return found
+        with suppress(StorageError):  # without the cache folder it is computed again
+            write_text(_cache() / name, json.dumps([found, digest([name, found])]))
+    _known[name] = found
     return found
+
+
+def _state(path: Path) -> tuple[str, int, int, int, int]:
+    """What changes when a file does. Its modification time can be set back, the time of its last change cannot."""
+    stat = path.stat()
+    return str(path), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _is_settled(states: Iterable[tuple[str, int, int, int, int]]) -> bool:
+    now = time.time_ns()
+    return all(now - max(mtime, ctime) > _SETTLED_NS for *_, mtime, ctime in states)
+
+
+def _recall(name: str) -> str | None:
+    """What the cache folder has under a name; None for nothing, or for a damaged file."""
+    try:
+        found, check = json.loads((_cache() / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return None
+    return found if isinstance(found, str) and check == digest([name, found]) else None
 
 
 def _cache() -> Path:

@@ -6,15 +6,18 @@ of passages), never the texts. Knows the formats' readers, and nothing of retrie
 
 from __future__ import annotations
 
-import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from steper_ray.config import CorpusConfig
+from steper_ray.core import fingerprints
+from steper_ray.core.files import file_sha256
+from steper_ray.core.fingerprints import digest, passages_fingerprint, remembered
 from steper_ray.corpora import hotpotqa, musique, plain, twowiki
 from steper_ray.corpora.fields import Record
 from steper_ray.corpora.miniature import make_corpus
@@ -34,7 +37,9 @@ class Corpus:
     _passages: Callable[[], Iterator[Passage]]
     _questions: Callable[[], Iterator[Question]]
     _log: ErrorLog
-    _limit: int | None = None
+    _config: CorpusConfig
+    _files: tuple[Path, ...] = ()
+    """What the passages are read from."""
 
     def passages(self) -> Iterator[Passage]:
         """All passages, each id once, whatever the limit. Raises DataError: malformed record, no passage."""
@@ -42,7 +47,7 @@ class Corpus:
 
     def questions(self) -> Iterator[Question]:
         """The first `limit` questions, each id once. Raises DataError: malformed record, no question."""
-        return islice(self._questions(), self._limit)
+        return islice(self._questions(), self._config.limit)
 
     @property
     def skipped(self) -> list[Skipped]:
@@ -52,14 +57,39 @@ class Corpus:
     def fingerprint(self) -> str:
         """SHA-256 over id, title and text of all passages in their order: what an index of them is tied to.
 
-        The same as `steper_ray.retrieval.fingerprint`. Reads all passages.
+        Reads all passages, but not again while the files and the code stay the same: then it is looked up, together
+        with what the reading left out. Raises DataError as `passages`.
         """
-        digest = hashlib.sha256()
-        for passage in self.passages():
-            for field in (passage.id, passage.title, passage.text):
-                data = field.encode()
-                digest.update(len(data).to_bytes(8, "big") + data)
-        return digest.hexdigest()
+        try:
+            known = remembered(self._key(), partial(_read_fingerprint, self._config), self._files)
+        except OSError as error:
+            raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
+        found, left_out = json.loads(known)
+        for file, record, reason in left_out:
+            self._log.leave_out(Place(Path(file), record), reason)
+        return str(found)
+
+    def _key(self) -> list[Any]:
+        """With the files, all that decides the passages and what reading them leaves out."""
+        config = self._config
+        if config.kind == "miniature":
+            return ["miniature", config.miniature.model_dump(), _code()]
+        kind, path = ("plain", config.passages) if config.passages else (config.kind, config.questions)
+        return [kind, str(path), config.on_error, _code()]
+
+
+def _read_fingerprint(config: CorpusConfig) -> str:
+    """The fingerprint and what was left out, as JSON; read apart, since a corpus notes each record only once."""
+    corpus = open_corpus(config)
+    found = passages_fingerprint(corpus.passages())
+    return json.dumps([found, [astuple(skipped) for skipped in corpus.skipped]])
+
+
+@cache
+def _code() -> str:
+    """Changes with the source that reads corpora and makes fingerprints."""
+    files = [*sorted(Path(__file__).parent.glob("*.py")), Path(fingerprints.__file__)]
+    return digest([file_sha256(file) for file in files])
 
 
 def open_corpus(config: CorpusConfig) -> Corpus:
@@ -68,12 +98,17 @@ def open_corpus(config: CorpusConfig) -> Corpus:
     if config.kind == "miniature":
         small = config.miniature
         passages, questions = make_corpus(small.seed, small.worlds, small.questions_per_world, small.split)
-        return Corpus(partial(iter, passages), partial(iter, questions), log, config.limit)
+        return Corpus(partial(iter, passages), partial(iter, questions), log, config)
     if config.questions is None:
         raise DataError(f"corpus.questions: kind '{config.kind}' needs a questions file")
     found = find_files(config.questions, "corpus.questions")
     files = [file for file in found if file.name not in twowiki.ALIAS_FILES]
-    read_passages = _plain_passages(config, log)
+    read_passages: Callable[[], Iterator[Passage]] | None = None
+    if config.passages is None:
+        read_from = [*files, *(twowiki.find_aliases(files) if config.kind == "2wiki" else ())]
+    else:
+        read_from = find_files(config.passages, "corpus.passages")
+        read_passages = partial(_read_passages, read_from, log)
     if config.kind == "plain":
         read_questions = partial(_plain_questions, files, log)
     else:
@@ -92,7 +127,8 @@ def open_corpus(config: CorpusConfig) -> Corpus:
         partial(_some, read_passages, no_passage, log),
         partial(_some, read_questions, no_question, log),
         log,
-        config.limit,
+        config,
+        tuple(read_from),
     )
 
 
@@ -132,12 +168,6 @@ def _unique(stream: Iterable[tuple[Place, T]], log: ErrorLog, id_of: Callable[[T
         else:
             seen.add(name)
             yield value
-
-
-def _plain_passages(config: CorpusConfig, log: ErrorLog) -> Callable[[], Iterator[Passage]] | None:
-    if config.passages is None:
-        return None
-    return partial(_read_passages, find_files(config.passages, "corpus.passages"), log)
 
 
 def _read_passages(files: list[Path], log: ErrorLog) -> Iterator[Passage]:

@@ -9,17 +9,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from steper_ray.core.files import remove_leftovers, storing, synchronise, temporary
+
 
 class RowFile:
-    """One Parquet file, written under another name; `close` puts it in place. The same rows give the same bytes."""
+    """One Parquet file with page checksums, written under another name; `close` puts it in place.
+
+    The same rows give the same bytes. One process at a time writes a path. Raises StorageError.
+    """
 
     def __init__(self, path: Path, schema: pa.Schema, rows_a_group: int) -> None:
         self.bytes = 0
         """What was written so far comes to in memory, uncompressed."""
         self._path, self._schema, self._rows_a_group = path, schema, rows_a_group
-        self._fresh = path.with_name(f"{path.name}.writing")
+        remove_leftovers(path)
+        self._fresh = temporary(path)
         self._waiting: list[dict[str, Any]] = []
-        self._writer = pq.ParquetWriter(self._fresh, schema, compression="zstd")
+        with storing(path.parent):
+            self._writer = pq.ParquetWriter(self._fresh, schema, compression="zstd", write_page_checksum=True)
 
     def add(self, rows: Iterable[dict[str, Any]]) -> None:
         for row in rows:
@@ -31,12 +38,15 @@ class RowFile:
         """Writes the rest; a file without rows has the schema alone."""
         if self._waiting:
             self._write()
-        self._writer.close()
-        self._fresh.replace(self._path)
+        with storing(self._path.parent):
+            self._writer.close()
+            synchronise(self._fresh)
+            self._fresh.replace(self._path)
 
     def _write(self) -> None:
         table = pa.Table.from_pylist(self._waiting, schema=self._schema)
-        self._writer.write_table(table)
+        with storing(self._path.parent):
+            self._writer.write_table(table)
         self.bytes += table.nbytes
         self._waiting.clear()
 

@@ -20,6 +20,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from steper_ray.core.files import write_text
 from steper_ray.evaluation import figures
 from steper_ray.evaluation.figures import label
 from steper_ray.evaluation.results import thin
@@ -53,11 +54,8 @@ class Cell:
 
 def write_report(results: Mapping[str, Any], folder: Path) -> Path:
     """Writes report.html into the folder and returns its path."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "report.html"
-    partial = path.with_suffix(".html.partial")
-    partial.write_text(render(results), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, render(results))
     return path
 
 

@@ -10,7 +10,6 @@ from steper_ray.retrieval.index import (
     open_index,
     read_manifest,
 )
-from steper_ray.retrieval.store import fingerprint
 
 __all__ = [
     "AsyncRetriever",
@@ -20,7 +19,6 @@ __all__ = [
     "build_index",
     "check_parts",
     "ensure_index",
-    "fingerprint",
     "index_folder",
     "merge",
     "open_index",

@@ -1,37 +1,54 @@
 """An index that knows what it was built from: built whole or not at all, opened only for the corpus it fits.
 
-A finished index is a folder with `manifest.json`, `passages.arrow` and the files of its kind. It is built in
-a sibling folder and renamed, so a folder without a manifest was never finished. Knows passages, not corpora.
+- A finished index is a folder with `manifest.json`, `passages.arrow` and the files of its kind.
+- It is built in a sibling folder and renamed, so a folder without a manifest was never finished.
+- The manifest lists size and SHA-256 of every file, and its own digest: a process compares them when it opens the
+  index (large files once a node), so that no search reads a damaged one.
+
+Knows passages, not corpora.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import shutil
-import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 
 from steper_ray.config import RetrievalConfig
+from steper_ray.core.files import locked, remove_leftovers, replace_folder, storing, temporary, write_text
+from steper_ray.core.fingerprints import digest
+from steper_ray.core.sums import damage, take
 from steper_ray.errors import RetrievalError
 from steper_ray.retrieval import bm25, lucene
 from steper_ray.retrieval.base import Retriever
 from steper_ray.retrieval.store import PassageStore, write_passages
 from steper_ray.schema import Passage
 
-FORMAT = 1
+logger = logging.getLogger(__name__)
+
+FORMAT = 2
 _MANIFEST = "manifest.json"
 _PASSAGES = "passages.arrow"
-_FIX = "build it again (`steper index`), or set retrieval.index_dir to another folder"
+_FIX = "delete the folder and build it again (`steper index`), or set retrieval.index_dir to another one"
+
+
+class DamagedIndexError(RetrievalError):
+    """A file of an index is missing, is not what was written, or is of another version."""
 
 
 @dataclass(frozen=True, slots=True)
 class IndexManifest:
-    """What an index was built from; `fingerprint` is the corpus's (see `fingerprint`)."""
+    """What an index was built from, and what was written.
+
+    `fingerprint` is the corpus's, `files` are (size, SHA-256) by name below the folder.
+    """
 
     kind: str
     k1: float
@@ -39,21 +56,24 @@ class IndexManifest:
     passages: int
     fingerprint: str
     library: str
+    files: dict[str, tuple[int, str]] = field(default_factory=dict)
     format: int = FORMAT
 
 
 def build_index(corpus_passages: Iterable[Passage], config: RetrievalConfig, folder: Path) -> IndexManifest:
     """Builds the index of a corpus in `folder`, in one pass over the passages, and replaces an index there.
 
-    A build that fails or is killed leaves `folder` as it was. Raises DataError (no passages, an id twice) and
-    RetrievalError (a folder that holds something else, Java or Pyserini missing).
+    A build that fails or is killed leaves `folder` as it was. One process at a time builds an index, others wait.
+    Raises DataError (no passages, an id twice), StorageError, and RetrievalError (a folder that holds something else,
+    Java or Pyserini missing).
     """
     _check_target(folder)
-    return _build_aside(corpus_passages, config, folder, replace=True)
+    with _building(folder):
+        return _build_aside(corpus_passages, config, folder)
 
 
 def index_folder(config: RetrievalConfig, run_dir: Path, fingerprint: str) -> Path:
-    """Where the index of a corpus lies: `index_dir` if it is set, else a folder of its own for each setting."""
+    """Where the index of a corpus lies: `index_dir` if it is set, else one folder for each setting."""
     if config.index_dir is not None:
         return config.index_dir.resolve()
     name = f"{config.kind}-k{config.k1:g}-b{config.b:g}-{fingerprint[:16]}"
@@ -68,7 +88,7 @@ def open_index(
 ) -> Retriever:
     """The retriever of a finished index, or of the i-th of n parts of it (`part`, from 0; bm25s alone).
 
-    Raises RetrievalError, with the fix, for an index that is missing, half-built or broken, that has other
+    Raises RetrievalError, with the fix, for an index that is missing, half-built or damaged, that has other
     settings than `config`, or that was built from another corpus than the expected one (None: any corpus).
     """
     manifest = read_manifest(folder)
@@ -81,18 +101,16 @@ def open_index(
             f"{folder}: stale: built from corpus {manifest.fingerprint[:12]} ({manifest.passages} passages), "
             f"the corpus is now {expected_fingerprint[:12]}: {_FIX}"
         )
+    if wrong := damage(folder, manifest.files):
+        raise DamagedIndexError(f"{folder}: broken index: {wrong}: {_FIX}")
     try:
         store = PassageStore(folder / _PASSAGES)
-        if len(store) != manifest.passages:
-            raise RetrievalError(
-                f"{folder}: {len(store)} passages, its manifest says {manifest.passages}: {_FIX}"
-            )
         if config.kind == "lucene":
             check_parts(config, part[1])
             return lucene.LuceneRetriever(folder, store, k1=config.k1, b=config.b)
         return bm25.Bm25Retriever(folder, store, part)
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise RetrievalError(f"{folder}: broken index ({error}): {_FIX}") from error
+        raise DamagedIndexError(f"{folder}: broken index ({error}): {_FIX}") from error
 
 
 def check_parts(config: RetrievalConfig, parts: int) -> None:
@@ -113,11 +131,23 @@ def ensure_index(
 ) -> Retriever:
     """The retriever of the index in `folder`, which is built from the passages if nothing is there yet.
 
-    An index that is there is opened, and refused, as by `open_index`; the passages are then not read. With
-    the corpus's fingerprint given, an index built here from other passages is refused too.
+    An index that is there is opened, and refused, as by `open_index`; the passages are then not read. A damaged one
+    is built again, unless `retrieval.index_dir` names it. With the corpus's fingerprint given, an index built here from
+    other passages is refused too.
     """
-    if not folder.exists():
-        _build_aside(corpus_passages, config, folder, replace=False)
+    wrong = None
+    if folder.exists():
+        try:
+            return open_index(folder, config, expected_fingerprint)
+        except DamagedIndexError as error:
+            if config.index_dir is not None:
+                raise
+            wrong = str(error).removesuffix(f": {_FIX}")
+    with _building(folder):
+        if not folder.exists() or _is_damaged(folder):  # else another process built it meanwhile
+            if wrong is not None:
+                logger.warning("%s. It is built again", wrong)
+            _build_aside(corpus_passages, config, folder)
     return open_index(folder, config, expected_fingerprint)
 
 
@@ -125,31 +155,46 @@ def read_manifest(folder: Path) -> IndexManifest:
     """Raises RetrievalError for an index that is missing, half-built or of another version."""
     if not folder.is_dir():
         raise RetrievalError(
-            f"{folder}: no index here: build one (`steper index`) or mend retrieval.index_dir"
+            f"{folder}: no index here: build one (`steper index`) or correct retrieval.index_dir"
         )
     path = folder / _MANIFEST
     if not path.is_file():
-        raise RetrievalError(
-            f"{folder}: no {_MANIFEST}: not an index, or a half-built one: delete it and {_FIX}"
-        )
+        raise RetrievalError(f"{folder}: no {_MANIFEST}: not an index, or a half-built one: {_FIX}")
     try:
-        manifest = IndexManifest(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise RetrievalError(f"{path}: not an index manifest ({error}): {_FIX}") from error
-    if manifest.format != FORMAT:
-        raise RetrievalError(f"{path}: index format {manifest.format}, this version reads {FORMAT}: {_FIX}")
-    return manifest
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["format"] != FORMAT:
+            raise DamagedIndexError(
+                f"{path}: index format {record['format']}, this version reads {FORMAT}: {_FIX}"
+            )
+        if record.pop("digest") != digest(record):
+            raise DamagedIndexError(f"{path}: not what was written (its digest differs): {_FIX}")
+        files = {name: (size, sha256) for name, (size, sha256) in record.pop("files").items()}
+        return IndexManifest(**record, files=files)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DamagedIndexError(f"{path}: not an index manifest ({error}): {_FIX}") from error
 
 
-def _build_aside(
-    passages: Iterable[Passage], config: RetrievalConfig, folder: Path, *, replace: bool
-) -> IndexManifest:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+def _building(folder: Path) -> AbstractContextManager[None]:
+    return locked(folder.parent, f"build of {folder.name}", wait=True)
+
+
+def _is_damaged(folder: Path) -> bool:
+    try:
+        return damage(folder, read_manifest(folder).files) is not None
+    except DamagedIndexError:
+        return True
+
+
+def _build_aside(passages: Iterable[Passage], config: RetrievalConfig, folder: Path) -> IndexManifest:
+    """Builds in a sibling folder and replaces `folder`. The caller holds the lock."""
+    remove_leftovers(folder)
+    work = temporary(folder)
+    with storing(folder.parent):
+        work.mkdir()
     try:
         manifest = _build(passages, config, work)
-        work.chmod(0o755)  # mkdtemp's folders are for their owner alone
-        _move(work, folder, replace=replace)
+        with storing(folder.parent):
+            replace_folder(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return manifest
@@ -157,15 +202,17 @@ def _build_aside(
 
 def _build(passages: Iterable[Passage], config: RetrievalConfig, work: Path) -> IndexManifest:
     library = lucene.library() if config.kind == "lucene" else bm25.LIBRARY
-    count, digest = write_passages(passages, work / _PASSAGES)
-    store = PassageStore(work / _PASSAGES)
-    if config.kind == "lucene":
-        lucene.build(store, work)
-    else:
-        bm25.build(store, work, k1=config.k1, b=config.b)
-    manifest = IndexManifest(config.kind, config.k1, config.b, count, digest, library)
-    text = json.dumps(dataclasses.asdict(manifest), indent=2)
-    (work / _MANIFEST).write_text(text + "\n", encoding="utf-8")  # last: its presence says the index is whole
+    with storing(work.parent):
+        count, corpus = write_passages(passages, work / _PASSAGES)
+        store = PassageStore(work / _PASSAGES)
+        if config.kind == "lucene":
+            lucene.build(store, work)
+        else:
+            bm25.build(store, work, k1=config.k1, b=config.b)
+        manifest = IndexManifest(config.kind, config.k1, config.b, count, corpus, library, take(work))
+    record = json.loads(json.dumps(dataclasses.asdict(manifest)))
+    text = json.dumps({**record, "digest": digest(record)}, indent=2)
+    write_text(work / _MANIFEST, text + "\n")  # last: its presence says the index is whole
     return manifest
 
 
@@ -177,18 +224,3 @@ def _check_target(folder: Path) -> None:
         )
     if folder.exists() and not folder.is_dir():
         raise RetrievalError(f"{folder}: is a file: set retrieval.index_dir to a folder")
-
-
-def _move(work: Path, folder: Path, *, replace: bool) -> None:
-    """Renames `work` to `folder`. An index that is there goes, or stays if it is not to be replaced."""
-    if replace and folder.exists():
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".old", dir=folder.parent))
-        folder.rename(aside / folder.name)  # a folder with files cannot be renamed over
-        work.rename(folder)
-        shutil.rmtree(aside, ignore_errors=True)
-        return
-    try:
-        work.rename(folder)
-    except OSError:
-        if replace or not (folder / _MANIFEST).is_file():
-            raise  # not another process that built the same index at the same time

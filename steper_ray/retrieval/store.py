@@ -6,7 +6,6 @@ search.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -14,33 +13,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from steper_ray.core.fingerprints import PassageDigest
 from steper_ray.errors import DataError
 from steper_ray.schema import PASSAGE_SCHEMA, Passage
 
 BATCH_ROWS = 4096  # rows of every batch but the last: turns a position into a batch and a row
-
-
-class Fingerprint:
-    """SHA-256 over id, title and text of passages in their order; each field counts with its length."""
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-
-    def add(self, passage: Passage) -> None:
-        for field in (passage.id, passage.title, passage.text):
-            data = field.encode()
-            self._digest.update(len(data).to_bytes(8, "big") + data)
-
-    def hex(self) -> str:
-        return self._digest.hexdigest()
-
-
-def fingerprint(passages: Iterable[Passage]) -> str:
-    """What ties an index to its corpus: 64 hex digits that change with any id, title, text or the order."""
-    result = Fingerprint()
-    for passage in passages:
-        result.add(passage)
-    return result.hex()
 
 
 def write_passages(passages: Iterable[Passage], path: Path) -> tuple[int, str]:
@@ -48,7 +25,7 @@ def write_passages(passages: Iterable[Passage], path: Path) -> tuple[int, str]:
 
     Raises DataError for an empty corpus and for an id that comes twice.
     """
-    digest, seen = Fingerprint(), set[str]()
+    digest, seen = PassageDigest(), set[str]()
     stream = iter(passages)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, PASSAGE_SCHEMA) as writer:
         while rows := list(islice(stream, BATCH_ROWS)):

@@ -20,7 +20,8 @@ import yaml
 from pydantic import Field, ValidationError
 
 from steper_ray.config.serve import CallerLimits
-from steper_ray.errors import SteperError
+from steper_ray.core.files import write_file
+from steper_ray.errors import SteperError, StorageError
 
 #: Names of callers that have no entry: the one token, and clients of this machine where no key is asked for.
 TOKEN, LOOPBACK = "token", "loopback"
@@ -178,11 +179,13 @@ def add_key(path: Path, entry: KeyEntry) -> None:
     else:  # as text: comments stay
         text = text + ("" if not text or text.endswith("\n") else "\n") + entry_yaml(entry)
     _parse(text, str(path))
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
+
+    def write(fresh: Path) -> None:
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
             file.write(text)
-        new.replace(path)
-    except OSError as error:
-        raise KeysError(f"{path}: cannot be written: {error.strerror}") from error
+
+    try:
+        write_file(path, write)
+    except StorageError as error:
+        raise KeysError(f"{path}: cannot be written: {error.__cause__}") from error

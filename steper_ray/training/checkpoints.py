@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steper_ray.errors import TrainingError
+from steper_ray.core.files import file_sha256, room, write_text
+from steper_ray.core.sums import damage
+from steper_ray.errors import StorageError, TrainingError
 from steper_ray.training.agreement import Agree
 
 logger = logging.getLogger(__name__)
@@ -30,7 +32,6 @@ FORMAT = 1
 _SEAL = "seal-{rank}.json"
 #: What errors of torch's and safetensors' writers have in their text.
 _WRITING = ("inline_container", "PytorchStreamWriter", "os error")
-_FULL = 1 << 20  # bytes: less than this is no room
 
 
 class WriteError(TrainingError):
@@ -44,19 +45,13 @@ def writing(what: str, folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         # Python says OSError; torch a RuntimeError ("unexpected pos 576 vs 534"), safetensors an error of its own.
-        if not isinstance(error, OSError) and not any(sign in str(error) for sign in _WRITING):
+        cause = error.__cause__ if isinstance(error, StorageError) else error
+        if not isinstance(cause, OSError) and not any(sign in str(error) for sign in _WRITING):
             raise
         raise WriteError(
-            f"{what} cannot be written to {folder}: {error} ({_room(folder)}). Make room there and run it again: it "
+            f"{what} cannot be written to {folder}: {cause} ({room(folder)}). Make room there and run it again: it "
             "goes on from the last whole checkpoint"
         ) from error
-
-
-def _room(folder: Path) -> str:
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    return "the disk is full" if free < _FULL else f"{free / 1e9:.2f} GB free"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +65,7 @@ class Stored:
 
     def damage(self, rank: int = 0, of: int = 1) -> str | None:
         """What is wrong with every `of`-th file from `rank` on, so that workers can share the reading."""
-        for name, (size, digest) in sorted(self.files.items())[rank::of]:
-            file = self.folder / name
-            if not file.is_file():
-                return f"{name} is missing"
-            if (found := file.stat().st_size) != size:
-                return f"{name} has {found} bytes instead of {size}"
-            if _sha256(file) != digest:
-                return f"{name} is not what was written (SHA-256)"
-        return None
+        return damage(self.folder, dict(sorted(self.files.items())[rank::of]))
 
 
 class Checkpoints:
@@ -113,7 +100,7 @@ class Checkpoints:
             name = file.relative_to(local)
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, folder / name)
-            files[str(name)] = (file.stat().st_size, _sha256(file))
+            files[str(name)] = (file.stat().st_size, file_sha256(file))
         seal = {
             "format": FORMAT,
             "fingerprint": self._fingerprint,
@@ -121,9 +108,7 @@ class Checkpoints:
             "workers": workers,
             "files": files,
         }
-        partial = folder / f"{_SEAL.format(rank=rank)}.partial"
-        partial.write_text(json.dumps(seal), encoding="utf-8")
-        partial.replace(folder / _SEAL.format(rank=rank))
+        write_text(folder / _SEAL.format(rank=rank), json.dumps(seal))
 
     def prune(self, keep: int) -> None:
         """Removes all but the `keep` newest; one that is under way stays."""
@@ -269,8 +254,3 @@ def _json(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -2,7 +2,8 @@
 
 Of a student of adapters either that, merged, or the adapters' folder.
 
-The folder is written under a temporary name and renamed, so it is whole or not there. Runs on rank 0 alone.
+The folder is written under a temporary name and renamed, so it is whole or not there; `SHA256SUMS`, its last file,
+lists the others. Runs on rank 0 alone.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+from steper_ray.core.files import remove_leftovers, replace_folder, temporary
+from steper_ray.core.sums import SUMS, sums_damage, write_sums
 from steper_ray.errors import TrainingError
 from steper_ray.training.job import PROVENANCE, Task
 from steper_ray.training.lora import save_adapters, save_merged
@@ -86,9 +89,17 @@ def generation_config(model: str, end: int) -> GenerationConfig:
 def export_kept(
     task: Task, kept: Path, step: int, steps: int, summary: dict[str, Any], validation: dict[str, Any]
 ) -> None:
-    """As `export`, with the student of an earlier `step` that `export` wrote to the folder `kept`, which stays."""
+    """As `export`, with the student of an earlier `step` that `export` wrote to the folder `kept`, which stays.
+
+    Raises TrainingError where that one is damaged.
+    """
+    if (wrong := sums_damage(kept)) is not None:
+        raise TrainingError(
+            f"{kept}: the best student so far is damaged: {wrong}. Bring the file back, or delete {kept.parent} and "
+            f"this job's checkpoints below {kept.parents[1] / 'ray'} to train again from the start"
+        )
     with _replaced(task.job.output) as partial:
-        own = shutil.ignore_patterns(PROVENANCE, "README.md")
+        own = shutil.ignore_patterns(PROVENANCE, "README.md", SUMS)
         shutil.copytree(kept, partial, ignore=own, copy_function=_link, dirs_exist_ok=True)
         _describe(partial, task, _record(task, steps, summary, validation) | {"exported_step": step})
 
@@ -103,17 +114,20 @@ def _link(source: str, target: str) -> None:
 
 @contextmanager
 def _replaced(output: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `output` once it is filled."""
-    partial = output.parent / f".{output.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    old = output.parent / f".{output.name}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if output.exists():
-        output.rename(old)
-    partial.rename(output)
-    shutil.rmtree(old, ignore_errors=True)
+    """An empty folder that takes the place of `output` once it is filled, with the sums of its files.
+
+    The caller holds the job's lock.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(output)
+    fresh = temporary(output)
+    fresh.mkdir()
+    try:
+        yield fresh
+        write_sums(fresh)
+        replace_folder(fresh, output)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _describe(folder: Path, task: Task, record: dict[str, Any]) -> None:

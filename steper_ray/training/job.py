@@ -5,28 +5,27 @@ Shared by the loop, the export and the Ray adapter; knows config and models alon
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
-import os
-import socket
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from steper_ray.config import TrainConfig, ValidationConfig
+from steper_ray.core.files import write_text
+from steper_ray.core.fingerprints import folder_fingerprint
+from steper_ray.core.sums import SUMS, listed, sums_damage
 from steper_ray.errors import TrainingError
 from steper_ray.models import resolve_model
+from steper_ray.training.metrics import read_records
 from steper_ray.training.sources import data_fingerprint
 from steper_ray.training.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
 PROVENANCE = "steper.json"
-_LOCK = "lock"
 _SOURCES = "made_from.json"
 #: Settings that change how a student is trained but not which student comes out.
 _HOW = {
@@ -112,7 +111,7 @@ def make_task(job: TrainJob, run_dir: Path) -> Task:
         raise TrainingError(
             "train.zero_stage=0 in bfloat16: no float32 sums of gradients there; set train.zero_stage=1 or more"
         )
-    if provenance(job.output) is None and (job.output.is_file() or any(job.output.glob("*"))):
+    if not _is_export(job.output) and (job.output.is_file() or any(job.output.glob("*"))):
         raise TrainingError(
             f"{job.output}: holds something that this stage did not write: choose another output folder"
         )
@@ -128,12 +127,29 @@ def provenance(folder: Path) -> dict[str, object] | None:
     return record if isinstance(record, dict) else None
 
 
+def _is_export(folder: Path) -> bool:
+    """Whether `export` wrote the folder, be it damaged since."""
+    return provenance(folder) is not None or PROVENANCE in (listed(folder) or {})
+
+
 def finished(task: Task) -> TrainResult | None:
-    """The result of a task that was exported before, from the same config, data and starting model."""
+    """The result of a task that was exported before, from the same config, data and starting model, and is whole."""
     record = provenance(task.job.output)
-    if record is None or record.get("fingerprint") != task.fingerprint:
+    if record is None or record.get("fingerprint") != task.fingerprint or sums_damage(task.job.output):
         return None
     return TrainResult(task.name, task.job.output, task.metrics, int(str(record["steps"])))
+
+
+def lost(task: Task) -> str | None:
+    """What is wrong with the export of a task whose training ended; None where nothing is or none was made."""
+    output = task.job.output
+    record = provenance(output) or {}
+    if (output / SUMS).exists() or record.get("fingerprint") == task.fingerprint:
+        wrong = sums_damage(output)
+        return wrong and f"{output}: {wrong}"
+    steps = read_records(task.metrics) if _noted(task) == task.sources else []
+    ended = bool(steps) and steps[-1]["step"] == steps[-1]["steps"]
+    return f"{output} is gone" if ended and not record else None
 
 
 def _sources(job: TrainJob, model: str) -> dict[str, str]:
@@ -160,46 +176,14 @@ def _choice(validation: ValidationConfig) -> dict[str, str]:
 
 
 def _weights(folder: Path) -> str:
-    """Names, sizes and times of a local model's weights: a student trained anew from other weights is another."""
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    return " ".join(f"{f.name}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files)
-
-
-@contextmanager
-def at_work(tasks: Sequence[Task]) -> Iterator[None]:
-    """Holds the jobs for this process. Raises TrainingError if another training of the same run has one of them.
-
-    The lock goes with the process, however it ends.
-    """
-    with ExitStack() as held:
-        for task in tasks:
-            folder = task.metrics.parent
-            folder.mkdir(parents=True, exist_ok=True)
-            stream = held.enter_context((folder / _LOCK).open("a+", encoding="utf-8"))
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                stream.seek(0)
-                raise TrainingError(
-                    f"job '{task.name}': another training is at work on it in {folder} ({stream.read().strip()}): wait "
-                    "for it, stop it, or take another run_dir"
-                ) from None
-            except OSError as error:  # a file system without locks
-                logger.warning("%s cannot be locked (%s): start no second training on it", folder, error)
-            stream.truncate(0)
-            stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            stream.flush()
-        yield
+    """The contents of a local model's files: a student that starts from other weights is another."""
+    return folder_fingerprint(folder) if folder.is_dir() else ""
 
 
 def note_sources(task: Task) -> None:
     """Notes what a job is made from, and says what has changed since it was started last and must start anew."""
-    path = task.metrics.with_name(_SOURCES)
-    try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        earlier = None
-    if isinstance(earlier, dict) and earlier != task.sources:
+    path, earlier = task.metrics.with_name(_SOURCES), _noted(task)
+    if earlier is not None and earlier != task.sources:
         logger.warning(
             "job '%s' starts anew and does not go on from where it was: since it was started last, %s. Its checkpoints "
             "of before stay below %s; delete them if you need the room",
@@ -207,17 +191,23 @@ def note_sources(task: Task) -> None:
             ", ".join(_changes(earlier, task.sources)) or "its record changed",
             path.parents[1] / "ray",
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(task.sources, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(task.sources, indent=2) + "\n")
+
+
+def _noted(task: Task) -> dict[str, Any] | None:
+    """What the job was made from when it was started last."""
+    try:
+        sources = json.loads(task.metrics.with_name(_SOURCES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return sources if isinstance(sources, dict) else None
 
 
 def _changes(earlier: dict[str, Any], now: dict[str, str]) -> Iterator[str]:
     for source, said in (
         ("trajectories", "the trajectories changed"),
         ("student", f"the student is {now['student']}"),
-        ("weights", "the student's weights changed"),
+        ("weights", "the student's files changed"),
     ):
         if earlier.get(source) != now[source]:
             yield said

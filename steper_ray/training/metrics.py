@@ -15,16 +15,15 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+from steper_ray.core.files import write_text
+from steper_ray.errors import DataError
+
 
 class MetricsLog:
     """Appends one JSON line a step, flushed at once. Lines of steps after `start` are dropped when opened."""
 
     def __init__(self, path: Path, start: int) -> None:
-        lines = read_lines(path)[:start]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        partial.replace(path)
+        write_text(path, "".join(line + "\n" for line in read_lines(path)[:start]))
         self._stream = path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
@@ -44,8 +43,14 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log of JSON objects."""
-    return [json.loads(line) for line in read_lines(path)]
+    """The whole lines of a log of JSON objects. Raises DataError for a damaged one."""
+    records = []
+    for number, line in enumerate(read_lines(path), 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: damaged ({error}): delete the line") from error
+    return records
 
 
 class Follower:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from steper_ray.core.files import write_text
 from steper_ray.training.job import Task, provenance
 from steper_ray.training.metrics import read_records
 
@@ -57,9 +58,7 @@ class Students:
         records = read_records(self.log)
         if not all(map(self._ours, records)) or self._torn():
             lines = [json.dumps(record) + "\n" for record in records if self._ours(record)]
-            partial = self.log.with_suffix(".partial")
-            partial.write_text("".join(lines), encoding="utf-8")
-            partial.replace(self.log)
+            write_text(self.log, "".join(lines))
         done = self.done()
         for folder in self._folder.glob("step-*"):
             record = provenance(folder)

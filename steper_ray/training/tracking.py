@@ -16,7 +16,8 @@ from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Self
 
-from steper_ray.errors import TrainingError
+from steper_ray.core.files import write_text
+from steper_ray.errors import StorageError, TrainingError
 from steper_ray.training.job import Task
 from steper_ray.training.metrics import Follower
 from steper_ray.training.students import Students
@@ -165,19 +166,17 @@ class _Feed:
             return {}
 
     def _write(self) -> None:
-        partial = self._path.with_suffix(".partial")
         text = json.dumps({"fingerprint": self._task.fingerprint, "sent": self._sent})
         try:
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(self._path)
-        except OSError as error:  # a full disk; the next record's note says all that this one does
+            write_text(self._path, text)
+        except StorageError as error:  # the next record's note says all that this one does
             if self._noted:
                 logger.warning(
                     "tracking of '%s' goes on, but what was sent cannot be noted in %s: %s. It is tried again with "
                     "every step; a restart before that sends again what is not noted",
                     self._task.name,
                     self._path,
-                    error,
+                    error.__cause__,
                 )
             self._noted = False
         else:

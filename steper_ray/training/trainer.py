@@ -33,10 +33,11 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 
 from steper_ray.config import TrainConfig
+from steper_ray.core.files import locked
 from steper_ray.errors import SteperError, TrainingError
 from steper_ray.training.agreement import one_for_all
 from steper_ray.training.checkpoints import Checkpoints, Saver, WriteError, newest, writing
-from steper_ray.training.job import Task, TrainJob, TrainResult, at_work, finished, make_task, note_sources
+from steper_ray.training.job import Task, TrainJob, TrainResult, finished, lost, make_task, note_sources
 from steper_ray.training.metrics import ProgressBars
 from steper_ray.training.students import Students
 from steper_ray.training.tokenising import with_tokens
@@ -60,9 +61,9 @@ def train(
 
     `run_dir` takes metrics (training/<name>/metrics.jsonl) and checkpoints (training/ray). With `progress` stderr
     shows how much memory a worker is estimated to need, and a bar a job. `judge` asks a student the questions of
-    `train.validation`, in a thread of this process; what it says goes to training/<name>/validation.jsonl. Raises
-    TrainingError or ModelError; a call with the same jobs goes on where this one stopped. One call at a time works on
-    a job.
+    `train.validation`, in a thread of this process; what it says goes to training/<name>/validation.jsonl. An export
+    that was damaged since is made again. Raises TrainingError or ModelError, and LockedError where another call works
+    on one of the jobs; a call with the same jobs goes on where this one stopped.
     """
     run_dir = run_dir.resolve()
     tasks = [make_task(_absolute(job), run_dir) for job in jobs]
@@ -71,8 +72,12 @@ def train(
     left = [task for task in tasks if finished(task) is None]
     with ExitStack() as beside:
         if left:
-            beside.enter_context(at_work(left))
             for task in left:
+                beside.enter_context(locked(task.metrics.parent, "training"))
+            for task in left:
+                if (wrong := lost(task)) is not None:
+                    logger.warning("job '%s' was trained, but %s. It goes on from its last checkpoint and is exported "
+                                   "again", task.name, wrong)  # fmt: skip
                 with writing("what the job is made from", task.metrics.parent):
                     note_sources(task)
                     Students(task).tidy()

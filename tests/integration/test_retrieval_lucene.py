@@ -9,8 +9,9 @@ import pytest
 from retriever_contract import CORPUS, QUESTIONS, RetrieverContract
 
 from steper_ray.config import RetrievalConfig
+from steper_ray.core.fingerprints import passages_fingerprint
 from steper_ray.errors import RetrievalError
-from steper_ray.retrieval import Retriever, build_index, ensure_index, fingerprint, open_index, read_manifest
+from steper_ray.retrieval import Retriever, build_index, ensure_index, open_index, read_manifest
 
 pytestmark = pytest.mark.java
 CONFIG = RetrievalConfig(kind="lucene")
@@ -25,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def lucene(folder: Path) -> Retriever:
-    return open_index(folder, CONFIG, fingerprint(CORPUS))
+    return open_index(folder, CONFIG, passages_fingerprint(CORPUS))
 
 
 class TestLucene(RetrieverContract):
@@ -55,10 +56,16 @@ def test_importing_pyserini_leaves_no_key_behind(lucene: Retriever) -> None:
     assert os.environ.get("OPENAI_API_KEY") != "unused"
 
 
-def test_a_broken_lucene_index_is_a_retrieval_error_with_the_fix(tmp_path: Path, lucene: Retriever) -> None:
+def test_a_flipped_bit_in_any_lucene_file_is_named_with_the_fix(tmp_path: Path, lucene: Retriever) -> None:
     folder = tmp_path / "index"
     build_index(CORPUS[:5], CONFIG, folder)
-    for path in (folder / "lucene").glob("segments_*"):
-        path.unlink()
-    with pytest.raises(RetrievalError, match="build it again"):
-        open_index(folder, CONFIG)
+    paths = [path for path in (folder / "lucene").iterdir() if path.stat().st_size]
+    assert any(path.name.startswith("segments_") for path in paths)
+    for path in paths:
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(
+            RetrievalError, match=rf"lucene/{path.name} is not what was written.*build it again"
+        ):
+            open_index(folder, CONFIG)
+        path.write_bytes(whole)

@@ -218,6 +218,23 @@ def test_a_rerun_skips_what_is_finished(trained):
     assert {r.name: (r.model_dir / "model.safetensors").stat().st_mtime_ns for r in again} == before
 
 
+def test_a_student_that_was_cut_short_is_trained_and_exported_again_and_the_others_stay(trained, caplog):
+    folder, jobs, results = trained
+    file = results["vanilla_kd"].model_dir / "model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:100])
+    others = {name: (r.model_dir / "model.safetensors").stat().st_ino for name, r in results.items()}
+    assert train(jobs, run_dir=folder, progress=False) == list(results.values())
+    (said,) = (line for line in caplog.messages if "was trained, but" in line)
+    assert said.startswith(
+        f"job 'vanilla_kd' was trained, but {file.parent}: model.safetensors is not what was"
+    )
+    assert file.read_bytes() == whole
+    changed = {name for name, r in results.items()
+               if (r.model_dir / "model.safetensors").stat().st_ino != others[name]}  # fmt: skip
+    assert changed == {"vanilla_kd"}
+
+
 def test_a_loss_that_is_no_number_stops_the_training_and_a_rerun_goes_on_from_the_last_good_checkpoint(
     ray_cluster, tmp_path
 ):

@@ -10,6 +10,7 @@ import pytest
 
 from steper_ray.config import Config
 from steper_ray.config.file import ConfigError, load_config
+from steper_ray.core import files, fingerprints
 from steper_ray.core.files import (
     TEMPORARY,
     file_sha256,
@@ -19,7 +20,8 @@ from steper_ray.core.files import (
     write_table,
     write_text,
 )
-from steper_ray.core.fingerprints import file_fingerprint, folder_fingerprint
+from steper_ray.core.fingerprints import file_fingerprint, folder_fingerprint, remembered
+from steper_ray.core.sums import sums_damage, write_sums
 from steper_ray.errors import DataError, LockedError, StorageError
 
 TABLE = pa.table({"n": list(range(50_000))})
@@ -69,7 +71,8 @@ def test_every_flipped_bit_of_a_table_is_named_with_its_checksum_known_and_any_o
         read_table(path)
 
 
-def test_a_lock_names_its_holder_and_is_gone_with_it(tmp_path):
+def test_a_lock_names_its_holder_and_is_gone_with_it(tmp_path, monkeypatch):
+    waits = []
     script = (
         "import sys; from pathlib import Path; from steper_ray.core.files import locked\n"
         "with locked(Path(sys.argv[1]), 'build'): print('held', flush=True); sys.stdin.read()"
@@ -82,23 +85,120 @@ def test_a_lock_names_its_holder_and_is_gone_with_it(tmp_path):
             pass
         with locked(tmp_path, "evaluation"):
             pass
-        other.kill()
+        monkeypatch.setattr(files.logger, "warning", lambda *said: waits.append(said) or other.kill())
+        with locked(tmp_path, "build", wait=True):
+            assert len(waits) == 1
     with locked(tmp_path, "build"):
         pass
 
 
-def test_a_fingerprint_sees_one_byte_in_the_middle_of_a_large_file(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_is_one_warning(tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with locked(tmp_path, "build"):
+        pass
+    assert caplog.messages == [
+        f"{tmp_path} cannot be locked ([Errno {errno.ENOLCK}] No locks available): start no second build here"
+    ]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache folder, in which a file may be kept as soon as it was written."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(fingerprints, "_SETTLED_NS", -1)
+    monkeypatch.setattr(fingerprints, "_known", {})
+    return tmp_path / "cache" / "steper_ray" / "fingerprints"
+
+
+def test_a_fingerprint_sees_one_byte_in_the_middle_of_a_large_file_whose_times_were_set_back(tmp_path, cache):
     model = tmp_path / "model"
     model.mkdir()
     weights = model / "model.safetensors"
     weights.write_bytes(bytes(3 << 20))
     first, folder = file_fingerprint(weights), folder_fingerprint(model)
     assert first == file_sha256(weights)
-    flip(weights, weights.stat().st_size // 2)
-    os.utime(weights, ns=(1, 1))
+    before = weights.stat()
+    flip(weights, before.st_size // 2)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert file_fingerprint(weights) == file_sha256(weights) != first
     assert folder_fingerprint(model) != folder
+
+
+def test_what_is_read_from_files_is_read_once_until_one_of_them_or_the_key_changes(
+    tmp_path, cache, monkeypatch
+):
+    files, reads = [tmp_path / "a", tmp_path / "b"], []
+    for file in files:
+        file.write_text(file.name)
+
+    def read():
+        reads.append("".join(file.read_text() for file in files))
+        return reads[-1]
+
+    def ask(key="key", *, another_process=False):
+        if another_process:
+            monkeypatch.setattr(fingerprints, "_known", {})
+        return remembered(key, read, files)
+
+    assert [ask(), ask(), ask(another_process=True)] == ["ab"] * 3
+    assert reads == ["ab"]
+    for kept in cache.iterdir():  # a damaged cache is not believed
+        kept.write_text(kept.read_text().replace("ab", "aa"))
+    assert ask(another_process=True) == "ab"
+    assert ask("other key") == "ab"
+    files[1].write_text("c")
+    assert [ask(), ask(another_process=True)] == ["ac"] * 2
+    assert reads == ["ab", "ab", "ab", "ac"]
+    cache.parent.rename(tmp_path / "elsewhere")
+    cache.parent.write_text("no folder can be made here")
+    assert [ask("new"), ask("new")] == ["ac"] * 2
+    assert reads == ["ab", "ab", "ab", "ac", "ac"]
+
+
+def test_a_file_that_changed_just_now_or_while_it_was_read_is_read_again(tmp_path, cache, monkeypatch):
+    file, reads = tmp_path / "a", []
+    file.write_text("a")
+
+    def read():
+        reads.append(file.read_text())
+        file.write_text(file.read_text() + "a")
+        return reads[-1]
+
+    assert [remembered("key", read, [file]) for _ in range(2)] == ["a", "aa"]
+    monkeypatch.setattr(fingerprints, "_SETTLED_NS", 10**15)
+    assert [remembered("key", lambda: reads.append(0) or "x", [file]) for _ in range(2)] == ["x"] * 2
+    assert reads[2:] == [0, 0]
+
+
+def test_sums_are_those_of_sha256sum_and_name_every_flipped_cut_missing_and_unlisted_file(tmp_path):
+    for name in ("config.json", "model.safetensors", "README.md", "chat/default.jinja"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(os.urandom(3000))
+    write_sums(tmp_path)
+    assert sums_damage(tmp_path) is None
+    told = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path, capture_output=True, text=True)
+    assert (told.returncode, told.stdout.count(": OK")) == (0, 4)
+    weights, sums = tmp_path / "model.safetensors", tmp_path / "SHA256SUMS"
+    for at in range(0, 3000, 75):
+        flip(weights, at)
+        assert sums_damage(tmp_path) == "model.safetensors is not what was written (SHA-256)"
+        flip(weights, at)
+    for at in range(sums.stat().st_size):
+        flip(sums, at)
+        card = b"README.md" in sums.read_bytes().split(b"\n")[0] and at < 64  # an edited card is no damage
+        assert card or sums_damage(tmp_path) is not None, at
+        flip(sums, at)
+    (tmp_path / "README.md").write_text("edited")
+    assert sums_damage(tmp_path) is None
+    (tmp_path / "chat_template.jinja").touch()
+    assert sums_damage(tmp_path) == "chat_template.jinja is not listed in SHA256SUMS"
+    weights.unlink()
+    assert sums_damage(tmp_path) == "model.safetensors is missing"
+    sums.write_text("")
+    assert sums_damage(tmp_path) == "SHA256SUMS cannot be read"
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from steper_ray import retrieval
 from steper_ray.config import CorpusConfig
+from steper_ray.core import fingerprints
+from steper_ray.core.fingerprints import passages_fingerprint
 from steper_ray.corpora import Corpus, open_corpus
+from steper_ray.corpora import corpus as corpus_module
 from steper_ray.errors import DataError
 from steper_ray.schema import Passage, Question, SubQuestion
 
@@ -75,9 +77,36 @@ def test_the_fingerprint_is_the_one_of_an_index_and_changes_with_any_field_and_t
 ) -> None:
     opened = corpus(tmp_path)
     passages = list(opened.passages())
-    assert opened.fingerprint() == retrieval.fingerprint(passages)
+    assert opened.fingerprint() == passages_fingerprint(passages)
     moved = [Passage("p1", "Arvel is", "a port."), *passages[1:]]
-    assert len({retrieval.fingerprint(p) for p in (passages, moved, passages[::-1], passages[:2])}) == 4
+    assert len({passages_fingerprint(p) for p in (passages, moved, passages[::-1], passages[:2])}) == 4
+
+
+def test_the_fingerprint_and_what_was_left_out_are_read_once_while_files_and_settings_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(fingerprints, "_SETTLED_NS", -1)
+    reads: list[int] = []
+    read = corpus_module.passages_fingerprint
+    monkeypatch.setattr(
+        corpus_module, "passages_fingerprint", lambda passages: reads.append(0) or read(passages)
+    )
+    broken = lines(PASSAGES) + "{\n"
+    opened = [corpus(tmp_path, broken, on_error="skip")]
+    opened += [open_corpus(opened[0]._config.model_copy(update={"limit": 1})) for _ in range(2)]
+    list(opened[0].passages())  # notes taken before are not taken twice, and not forgotten
+    told = [(one.fingerprint(), [(s.record, s.file) for s in one.skipped]) for one in opened]
+    assert told == [(read(opened[0].passages()), [("line 4", str(tmp_path / "passages.jsonl"))])] * 3
+    assert len(reads) == 1
+    with pytest.raises(DataError, match="line 4"):
+        open_corpus(opened[0]._config.model_copy(update={"on_error": "stop"})).fingerprint()
+    changed = [{**PASSAGES[0], "text": "Arvel is a part."}, *PASSAGES[1:]]
+    assert corpus(tmp_path, lines(changed) + "{\n", on_error="skip").fingerprint() != told[0][0]
+    assert len(reads) == 3
+    (tmp_path / "passages.jsonl").unlink()
+    with pytest.raises(DataError, match=r"passages\.jsonl: cannot be read: No such file"):
+        opened[0].fingerprint()
 
 
 def write_gzip(folder: Path, rows: list[Any]) -> Path:
@@ -265,6 +294,6 @@ def test_the_miniature_corpus_is_its_worlds_and_its_limit_is_kept() -> None:
     opened = open_corpus(CorpusConfig.model_validate({"limit": 3, "miniature": {"worlds": 2}}))
     passages = list(opened.passages())
     assert len(list(opened.questions())) == 3
-    assert opened.fingerprint() == retrieval.fingerprint(passages)
+    assert opened.fingerprint() == passages_fingerprint(passages)
     known = {passage.id for passage in passages}
     assert all(known.issuperset(question.gold_ids) for question in opened.questions())

@@ -1,12 +1,16 @@
-"""Names of models as paths, and what a model's config says of its layers."""
+"""Names of models as paths, folders that are not what was written, and what a model's config says of its layers."""
 
+import random
+import shutil
 from pathlib import Path
 
 import pytest
 from transformers import AutoConfig
 
 from steper_ray.config import EngineConfig
-from steper_ray.models import absolute_engine, partial_attention
+from steper_ray.core.sums import write_sums
+from steper_ray.errors import ModelError
+from steper_ray.models import absolute_engine, check_adapter, partial_attention, resolve_model
 
 
 @pytest.mark.parametrize(
@@ -36,3 +40,39 @@ def test_folders_become_whole_paths_and_names_stay(tmp_path, monkeypatch):
     assert Path(absolute_engine(served).tokenizer or "") == tmp_path / "teacher"
     for name in ("miniature:teacher", "meta-llama/Llama-3.1-8B"):
         assert absolute_engine(EngineConfig(model=name)).model == name
+
+
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_bit_flipped_anywhere_in_the_weights_is_named_with_the_fix_and_reaches_no_engine(tmp_path):
+    folder = tmp_path / "student"
+    shutil.copytree(resolve_model("miniature:base"), folder)
+    write_sums(folder)
+    assert resolve_model(str(folder)) == str(folder)
+    weights = folder / "model.safetensors"
+    size = weights.stat().st_size
+    said = r"student: damaged: model\.safetensors is not .*Copy the folder again.*delete SHA256SUMS"
+    for at in random.Random(0).sample(range(size), 40):
+        flip(weights, at)
+        with pytest.raises(ModelError, match=said):
+            resolve_model(str(folder))
+        flip(weights, at)
+    assert resolve_model(str(folder)) == str(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"damaged: config\.json is missing"):
+        resolve_model(str(folder))
+
+
+def test_damaged_adapters_are_refused_and_folders_without_sums_are_taken(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"r": 2}')
+    engine = EngineConfig(kind="vllm")
+    check_adapter(str(tmp_path), engine)
+    write_sums(tmp_path)
+    check_adapter(str(tmp_path), engine)
+    flip(tmp_path / "adapter_config.json", 6)
+    with pytest.raises(ModelError, match=r"damaged: adapter_config\.json"):
+        check_adapter(str(tmp_path), engine)

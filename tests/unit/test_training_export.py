@@ -1,7 +1,8 @@
-"""The generation config that goes with a student: it ends where the student learned to end."""
+"""An exported student: it ends where it learned to end, and its folder says what was written."""
 
 import json
 import shutil
+import subprocess
 
 import pytest
 import torch.distributed as dist
@@ -9,10 +10,11 @@ from training_examples import gold_examples, write_trajectories
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from steper_ray.config import TrainConfig
+from steper_ray.core.files import temporary
 from steper_ray.errors import TrainingError
-from steper_ray.models import resolve_model
-from steper_ray.training.export import export
-from steper_ray.training.job import TrainJob, make_task
+from steper_ray.models import check_sums, resolve_model
+from steper_ray.training.export import export, export_kept
+from steper_ray.training.job import TrainJob, finished, make_task
 from steper_ray.training.loop import load_together
 from steper_ray.training.lora import add_adapters
 
@@ -58,6 +60,36 @@ def test_a_student_stops_at_the_token_it_learned_and_where_its_base_stopped(make
     assert found.eos_token_id == [learned, 7, 9]
     assert learned not in (7, 9)
     assert (found.top_k, found.do_sample) == (5, True)
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_an_export_lists_its_files_for_sha256sum_and_replaces_what_a_killed_one_left(make, lora):
+    task = make({"eos_token_id": 1}, lora=lora)
+    output = task.job.output
+    left = temporary(output)
+    left.mkdir()
+    (left / "model.safetensors").touch()
+    exported(task)
+    assert sorted(p.name for p in output.parent.iterdir()) == ["base", "examples.parquet", output.name]
+    told = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=output, capture_output=True, text=True)
+    assert told.returncode == 0
+    assert told.stdout.count(": OK") == len(list(output.iterdir())) - 1
+    assert finished(task) is not None
+
+
+def test_the_best_student_is_exported_only_while_it_is_whole(make, tmp_path):
+    task = make({"eos_token_id": 1})
+    exported(task)
+    kept = tmp_path / "training" / "student" / "best"
+    kept.parent.mkdir(parents=True)
+    task.job.output.rename(kept)
+    export_kept(task, kept, 1, 2, {}, {})
+    assert finished(task).steps == 2
+    assert check_sums(task.job.output) is None
+    weights = kept / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(TrainingError, match=r"best: the best student so far is damaged: model\.safetensors"):
+        export_kept(task, kept, 1, 2, {}, {})
 
 
 @pytest.mark.parametrize("ends", [1, [7, 1]])

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,11 @@ from training_examples import gold_examples, write_trajectories
 from training_jobs import export_of, task_of
 
 from steper_ray.config.presets import PRESETS
-from steper_ray.errors import TrainingError
-from steper_ray.training.job import _weights, data_fingerprint, finished, note_sources
+from steper_ray.core.files import write_text
+from steper_ray.core.sums import write_sums
+from steper_ray.errors import DataError, TrainingError
+from steper_ray.models import resolve_model
+from steper_ray.training.job import PROVENANCE, _weights, data_fingerprint, finished, lost, note_sources
 
 #: What the fingerprint of a student was made of before LoRA, presets and Liger's kernels were there.
 FIRST_SETTINGS = set(
@@ -34,6 +39,65 @@ def test_a_finished_job_is_known_by_its_fingerprint(tmp_path, examples):
     assert finished(task) is None
     export_of(task)
     assert finished(task_of(tmp_path, examples)).steps == 7
+
+
+def test_an_export_is_believed_only_while_each_of_its_files_is_what_was_written(tmp_path, examples):
+    task = task_of(tmp_path, examples)
+    export_of(task)
+    output = task.job.output
+    weights = output / "model.safetensors"
+    weights.write_bytes(bytes(range(256)) * 20)
+    write_sums(output)
+    assert finished(task) is not None
+    assert lost(task) is None
+    for at in range(0, 5120, 128):
+        flipped = bytearray(weights.read_bytes())
+        flipped[at] ^= 4
+        weights.write_bytes(flipped)
+        assert finished(task) is None
+        assert lost(task) == f"{output}: model.safetensors is not what was written (SHA-256)"
+        flipped[at] ^= 4
+        weights.write_bytes(flipped)
+    assert finished(task) is not None
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:100])
+    assert lost(task) == f"{output}: model.safetensors is not what was written (SHA-256)"
+    weights.unlink()
+    assert (finished(task), lost(task)) == (None, f"{output}: model.safetensors is missing")
+    weights.write_bytes(whole)
+    (output / PROVENANCE).write_text("{")
+    assert (finished(task), lost(task)) == (None, f"{output}: {PROVENANCE} is not what was written (SHA-256)")
+    task_of(tmp_path, examples)  # still known as an export, which may be replaced
+    (output / "SHA256SUMS").unlink()
+    (output / PROVENANCE).write_text(json.dumps({"fingerprint": task.fingerprint, "steps": 7}))
+    assert (finished(task), lost(task)) == (None, f"{output}: SHA256SUMS is missing")
+
+
+def test_a_student_that_was_trained_and_is_gone_is_named_and_one_that_was_not_is_not(tmp_path, examples):
+    task = task_of(tmp_path, examples)
+    note_sources(task)
+    for step, said in ((1, None), (2, f"{task.job.output} is gone")):
+        write_text(task.metrics, json.dumps({"step": step, "steps": 2}) + "\n")
+        assert lost(task) == said
+    assert lost(task_of(tmp_path, examples, seed=1)) is None
+    write_text(task.metrics, '{"step": 2, "st\x01ps": 2}\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl, line 1: damaged"):
+        lost(task)
+
+
+def test_a_start_from_a_student_with_one_other_bit_is_another_training(tmp_path, examples):
+    student = tmp_path / "base"
+    shutil.copytree(resolve_model("miniature:base"), student)
+    weights = student / "model.safetensors"
+    before, stat = fingerprint(tmp_path, examples, student=str(student)), weights.stat()
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert fingerprint(tmp_path, examples, student=str(student)) != before
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    assert fingerprint(tmp_path, examples, student=str(student)) == before
 
 
 def test_other_settings_or_other_data_are_another_training(tmp_path, examples):

@@ -11,14 +11,10 @@ from training_jobs import task_of
 
 from steper_ray.config import TrainConfig
 from steper_ray.demo import STUDENTS, _settings
-from steper_ray.errors import ModelError, TrainingError
-from steper_ray.training import engine
+from steper_ray.errors import LockedError, ModelError, TrainingError
+from steper_ray.training import engine, trainer
 from steper_ray.training.engine import _uses_liger, deepspeed_config
-from steper_ray.training.job import (
-    TrainJob,
-    at_work,
-    make_task,
-)
+from steper_ray.training.job import TrainJob
 from steper_ray.training.loop import learning_rate, shape_and_tokenizer
 from steper_ray.training.metrics import Follower, MetricsLog, ProgressBars, read_lines
 from steper_ray.training.trainer import train
@@ -139,40 +135,34 @@ def test_bars_show_the_last_whole_line_of_every_log_that_changes(tmp_path, capsy
     assert "none" not in shown
 
 
-# Starts a training's lock in another process and ends with it.
+# Holds a training in another process and ends with it.
 HOLD = """
 import sys
 from pathlib import Path
-from steper_ray.config import TrainConfig
-from steper_ray.demo import STUDENTS, _settings
-from steper_ray.training.job import TrainJob, at_work, make_task
+from steper_ray.core.files import locked
 
-run_dir, examples = Path(sys.argv[1]), Path(sys.argv[2])
-job = TrainJob("student", TrainConfig(), examples, run_dir / "models" / "student")
-with at_work([make_task(job, run_dir)]):
+with locked(Path(sys.argv[1]), "training"):
     print("holds it", flush=True)
     sys.stdin.read()
 """
 
 
-def test_one_training_at_a_time_works_on_a_job_and_a_killed_one_lets_go(tmp_path, examples):
+def test_one_training_at_a_time_works_on_a_job_and_a_killed_one_lets_go(tmp_path, examples, monkeypatch):
+    monkeypatch.setattr(trainer, "_fit", lambda tasks, run_dir: None)
     task = task_of(tmp_path, examples)
-    command = [sys.executable, "-c", HOLD, str(tmp_path), str(examples)]
+    two = TrainJob("other", TrainConfig(), examples, tmp_path / "models" / "other")
+    command = [sys.executable, "-c", HOLD, str(task.metrics.parent)]
+    started = r"job 'other': training ended without an export"
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "holds it\n"
-        said = rf"job 'student': another training is at work on it .*\(process {other.pid} on"
-        with pytest.raises(TrainingError, match=said):
-            train([task.job], run_dir=tmp_path)
+        said = rf"training/student: another training is at work here: host .*, process {other.pid}, for "
+        with pytest.raises(LockedError, match=said):
+            train([two, task.job], run_dir=tmp_path, progress=False)
+        with pytest.raises(TrainingError, match=started):
+            train([two], run_dir=tmp_path, progress=False)
         other.kill()
-    with at_work([task]):
-        pass
-
-
-def test_two_jobs_of_one_run_may_be_trained_at_once(tmp_path, examples):
-    one = task_of(tmp_path, examples)
-    two = make_task(TrainJob("other", TrainConfig(), examples, tmp_path / "models" / "other"), tmp_path)
-    with at_work([one]), at_work([two]):
-        pass
+    with pytest.raises(TrainingError, match=started):
+        train([two, task.job], run_dir=tmp_path, progress=False)
 
 
 def test_a_student_whose_config_or_tokenizer_does_not_load_is_named(tmp_path):

@@ -1,9 +1,11 @@
 """Trackers are fed every step once, whatever is started again, and one that fails ends nothing."""
 
+import errno
 import json
 import logging
 import struct
 import sys
+import threading
 
 import pytest
 import wandb.proto.wandb_internal_pb2 as wandb_records
@@ -14,6 +16,7 @@ from training_jobs import export_of
 from waiting import wait_until
 
 from steper_ray.config import TrainConfig
+from steper_ray.core.files import storing, write_text
 from steper_ray.errors import TrainingError
 from steper_ray.training import tracking, trainer
 from steper_ray.training.job import PROVENANCE, TrainJob, make_task
@@ -155,16 +158,26 @@ def test_a_tracker_that_fails_is_one_warning_and_is_sent_what_it_missed_at_the_n
     assert [step for step, _ in told.runs[1].logged] == [3, 4, 5, 6]
 
 
-def test_a_full_disk_costs_the_note_and_no_step_and_the_note_is_tried_with_every_step(make, told, caplog):
-    task = make("wandb")
-    log, partial = MetricsLog(task.metrics, 0), task.metrics.parent / "tracked.partial"
-    partial.symlink_to("/dev/full")  # on which every write fails for want of space
+def test_a_full_disk_costs_the_note_and_no_step_and_the_note_is_tried_with_every_step(
+    make, told, caplog, monkeypatch
+):
+    task, full = make("wandb"), threading.Event()
+    log = MetricsLog(task.metrics, 0)
+    full.set()
+
+    def write(path, text):
+        with storing(path.parent):
+            if full.is_set():
+                raise OSError(errno.ENOSPC, "No space left on device")
+        write_text(path, text)
+
+    monkeypatch.setattr(tracking, "write_text", write)
     with caplog.at_level(logging.WARNING), Tracking([task], every_s=0.01):
         for step in (1, 2):
             log.write(line(step))
         wait_until(lambda: told.runs and len(told.runs[0].logged) == 2, "two steps")
         wait_until(lambda: "No space left" in caplog.text, "the warning", seconds=30)
-        partial.unlink()
+        full.clear()
         log.write(line(3))
     assert [step for step, _ in told.runs[0].logged] == [1, 2, 3]
     assert told.runs[0].closed

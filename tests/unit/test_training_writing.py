@@ -14,6 +14,7 @@ import resource, sys
 from pathlib import Path
 import torch
 from safetensors.torch import save_file
+from steper_ray.core.files import write_text
 from steper_ray.training.checkpoints import WriteError, writing
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
@@ -22,6 +23,7 @@ for write in (
     lambda: torch.save(tensor, folder / "shard.pt"),
     lambda: save_file({"weight": tensor}, folder / "model.safetensors"),
     lambda: (folder / "metrics.jsonl").write_text("x" * 100_000),
+    lambda: write_text(folder / "seal.json", "x" * 100_000),
 ):
     try:
         with writing("the thing", folder):
@@ -35,9 +37,10 @@ def test_every_writer_that_finds_no_room_is_told_of_with_the_folder_and_the_room
     said = subprocess.run(
         [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    assert len(said) == 3
+    assert len(said) == 4
     for line in said:
         assert line.startswith(f"the thing cannot be written to {tmp_path}: ")
+        assert line.count("cannot be written") == 1
         assert "GB free). Make room there and run it again" in line
 
 

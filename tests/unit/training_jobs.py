@@ -3,6 +3,7 @@
 import json
 
 from steper_ray.config import TrainConfig
+from steper_ray.core.sums import write_sums
 from steper_ray.training.job import PROVENANCE, TrainJob, make_task
 
 
@@ -16,3 +17,4 @@ def export_of(task, **record):
     (task.job.output / PROVENANCE).write_text(
         json.dumps({"fingerprint": task.fingerprint, "steps": 7} | record)
     )
+    write_sums(task.job.output)
