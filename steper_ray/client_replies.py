@@ -155,7 +155,7 @@ def answer_of(response: ReasonResponse) -> Answer:
 async def events(reply: httpx.Response) -> AsyncGenerator[Event, None]:
     """The events of a stream of server-sent events; those of unknown names are passed over.
 
-    Only LF, CR and CRLF end a line there: httpx's own lines also end at U+2028, U+2029 and U+0085, which JSON text holds.
+    Their lines end at LF, CR and CRLF alone; `aiter_lines` would also cut JSON text at U+2028, U+2029 and U+0085.
     """
     with _broken():
         async with aclosing(EventSource(reply).aiter_sse()) as frames:
