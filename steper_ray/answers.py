@@ -18,6 +18,8 @@ _REACT = re.compile(r"\s*(?:thought|action)(?: ?\d+)?:", re.IGNORECASE)
 _FINISH = re.compile(r"^\s*action(?: ?\d+)?: *finish *(\[.*)", re.IGNORECASE | re.MULTILINE)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+#: Signs around an answer that are no part of it, where signs are all that is compared.
+_AROUND = ".,;:!?\"'()[]{} "
 _CLOSED = frozenset(("yes", "no", "noanswer"))
 #: Data sets whose official F1 is 0 where one side is yes/no/noanswer and the two differ.
 _YES_NO_RULE = frozenset(("hotpotqa", "2wiki"))
@@ -53,8 +55,22 @@ def normalize(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
+def comparable(text: str) -> str:
+    """The key by which texts are equal: the normal form; where that is empty, the text itself.
+
+    'A' (the vitamin), 'The The', 'A+' and '++' are articles and signs alone: they equal what is written like them, but
+    for case, blanks and the punctuation around them. No such key equals a normal form, which has no article or sign.
+    """
+    normal = normalize(text)
+    if normal:
+        return normal
+    squeezed = " ".join(text.lower().split())
+    return squeezed.strip(_AROUND) or squeezed
+
+
 def exact_match(prediction: str, gold: str) -> float:
-    return float(normalize(prediction) == normalize(gold))
+    """Equality after normalisation; of texts that it leaves nothing of, see `comparable`."""
+    return float(comparable(prediction) == comparable(gold))
 
 
 def f1(prediction: str, gold: str, *, yes_no_rule: bool = False) -> float:
@@ -64,15 +80,21 @@ def f1(prediction: str, gold: str, *, yes_no_rule: bool = False) -> float:
         return 0.0
     predicted, wanted = left.split(), right.split()
     if not predicted or not wanted:
-        return float(predicted == wanted)
+        return exact_match(prediction, gold)
     common = sum((Counter(predicted) & Counter(wanted)).values())
     return 2 * common / (len(predicted) + len(wanted))
 
 
 def contains(prediction: str, gold: str) -> float:
-    """The paper's Acc: the gold answer stands in the prediction, on whole words after normalisation."""
+    """The paper's Acc: the gold answer stands in the prediction, on whole words after normalisation.
+
+    A gold answer that normalisation leaves nothing of, such as 'A', must be the whole prediction: as a word it stands
+    in almost every sentence.
+    """
     wanted = normalize(gold)
-    return float(bool(wanted) and f" {wanted} " in f" {normalize(prediction)} ")
+    if not wanted:
+        return exact_match(prediction, gold)
+    return float(f" {wanted} " in f" {normalize(prediction)} ")
 
 
 @dataclass(frozen=True, slots=True)

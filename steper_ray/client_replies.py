@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 import httpx
+from httpx_sse import EventSource, SSEError
 from pydantic import BaseModel, ValidationError
 
 from steper_ray.errors import SteperError
@@ -27,6 +28,7 @@ from steper_ray.serving.wire import (
 )
 
 SILENT = "the server was silent for too long"
+_NO_ANSWER = "what the server sent is no answer of a reasoner"
 
 M = TypeVar("M", bound=Wire)
 
@@ -100,6 +102,8 @@ def _broken() -> Iterator[None]:
         yield
     except httpx.TimeoutException as silent:
         raise FailedError(SILENT) from silent
+    except SSEError as other:  # a proxy's page in place of a stream
+        raise FailedError(_NO_ANSWER) from other
     except httpx.TransportError as lost:
         raise FailedError("the answer broke off") from lost
 
@@ -109,7 +113,7 @@ def parse(model: type[M], data: bytes | str) -> M:
     try:
         return model.model_validate_json(data, extra="ignore")
     except ValidationError as error:
-        raise FailedError("what the server sent is no answer of a reasoner") from error
+        raise FailedError(_NO_ANSWER) from error
 
 
 class _Error(BaseModel):
@@ -149,15 +153,15 @@ def answer_of(response: ReasonResponse) -> Answer:
 
 
 async def events(reply: httpx.Response) -> AsyncGenerator[Event, None]:
-    """Of server-sent events, each with a name and one line of data; events of unknown names are passed over."""
-    name = ""
+    """The events of a stream of server-sent events; those of unknown names are passed over.
+
+    Their lines end at LF, CR and CRLF alone; `aiter_lines` would also cut JSON text at U+2028, U+2029 and U+0085.
+    """
     with _broken():
-        async for line in reply.aiter_lines():
-            field, _, value = line.partition(": ")
-            if field == "event":
-                name = value
-            elif field == "data" and name in EVENTS:
-                yield _event(name, value)
+        async with aclosing(EventSource(reply).aiter_sse()) as frames:
+            async for frame in frames:
+                if frame.data and frame.event in EVENTS:
+                    yield _event(frame.event, frame.data)
 
 
 def _event(name: str, data: str) -> Event:

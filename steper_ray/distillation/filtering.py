@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-from steper_ray.answers import is_right, normalize
+from steper_ray.answers import comparable, is_right
 from steper_ray.rollouts.annotation import NO_DECOMPOSITION, TOO_MANY_HOPS
 from steper_ray.schema import StopReason, Trajectory
 
@@ -70,7 +70,7 @@ def choose(
             chains.add(samples[number].chain)
         return chosen
     voters = [t for t in samples if t.stop_reason is StopReason.ANSWERED and not t.attempt]
-    agreed = Counter(normalize(t.answer) for t in voters).most_common(1)[0][0]
+    agreed = Counter(comparable(t.answer) for t in voters).most_common(1)[0][0]
     luck = keep == "majority" and not is_right(agreed, samples[0].question.answers, match)
     for number in right if luck else right[1:]:
         chosen[number] = MINORITY if luck else SPARE

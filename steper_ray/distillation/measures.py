@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass, field
 from statistics import quantiles
 
-from steper_ray.answers import normalize
+from steper_ray.answers import comparable
 from steper_ray.schema import Ability, Question, Step, Trajectory, ability_of
 
 
@@ -115,8 +115,8 @@ class Repeats:
     _seen: set[bytes] = field(default_factory=set)
 
     def add_question(self, question: Question) -> None:
-        text = normalize(question.text)
-        wanted = [normalize(question.answers[0]) if question.answers else "", *sorted(question.gold_ids)]
+        text = comparable(question.text)
+        wanted = [comparable(question.answers[0]) if question.answers else "", *sorted(question.gold_ids)]
         text_came = self._came("text", text)
         same_came = self._came("same", text, *wanted)
         wanted_came = self._came("wanted", *wanted)
@@ -125,7 +125,7 @@ class Repeats:
         self.reworded += wanted_came and not text_came and bool(question.gold_ids)
 
     def add_chain(self, trajectory: Trajectory) -> None:
-        self.chains += self._came("chain", *map(normalize, trajectory.chain))
+        self.chains += self._came("chain", *map(comparable, trajectory.chain))
 
     def _came(self, *parts: str) -> bool:
         """Whether it was asked for before. Hashes, not texts: a million of them are 50 MB."""

@@ -158,7 +158,7 @@ def table_rows(results: Mapping[str, Any]) -> dict[str, dict[str, list[Cell]]]:
 def _plain(table: Table) -> str:
     out = io.StringIO()
     Console(file=out, width=_WIDTH, color_system=None).print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n") + "\n"
+    return "\n".join(line.rstrip() for line in out.getvalue().split("\n")).strip("\n") + "\n"
 
 
 def _several(rows: Mapping[str, Mapping[str, Sequence[Cell]]]) -> bool:

@@ -41,7 +41,8 @@ def read_metrics(path: Path, model: str, seed: int) -> TrainingLog:
 
 def _records(path: Path) -> list[dict[str, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8") as stream:
+            lines = list(stream)  # `str.splitlines` would also cut at U+2028, which JSON text may hold
     except OSError as error:
         raise DataError(f"{path}: training metrics cannot be read: {error}") from error
     records = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from steper_ray.answers import normalize
+from steper_ray.answers import comparable
 from steper_ray.schema import Hit, Passage
 
 
@@ -27,7 +27,7 @@ class PassagePool:
         """
         fresh = []
         for hit in hits:
-            key = normalize(hit.passage.title), normalize(hit.passage.text)
+            key = comparable(hit.passage.title), comparable(hit.passage.text)
             if key in self._seen or len(self._passages) >= self._limit:
                 continue
             self._seen.add(key)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from steper_ray.answers import extract_answer, normalize
+from steper_ray.answers import comparable, extract_answer
 from steper_ray.config import ReasoningConfig
 from steper_ray.reasoning.confidence import Heard
 from steper_ray.reasoning.frameworks.base import Framework
@@ -131,7 +131,7 @@ class Stable:
         piece = written.piece
         confidence = min(_known(written.heard.least(sentences(self._framework, piece))), default=None)
         stated = extract_answer(piece)
-        answer = None if stated is None else normalize(stated)
+        answer = None if stated is None else comparable(stated)
         same, self._before = answer == self._before, answer
         if answer is None or same:
             return Ruling(piece, reason=_reason(piece), confidence=confidence)

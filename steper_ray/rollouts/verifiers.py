@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from steper_ray.answers import normalize
+from steper_ray.answers import comparable
 from steper_ray.claims import claims_of
 from steper_ray.config import ReasoningConfig, SamplingConfig, VerifyConfig
 from steper_ray.errors import RefusedError
@@ -140,4 +140,4 @@ def open_verifiers(
 def _said(reasoning: str) -> object:
     """What two drafts must share: their claims, or the words where nothing is claimed."""
     claims = claims_of(reasoning)
-    return (frozenset(claims.all), claims.answer) if claims.all else normalize(reasoning)
+    return (frozenset(claims.all), claims.answer) if claims.all else comparable(reasoning)

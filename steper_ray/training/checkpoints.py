@@ -232,7 +232,7 @@ def newest(checkpoints: Checkpoints, rank: int, workers: int, agree: Agree) -> S
     if (message := agree(trouble)) is not None:
         raise TrainingError(message)
     listed = agree("\n".join(found) if rank == 0 else None)
-    folders = [Path(line) for line in (listed or "").splitlines()]
+    folders = [Path(line) for line in (listed or "").split("\n") if line]
     for number, folder in enumerate(folders):
         stored = checkpoints.read(folder)
         damage = agree("it cannot be read" if stored is None else stored.damage(rank, workers))

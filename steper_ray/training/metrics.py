@@ -39,7 +39,7 @@ def read_lines(path: Path) -> list[str]:
     if not path.exists():
         return []
     text = path.read_text(encoding="utf-8")
-    return text[: text.rfind("\n") + 1].splitlines()
+    return text.split("\n")[:-1]  # JSON text may hold the other line ends that `str.splitlines` knows
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ import httpx
 import openai
 import pytest
 import ray
+from httpx_sse import EventSource
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from serving_apps import REST, deploy, free_port, hanging, serving, small_config
 from waiting import answers, wait_until
@@ -66,12 +67,9 @@ def dashboard_metrics():
 
 def events(reply):
     """The events of a stream as they come: (name, data)."""
-    name = ""
-    for line in reply.iter_lines():
-        if line.startswith("event: "):
-            name = line.removeprefix("event: ")
-        elif line.startswith("data: "):
-            yield name, json.loads(line.removeprefix("data: "))
+    for frame in EventSource(reply).iter_sse():
+        if frame.data:
+            yield frame.event, json.loads(frame.data)
 
 
 def code_of(reply):

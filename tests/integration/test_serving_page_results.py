@@ -6,6 +6,7 @@ from page_driver import PHONE, answered
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
+from steper_ray.answers import comparable
 from steper_ray.errors import GenerationError
 from steper_ray.serving import asking
 from steper_ray.serving.asking import OverloadedError
@@ -199,6 +200,27 @@ def test_a_model_is_not_offered_for_comparison_with_itself(page_of):
     answered(page, 2)
     assert page.texts(".run-model") == [OTHER, "test"]
     assert page.one("#verdict").text == "Same answer"
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "verdict"),
+    [
+        ("the Café!", "Café", "Same answer"),
+        ("A", "++", "Different answers"),
+        ("A", '"a"', "Same answer"),
+        ("कि", "की", "Different answers"),
+        ("a ñandú", "ñandú", "Same answer"),
+        ("año", "ño", "Different answers"),
+    ],
+)
+def test_two_answers_are_compared_as_the_server_compares_them(page_of, left, right, verdict):
+    assert (comparable(left) == comparable(right)) == (verdict == "Same answer")
+    engine = LocalEngine([f"So the answer is: {left}."])
+    engine.other._replies[0] = f"So the answer is: {right}."
+    page = page_of(engine)
+    compare(page)
+    answered(page, 2)
+    assert page.one("#verdict").text == verdict
 
 
 def test_one_of_two_is_cancelled_alone_and_asked_again(page_of):

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from fake_time import FakeTime
 from local_endpoint import CHAIN, QUESTION, SECRET, LocalEngine, listening, replies
+from scripted import KeywordRetriever
 
 from steper_ray.client import (
     AccessError,
@@ -21,7 +22,7 @@ from steper_ray.client import (
     UnreachableError,
 )
 from steper_ray.errors import EngineDeadError
-from steper_ray.schema import StopReason
+from steper_ray.schema import Passage, StopReason
 from steper_ray.serving import asking
 from steper_ray.serving.asking import OverloadedError
 from steper_ray.serving.wire import DeltaEvent, PassagesEvent, StepOut, StepStartedEvent
@@ -62,6 +63,24 @@ async def test_a_stream_tells_the_steps_and_ends_in_the_same_answer(opened):
     assert any(isinstance(event, DeltaEvent) for event in events)
     assert [event for event in events if isinstance(event, StepOut)] == list(events[-1].steps)
     assert (events[-1].text, events[-1].chain) == (whole.text, whole.chain)
+
+
+async def test_a_stream_carries_text_with_every_line_end_that_unicode_knows(opened):
+    # JSON leaves all of these but LF and CR as they are; as the end of a line they would cut an event in two.
+    text = "Alba was shot \u2028 by\u2029Bo\x85 \x0b\x0c\x1c\x1d\x1e\r\n\nevent: answer\r\ndata: {}"
+    retriever = KeywordRetriever([Passage("1\u2028", "Alba", text)])
+    async with opened(LocalEngine(["So the answer is: C\u2028e\x85m."], retriever)) as client:
+        *events, answer = [event async for event in client.stream(QUESTION, unit="chain")]
+    (found,) = [event for event in events if isinstance(event, PassagesEvent)]
+    assert [(passage.id, passage.text) for passage in found.passages] == [("1\u2028", text)]
+    assert "".join(event.text for event in events if isinstance(event, DeltaEvent)).endswith("C\u2028e\x85m.")
+    assert answer.passages == tuple(found.passages)
+
+
+async def test_a_stream_that_is_none_is_no_answer():
+    async with scripted(lambda _: httpx.Response(200, html="<p>Welcome</p>")) as client:
+        with pytest.raises(FailedError, match="no answer of a reasoner"):
+            [event async for event in client.stream(QUESTION)]
 
 
 async def test_the_requests_limits_hold(opened):

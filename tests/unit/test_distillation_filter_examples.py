@@ -91,6 +91,9 @@ def sampled(*answers, chains=()):
         (["Bo", "Cem"], "majority", ["wrong_answer", "minority"]),
         ([None, None, "Cem"], "majority", ["step_limit", "step_limit", None]),  # only stated answers vote
         (["Bo", None], "majority", ["wrong_answer", "step_limit"]),
+        (["A", "++", "Cem", "Cem"], "majority", ["wrong_answer", "wrong_answer", None, "spare"]),
+        (["A", "A", "Cem"], "majority", ["wrong_answer", "wrong_answer", "minority"]),
+        (["++", "::::", "Cem"], "majority", ["wrong_answer", "wrong_answer", "minority"]),  # the earliest
     ],
 )
 def test_which_of_a_questions_samples_are_kept(answers, keep, expected):

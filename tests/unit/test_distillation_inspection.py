@@ -87,6 +87,11 @@ def test_repeats_are_told_apart():
     for text in ("No gold passages?", "None here?"):
         repeats.add_question(Question("q9", text, ("Bo",)))
     assert repeats.reworded == 1
+    for text in ("?", "A"):  # nothing is left of both, and they are not the same
+        repeats.add_question(Question("q10", text, ("C",), ("p7", "p8")))
+    for sign in ("+", "-"):
+        repeats.add_question(Question("q11", f"Which sign? {ord(sign)}", (sign,), ("p1",)))
+    assert (repeats.texts, repeats.reworded) == (2, 2)
 
 
 def test_the_object_for_machines_holds_the_figures_and_what_was_asked_for(data):

@@ -102,8 +102,9 @@ def test_long_curves_are_thinned_to_their_ends():
 
 def test_metrics_are_read_and_a_bad_line_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2}\n', encoding="utf-8")
-    assert read_metrics(path, "steper", 3) == TrainingLog("steper", 3, [{"step": 1}, {"step": 2}])
+    path.write_text('{"step": 1, "asked": "a\u2028b\x85c"}\n{"step": 2}\n', encoding="utf-8")
+    records = [{"step": 1, "asked": "a\u2028b\x85c"}, {"step": 2}]
+    assert read_metrics(path, "steper", 3) == TrainingLog("steper", 3, records)
     path.write_text('{"step": 1}\n{"st', encoding="utf-8")
     with pytest.raises(DataError, match=r"metrics\.jsonl, line 2: not JSON"):
         read_metrics(path, "steper", 3)

@@ -227,6 +227,8 @@ def test_passages_keep_their_order_lose_near_duplicates_and_are_capped():
     assert [h.passage.id for h in pool.add([_hit(1, "A", "x"), _hit(2, "a", "The x!")])] == ["1"]
     assert [h.passage.id for h in pool.add([_hit(3, "B", "x"), _hit(4, "C", "x")])] == ["3"]
     assert [p.id for p in pool.passages] == ["1", "3"]
+    signs = [_hit(n, title, text) for n, (title, text) in enumerate([("A", "x"), ("The", "x"), ("A", "?")])]
+    assert PassagePool(limit=9).add(signs) == tuple(signs)  # normalisation leaves nothing of their titles
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

@@ -184,10 +184,12 @@ async def test_stable_goes_by_successive_steps_alone():
     assert trajectory.stop_reason is StopReason.ANSWERED
 
 
-async def test_stable_gives_the_last_answer_at_the_limit_as_unsure():
-    reasoner, _ = loop(["So the answer is: Zog.", "So the answer is: Cem."], stop="stable", max_steps=2)
+@pytest.mark.parametrize(("first", "last"), [("Zog", "Cem"), ("A", "++")])
+async def test_stable_gives_the_last_answer_at_the_limit_as_unsure(first, last):
+    said = [f"So the answer is: {answer}." for answer in (first, last)]
+    reasoner, _ = loop(said, stop="stable", max_steps=2)
     trajectory = await reasoner.run(QUESTION)
-    assert (trajectory.answer, trajectory.stop_reason) == ("Cem", StopReason.UNSURE)
+    assert (trajectory.answer, trajectory.stop_reason) == (last, StopReason.UNSURE)
 
 
 async def test_a_doubted_follow_up_of_self_ask_asks_its_own_question():

@@ -26,8 +26,9 @@ def local_disk(tmp_path, monkeypatch):
 
 @pytest.fixture
 def store(tmp_path):
-    (tmp_path / "store" / "group").mkdir(parents=True)
-    return tmp_path / "store"
+    folder = tmp_path / "store\u2028of two lines"  # a path may hold what ends a line elsewhere
+    (folder / "group").mkdir(parents=True)
+    return folder
 
 
 def checkpoints_of(store, group="group", fingerprint=FINGERPRINT, name="student"):

@@ -119,6 +119,13 @@ def test_a_resumed_log_drops_the_lines_of_steps_that_run_again(tmp_path):
     assert [json.loads(line)["step"] for line in read_lines(path)] == [1, 2, 3, 4]
 
 
+def test_the_lines_of_a_log_end_at_line_feeds_alone(tmp_path):
+    lines = [json.dumps({"step": n, "asked": "a\u2028b\x85c"}, ensure_ascii=False) for n in (1, 2)]
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(f"{line}\n" for line in lines) + '{"step"', encoding="utf-8")
+    assert read_lines(path) == lines
+
+
 def test_bars_show_the_last_whole_line_of_every_log_that_changes(tmp_path, capsys):
     def write(name, step):
         (tmp_path / name).write_text(json.dumps({"step": step, "steps": 3, "loss": 0.5}) + '\n{"st')

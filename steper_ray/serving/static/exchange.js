@@ -133,9 +133,13 @@ function ended(run) {
   return run.result !== null || run.problem !== null;
 }
 
-// But for case, punctuation and articles.
+// The server's rule (answers.comparable): without case, ASCII punctuation and articles; where these are all there is, the
+// text itself without the punctuation around it. Never across scripts: \b and [a-z] know ASCII alone.
 function comparable(answer) {
-  return answer.toLowerCase().replace(/[^\p{L}\p{N}\s]/gu, "").replace(/\b(?:a|an|the)\b/gu, "").trim().replace(/\s+/gu, " ");
+  const squeezed = answer.toLowerCase().trim().replace(/\s+/gu, " ");
+  const words = squeezed.replace(/[!-/:-@[-`{-~]/g, "").replace(/(?<![\p{L}\p{N}])(?:a|an|the)(?![\p{L}\p{N}])/gu, " ");
+  const normal = words.trim().replace(/\s+/gu, " ");
+  return normal || squeezed.replace(/^[.,;:!?"'()[\]{} ]+|[.,;:!?"'()[\]{} ]+$/g, "") || squeezed;
 }
 
 function rowOf(run) {
