@@ -29,7 +29,9 @@ _WORD = r"(?<!\w)[A-Z][\w\-]*(?:['\u2019](?!s\b)\w+)*"
 #: Capitalised words, and small ones that stand between two of them: "University of the West".
 _NAME = re.compile(rf"{_WORD}(?:[ ](?:(?:of|the|de|la|le|von|van|der|di|da|du)[ ]){{0,2}}{_WORD})*")
 _NUMBER = re.compile(r"(?<!\w)\d+(?:,\d{3})*(?:\.\d+)?(?!\w)")
-_HYPHEN = re.compile(r"[-\u2010-\u2014/]")
+#: Hyphens and dashes that are not ASCII.
+_HYPHENS = frozenset("\u2010\u2011\u2012\u2013\u2014")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _POSSESSIVE = re.compile(r"['\u2019]s?\b")
 _ASKED = re.compile(r"^\s*(?:Follow up|Action):.*$", re.MULTILINE)
 _LABEL = re.compile(r"^\s*(?:Intermediate answer|Thought):\s*", re.MULTILINE)
@@ -83,6 +85,20 @@ class Grounds:
     missing: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How many of a step's claims are stated in what was read, as shares from 0 to 1.
+
+    `grounding` is the share that stands in any of the passages seen so far or, the answer excepted, in the question.
+    `support` is the largest share that ONE passage holds. A fact is stated in one place: a sentence that joins a name
+    of one passage to a value of another, all of them grounded, scores low. So does a sentence that rightly joins two
+    facts: choose the threshold for the teacher.
+    """
+
+    grounding: float
+    support: float
+
+
 class Ground:
     """The question and the passages seen so far, each read once: what one sentence of a chain after another stands on.
 
@@ -90,7 +106,7 @@ class Ground:
     """
 
     def __init__(self, question: str, passages: Iterable[Passage] = ()) -> None:
-        self._question = _Text(question)
+        self._question = _Text(_plain(question))
         self._passages: list[_Facts] = []
         self._used: dict[int, int] = {}  # passage -> the last sentence that stands on it
         self.add(passages)
@@ -98,6 +114,16 @@ class Ground:
     def add(self, passages: Iterable[Passage]) -> None:
         """The passages that are new at the next step."""
         self._passages += map(_Facts, passages)
+
+    def shares(self, reasoning: str) -> Shares | None:
+        """The shares of one step's claims; None where it claims nothing."""
+        claims = claims_of(reasoning)
+        every = claims.all
+        if not every:
+            return None
+        held = self._held(every)
+        standing = len(every) - len(self._missing(claims, held))
+        return Shares(standing / len(every), max(map(len, held), default=0) / len(every))
 
     def of(self, reasoning: str) -> Grounds | None:
         """The grounds of the chain's next sentence; None where it claims nothing.
@@ -109,90 +135,97 @@ class Ground:
         claims = claims_of(reasoning)
         if not claims.all:
             return None
-        held = [{claim for claim in claims.all if claim in passage.whole} for passage in self._passages]
+        held = self._held(claims.all)
         words = {word for word in _plain(reasoning).split() if len(word) > 3}  # 'is' and 'of' tell nothing
 
-        def fitness(n: int) -> tuple[int, int, int, int]:
+        def fitness(n: int) -> tuple[int, int, int]:
             passage = self._passages[n]
-            together, shared = passage.together(held[n]), passage.whole.shares(words)
-            return len(held[n] & left), together, shared, self._used.get(n, -1)
+            return passage.together(held[n]), len(words & passage.whole.words), self._used.get(n, -1)
 
-        found = left = set().union(*held)
+        left = set[str]().union(*held)
         chosen: list[int] = []
         while left:
-            chosen.append(max(range(len(held)), key=fitness))
-            left = left - held[chosen[-1]]
+            most = max(len(some & left) for some in held)
+            chosen.append(max((n for n, some in enumerate(held) if len(some & left) == most), key=fitness))
+            left -= held[chosen[-1]]
         self._used |= dict.fromkeys(chosen, max(self._used.values(), default=-1) + 1)
-        missing = [
-            claims.wording[claim]
-            for claim in claims.all
-            if claim not in found and (claim == claims.answer or claim not in self._question)
-        ]
+        missing = [claims.wording[claim] for claim in self._missing(claims, held)]
         return Grounds(tuple(sorted(chosen)), tuple(missing))
+
+    def _held(self, claims: Sequence[str]) -> list[set[str]]:
+        """Those that each passage holds."""
+        return [passage.whole.held(claims) for passage in self._passages]
+
+    def _missing(self, claims: Claims, held: Iterable[Set[str]]) -> list[str]:
+        """Those that stand neither in a passage nor, the answer excepted, in the question."""
+        every = claims.all
+        standing = (self._question.held(every) - {claims.answer}).union(*held)
+        return [claim for claim in every if claim not in standing]
 
 
 def grounding(reasoning: str, question: str, passages: Iterable[Passage]) -> float | None:
-    """Share of the claims that stand in the passages seen so far or in the question, as `Ground` reads them, 0 to 1.
-
-    None where nothing is claimed.
-    """
-    grounds = Ground(question, passages).of(reasoning)
-    if grounds is None:
-        return None
-    claims = len(claims_of(reasoning).all)
-    return (claims - len(grounds.missing)) / claims
+    """`Shares.grounding` of one step; None where it claims nothing."""
+    shares = Ground(question, passages).shares(reasoning)
+    return None if shares is None else shares.grounding
 
 
 def support(reasoning: str, passages: Iterable[Passage]) -> float | None:
-    """The largest share of the claims that ONE passage holds, 0 to 1; None where nothing is claimed.
-
-    A fact is stated in one place: a sentence that joins a name of one passage to a value of another, all of them
-    grounded, scores low. So does a sentence that rightly joins two facts: choose the threshold for the teacher.
-    """
-    claims = claims_of(reasoning).all
-    if not claims:
-        return None
-    texts = (_Text(passage.title, passage.text) for passage in passages)
-    return max((sum(claim in text for claim in claims) / len(claims) for text in texts), default=0.0)
+    """`Shares.support` of one step; None where it claims nothing."""
+    shares = Ground("", passages).shares(reasoning)
+    return None if shares is None else shares.support
 
 
 class _Text:
-    """A normalised text that knows whether whole words stand in it."""
+    """A text of parts that `_plain` made, in which whole words are looked up."""
 
     def __init__(self, *parts: str) -> None:
-        self._padded = " | ".join(("", *(_plain(part) for part in parts), ""))
+        self._padded = " | ".join(("", *parts, ""))
 
-    def __contains__(self, words: str) -> bool:
-        return f" {words} " in self._padded
+    def held(self, claims: Iterable[str]) -> set[str]:
+        """Those that stand in it."""
+        text = self._padded
+        return {claim for claim in claims if f" {claim} " in text}
 
-    def shares(self, words: Set[str]) -> int:
-        """How many of these words stand in it."""
-        return len(words & set(self._padded.split()))
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """Its words, each once."""
+        return frozenset(self._padded.split())
 
 
 class _Facts:
     """A passage as a whole, and sentence by sentence, each under the title."""
 
     def __init__(self, passage: Passage) -> None:
-        self._passage = passage
-        self.whole = _Text(passage.title, passage.text)
+        self._title, self._text = _plain(passage.title), passage.text
+        self.whole = _Text(self._title, _plain(passage.text))
 
     @cached_property
     def _each(self) -> list[_Text]:
         # Most passages are never compared by their sentences.
-        return [_Text(self._passage.title, part) for part in _STOP.split(self._passage.text)]
+        return [_Text(self._title, _plain(part)) for part in _STOP.split(self._text)]
 
     def together(self, claims: Set[str]) -> int:
         """Most of these that one sentence holds."""
-        return max(sum(claim in text for claim in claims) for text in self._each) if claims else 0
+        return max(len(text.held(claims)) for text in self._each) if claims else 0
 
 
 def _plain(text: str) -> str:
     """As answers are compared, and without accents, hyphens and possessives, which chains and passages mix."""
-    letters = text
-    if not text.isascii():
-        letters = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    return normalize(_HYPHEN.sub(" ", _POSSESSIVE.sub(" ", letters)))
+    letters = text if text.isascii() else _simple(text)
+    if "'" in letters or "\u2019" in letters:
+        letters = _POSSESSIVE.sub(" ", letters)
+    return normalize(letters.replace("-", " ").replace("/", " "))
+
+
+def _simple(text: str) -> str:
+    """The text without accents and with ASCII hyphens in place of others."""
+    letters = unicodedata.normalize("NFKD", text)
+    for letter in set(_NOT_ASCII.findall(letters)):
+        if unicodedata.combining(letter):
+            letters = letters.replace(letter, "")
+        elif letter in _HYPHENS:
+            letters = letters.replace(letter, "-")
+    return letters
 
 
 def _normalised(texts: Iterable[str]) -> dict[str, str]:

@@ -8,37 +8,47 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
-from steper_ray.claims import grounding, support
+from steper_ray.claims import Ground, Shares
 from steper_ray.config import VerifyConfig
 from steper_ray.schema import StepScore, Trajectory
 
 #: Opens the drop reason of a trajectory with a step below a verifier's threshold: `unverified_grounding`.
 UNVERIFIED = "unverified_"
 
-Verifier = Callable[[Trajectory], Sequence[float | None]]
+
+class Reading:
+    """A trajectory as the verifiers read it: its claims and passages are analysed once, when a verifier needs them."""
+
+    def __init__(self, trajectory: Trajectory) -> None:
+        self.steps = trajectory.steps
+        self._question = trajectory.question.text
+
+    @cached_property
+    def shares(self) -> list[Shares | None]:
+        """Each step's shares, from the question and the passages seen by then."""
+        ground = Ground(self._question)
+        shares = []
+        for step in self.steps:
+            ground.add(hit.passage for hit in step.hits)
+            shares.append(ground.shares(step.reasoning))
+        return shares
 
 
-def _grounding(trajectory: Trajectory) -> list[float | None]:
-    seen = 0
-    scores = []
-    for step in trajectory.steps:
-        seen += len(step.hits)
-        scores.append(grounding(step.reasoning, trajectory.question.text, trajectory.passages[:seen]))
-    return scores
+Verifier = Callable[[Reading], Sequence[float | None]]
 
 
-def _support(trajectory: Trajectory) -> list[float | None]:
-    seen = 0
-    scores = []
-    for step in trajectory.steps:
-        seen += len(step.hits)
-        scores.append(support(step.reasoning, trajectory.passages[:seen]))
-    return scores
+def _grounding(reading: Reading) -> list[float | None]:
+    return [None if shares is None else shares.grounding for shares in reading.shares]
 
 
-def _confidence(trajectory: Trajectory) -> list[float | None]:
-    return [None if s.mean_logprob is None else math.exp(s.mean_logprob) for s in trajectory.steps]
+def _support(reading: Reading) -> list[float | None]:
+    return [None if shares is None else shares.support for shares in reading.shares]
+
+
+def _confidence(reading: Reading) -> list[float | None]:
+    return [None if step.mean_logprob is None else math.exp(step.mean_logprob) for step in reading.steps]
 
 
 #: By the field of VerifyConfig that sets the threshold, in the order in which they are applied.
@@ -58,11 +68,12 @@ def thresholds(config: VerifyConfig) -> dict[str, float]:
 
 def score_steps(trajectory: Trajectory, verifiers: Sequence[str]) -> list[StepScore]:
     """The scores of every step, verifier by verifier; those that ask a model are no business of this function."""
+    reading = Reading(trajectory)
     return [
         StepScore(trajectory.id, step.index, name, score)
         for name in verifiers
         if name in VERIFIERS
-        for step, score in zip(trajectory.steps, VERIFIERS[name](trajectory), strict=True)
+        for step, score in zip(trajectory.steps, VERIFIERS[name](reading), strict=True)
     ]
 
 

@@ -1,5 +1,8 @@
 """What an answer is: values worked by hand from the official evaluation rules."""
 
+import re
+import string
+
 import pytest
 
 from steper_ray.answers import (
@@ -89,6 +92,40 @@ def test_a_bracket_is_read_to_the_one_that_closes_it(text, read):
 )
 def test_normalisation_follows_squad(text, normal):
     assert normalize(text) == normal
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "the",
+            "The the a an",
+            "a-the",
+            "a - the",
+            "an.a",
+            "theatre",
+            "then a",
+            "  A\t the\nend ",
+            "",
+            " ",
+            "\x7f",
+            "!",
+        ),
+        *(
+            "x\x00the\x01y",
+            "\x1cthe\x1fend",
+            "the\xa0a\u2003b",
+            "\u201cthe\u201d x",
+            "the\u2014a",
+            "caf\u00e9 the a",
+        ),
+        *("a\u0301 the", "the\u4e2d", "\u0130 the", "\ud83d.\ude00 the a", "\U0001f600the"),
+    ],
+)
+def test_the_normal_form_is_that_of_the_official_script_for_any_text(text):
+    # normalize_answer of SQuAD v1.1, in its order
+    marked = "".join(c for c in text.lower() if c not in set(string.punctuation))
+    assert normalize(text) == " ".join(re.sub(r"\b(a|an|the)\b", " ", marked).split())
 
 
 def test_exact_match_ignores_case_punctuation_and_articles_only():

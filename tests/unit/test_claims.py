@@ -60,6 +60,23 @@ def test_grounding_is_the_share_of_claims_that_stand_in_what_was_seen(reasoning,
     assert grounding(reasoning, "Who wrote Cem?", PASSAGES) == score
 
 
+@pytest.mark.parametrize(
+    ("written", "passage"),
+    [
+        ("Jean-Luc", "Jean\u2011Luc"),
+        ("Jean Luc", "Jean/Luc"),
+        ("Jean-Luc", "Jean\u2014Luc"),
+        ("Beyonc\u00e9", "Beyonce"),
+        ("Beyonce", "Beyonce\u0301"),
+        ("Bo", "Bo\u2019s"),
+        ("O'Neil", "O\u2019Neil"),
+        ("Fine", "\ufb01ne"),
+    ],
+)
+def test_spellings_that_chains_and_passages_mix_are_one(written, passage):
+    assert support(f"He met {written}.", [Passage("1", "", f"He met {passage} there.")]) == 1.0
+
+
 def test_support_asks_for_all_claims_in_one_passage():
     assert support("Alba was written by Bo O'Neil.", PASSAGES) == 1.0
     assert support("Alba is in the University of the West.", PASSAGES) == 0.5

@@ -2,12 +2,15 @@
 
 import dataclasses
 import math
+from collections import Counter
 from random import Random
 
 import pytest
 from distilled import trajectory
 from training_examples import gold_examples
 
+from steper_ray import claims
+from steper_ray.claims import grounding, support
 from steper_ray.config import VerifyConfig
 from steper_ray.distillation.verify import first_failure, score_steps, thresholds
 from steper_ray.schema import Hit, Passage, Question, Step, StepScore, StopReason, Trajectory
@@ -41,6 +44,30 @@ def test_the_first_step_below_is_told_and_a_step_without_score_passes():
     scores = [StepScore("q", 1, "support", None), StepScore("q", 2, "support", 0.5)]
     assert first_failure(scores, {"support": 0.5}) is None
     assert first_failure(scores, {"support": 0.6}) == scores[1]
+
+
+def test_both_verifiers_together_analyse_each_passage_and_each_step_once(monkeypatch):
+    seen = Counter()
+
+    def counted(function):
+        def call(text):
+            seen[text] += 1
+            return function(text)
+
+        return call
+
+    monkeypatch.setattr(claims, "_plain", counted(claims._plain))
+    monkeypatch.setattr(claims, "claims_of", counted(claims.claims_of))
+    pieces = ("T0 is by Bo.", "T2 and T1 are by Bo.", "So the answer is: T3.")
+    t = trajectory(pieces=pieces, found=[(0, 1), (2,), (3,)])
+    scores = score_steps(t, ["grounding", "support"])
+    assert {seen[text] for text in (*t.chain, *(p.text for p in t.passages))} == {1}
+    one_by_one = [(grounding, t.question.text), (support,)]
+    assert [s.score for s in scores] == [
+        verifier(step.reasoning, *question, [hit.passage for s in t.steps[:n] for hit in s.hits])
+        for verifier, *question in one_by_one
+        for n, step in enumerate(t.steps, 1)
+    ]
 
 
 def test_only_verifiers_that_are_set_are_run():
