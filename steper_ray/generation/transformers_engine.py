@@ -31,7 +31,7 @@ from steper_ray.generation.tokens import (
     model_prompt,
     tokenizer_name,
 )
-from steper_ray.generation.waiting import Deadline
+from steper_ray.generation.waiting import Deadline, Pulse
 from steper_ray.models import partial_attention, resolve_model
 
 # Tokens of one prefill pass, and of all passes between two decoding steps: what running sequences wait for at most.
@@ -51,6 +51,7 @@ class TransformersGenerator:
         self._max_model_len, self._timeout_s = config.max_model_len, config.timeout_s
         self._vocabulary = self.model.get_input_embeddings().weight.shape[0]
         self._decode: Decode = decoder_of(copy.deepcopy(self.tokenizer))
+        self._pulse = Pulse()
         end_ids = _end_ids(self.model, self.tokenizer.eos_token_id)
         self._worker = _Worker(Batch(self.model, end_ids, config.max_batch, config.max_model_len))
 
@@ -69,13 +70,15 @@ class TransformersGenerator:
         deadline = Deadline(self._timeout_s)
         self._worker.submit(request)
         try:
+            item = await deadline.begin(request.inbox.get(), self._pulse)
             while True:
-                item = await deadline.wait(request.inbox.get())
+                self._pulse.beat()
                 if isinstance(item, GenerationError):
                     raise item
                 yield item
                 if item.finish_reason is not None:
                     return
+                item = await deadline.wait(request.inbox.get())
         finally:
             request.closed = True
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import threading
 from contextlib import aclosing
 from random import Random
 
@@ -135,6 +136,30 @@ def test_a_prompt_longer_than_all_the_room_is_not_kept():
     assert store.take([*range(100)]) is None
     store.put([*range(80)], [])
     assert store.take([*range(80)])[1] == 80
+
+
+async def test_the_wait_for_a_row_is_no_part_of_the_timeout(monkeypatch):
+    """Each step takes a second of the loop's clock, and is taken when the token before it has been read."""
+    config = EngineConfig(model="miniature:base", max_model_len=128, max_batch=1, timeout_s=20)
+    generator = open_generator(config)
+    loop, step, read = asyncio.get_running_loop(), generator._worker._batch.step, threading.Semaphore(1)
+    offset, clock = [0.0], loop.time
+    monkeypatch.setattr(loop, "time", lambda: clock() + offset[0])
+
+    def slow():
+        assert read.acquire(timeout=60)
+        offset[0] += 1
+        return step()
+
+    async def tokens(prompt):
+        async with aclosing(generator.stream(prompt, SamplingConfig(max_tokens=12, min_tokens=12))) as chunks:
+            async for _ in chunks:
+                read.release()
+
+    monkeypatch.setattr(generator._worker._batch, "step", slow)
+    await asyncio.gather(*(tokens(prompt) for prompt in PROMPTS))
+    assert offset[0] == 12 * len(PROMPTS)
+    await generator.close()
 
 
 @pytest.mark.parametrize("at", [1, 4])
