@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 from steper_ray.config import EngineConfig, SamplingConfig
 from steper_ray.errors import EngineDeadError, GenerationError, ModelError
 from steper_ray.generation.base import Chunk, Prompt
-from steper_ray.generation.batch import Batch, Running, next_group
+from steper_ray.generation.batch import Batch, Running, is_out_of_memory, next_group
 from steper_ray.generation.tokens import (
     Decode,
     decoder_of,
@@ -89,6 +89,10 @@ class TransformersGenerator:
     async def close(self) -> None:
         """Ends the worker; streams that are still open raise EngineDeadError. Closing twice is fine."""
         await asyncio.to_thread(self._worker.close)
+
+
+class _OutOfMemoryError(GenerationError):
+    """A prefill for which there was no memory."""
 
 
 class _Request(Running):
@@ -184,16 +188,33 @@ class _Worker:
             self._join(group)
 
     def _join(self, group: list[_Request]) -> None:
+        """Prefills the group. If memory runs out, once more after freeing what can be spared; then one by one.
+
+        A request that fails alone ends in an error.
+        """
+        failed = self._try_join(group)
+        if isinstance(failed, _OutOfMemoryError) and self._batch.release():
+            failed = self._try_join(group)
+        if failed is None:
+            return
+        if len(group) == 1:
+            _deliver([(group[0], failed)])
+            return
+        for request in group:
+            self._join([request])
+
+    def _try_join(self, group: list[_Request]) -> GenerationError | None:
+        """The error, if there was one, without the failed pass' traceback, which would keep its memory."""
         try:
             self._batch.join(group)
         except torch.AcceleratorError:
             raise  # the device itself is lost: no later request could succeed
-        except RuntimeError as error:  # above all: out of memory
-            if len(group) == 1:
-                _deliver([(group[0], GenerationError(f"the model failed on the prompt: {error}"))])
-                return
-            for request in group:
-                self._join([request])
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                return GenerationError(f"the model failed on the prompt: {error}")
+            fix = "lower engine.max_batch or engine.max_model_len"
+            return _OutOfMemoryError(f"out of memory on the prompt ({fix}): {error}")
+        return None
 
     def _step(self) -> None:
         rows = list(self._batch.rows)
