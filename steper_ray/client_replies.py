@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -152,12 +152,13 @@ async def events(reply: httpx.Response) -> AsyncGenerator[Event, None]:
     """Of server-sent events, each with a name and one line of data; events of unknown names are passed over."""
     name = ""
     with _broken():
-        async for line in reply.aiter_lines():
-            field, _, value = line.partition(": ")
-            if field == "event":
-                name = value
-            elif field == "data" and name in EVENTS:
-                yield _event(name, value)
+        async with aclosing(cast(AsyncGenerator[str, None], reply.aiter_lines())) as lines:
+            async for line in lines:
+                field, _, value = line.partition(": ")
+                if field == "event":
+                    name = value
+                elif field == "data" and name in EVENTS:
+                    yield _event(name, value)
 
 
 def _event(name: str, data: str) -> Event:
