@@ -99,6 +99,11 @@ def next_group(waiting: Sequence[R], room: int, max_tokens: int) -> list[R]:
     return group
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out: a GPU's, or by its message a CPU's, for which torch has no error class."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 class Batch(Generic[R]):
     """Runs on one thread. `end_ids` end a sequence; `rows` are the sequences under way."""
 
@@ -116,9 +121,9 @@ class Batch(Generic[R]):
         return str(self._model.device.type)
 
     def join(self, group: Sequence[R]) -> None:
-        """Prefills the prompts of a group: in one pass, but those that begin like an earlier prompt from there on.
+        """Prefills the prompts of a group: in one pass, except those that begin like an earlier prompt from there on.
 
-        If it raises, none of them has joined.
+        If it raises, none of them has joined; if for want of memory, it may succeed after `release`.
         """
         known = {id(s): found for s in group if (found := self._prefixes.take(s.tokens[:-1])) is not None}
         fresh = [sequence for sequence in group if id(sequence) not in known]
@@ -128,7 +133,18 @@ class Batch(Generic[R]):
             self._extend(row, sequence, *known[id(sequence)])
         self.rows.extend([*fresh, *rest])
 
+    def release(self) -> bool:
+        """Frees what the running sequences do not need: kept prompts, and all slots if none runs. False: nothing."""
+        kept = self._prefixes.clear()
+        if self.rows:
+            return kept
+        held = self._cache.is_used
+        self._cache = self._new_cache()
+        return kept or held
+
     def _prefill(self, group: Sequence[R]) -> None:
+        for sequence in group:
+            sequence.cached = 0
         columns = max((sequence.length for sequence in group), default=0)
         if not columns:
             return
@@ -182,8 +198,10 @@ class Batch(Generic[R]):
         try:
             if left:
                 self._prefixes.put(left, self._cache.states(at, len(left)))
-        except torch.OutOfMemoryError:  # what is kept for speed must never cost a request
-            self._prefixes.clear()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self._prefixes.clear()  # what is kept for speed must never cost a request
         last = self.rows.pop()
         if at < len(self.rows):
             self.rows[at] = last

@@ -54,6 +54,9 @@ class PrefixStore:
         self._room += len(prefix.tokens)
         return prefix, shared
 
-    def clear(self) -> None:
+    def clear(self) -> bool:
+        """Drops all of them; False if there are none."""
+        kept = bool(self._kept)
         self._room += sum(len(prefix.tokens) for prefix in self._kept)
         self._kept.clear()
+        return kept

@@ -38,6 +38,11 @@ class SlotCache(Cache):
             layer.keys[row, :, :start], layer.values[row, :, :start] = keys[:, :start], values[:, :start]
         self.span.first_row, self.span.ends, self.span.start, self.span.columns = row, None, start, columns
 
+    @property
+    def is_used(self) -> bool:
+        """Whether it holds memory."""
+        return any(layer.is_initialized for layer in self.layers)
+
     def states(self, row: int, columns: int) -> list[KeysValues]:
         """A copy of the first `columns` columns of a row, layer by layer."""
         return [
@@ -64,12 +69,15 @@ class SlotCache(Cache):
         span = self.span
         if rows <= span.row_capacity and columns <= span.column_capacity:
             return
-        if rows > span.row_capacity:
-            span.row_capacity = min(max(rows, 2 * span.row_capacity), self._max_rows)
-        if columns > span.column_capacity:
-            span.column_capacity = min(-(-columns // _COLUMNS) * _COLUMNS, self._max_columns)
+        row_capacity, column_capacity = span.row_capacity, span.column_capacity
+        if rows > row_capacity:
+            row_capacity = min(max(rows, 2 * row_capacity), self._max_rows)
+        if columns > column_capacity:
+            column_capacity = min(-(-columns // _COLUMNS) * _COLUMNS, self._max_columns)
         for layer in self.layers:
-            layer.grow()
+            layer.grow(row_capacity, column_capacity)
+        # Only now: where memory ran out in the middle, what all layers hold is still the old capacity.
+        span.row_capacity, span.column_capacity = row_capacity, column_capacity
 
 
 class _Span:
@@ -93,7 +101,8 @@ class _SlotLayer(CacheLayerMixin):
         self._span = span
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        self.keys, self.values = self._empty_like(key_states), self._empty_like(value_states)
+        rows, columns = self._span.row_capacity, self._span.column_capacity
+        self.keys, self.values = _zeros(key_states, rows, columns), _zeros(value_states, rows, columns)
         self.is_initialized = True
 
     def update(
@@ -114,9 +123,9 @@ class _SlotLayer(CacheLayerMixin):
         rows = slice(len(key_states))
         return self.keys[rows, :, : span.columns], self.values[rows, :, : span.columns]
 
-    def grow(self) -> None:
+    def grow(self, rows: int, columns: int) -> None:
         if self.is_initialized:
-            self.keys, self.values = self._grown(self.keys), self._grown(self.values)
+            self.keys, self.values = _grown(self.keys, rows, columns), _grown(self.values, rows, columns)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self._span.columns, 0
@@ -128,12 +137,15 @@ class _SlotLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         return -1
 
-    def _empty_like(self, states: torch.Tensor) -> torch.Tensor:
-        # Zeros, not garbage: a masked column has weight 0, and 0 times a stray NaN would still be NaN.
-        shape = (self._span.row_capacity, states.shape[1], self._span.column_capacity, states.shape[3])
-        return torch.zeros(shape, dtype=states.dtype, device=states.device)
 
-    def _grown(self, old: torch.Tensor) -> torch.Tensor:
-        new = self._empty_like(old)
-        new[: old.shape[0], :, : old.shape[2]] = old
-        return new
+def _zeros(states: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    # Zeros, not garbage: a masked column has weight 0, and 0 times a stray NaN would still be NaN.
+    shape = (rows, states.shape[1], columns, states.shape[3])
+    return torch.zeros(shape, dtype=states.dtype, device=states.device)
+
+
+def _grown(old: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """A copy of at least this capacity; a growth that failed in a later layer may have left a larger one."""
+    new = _zeros(old, max(rows, old.shape[0]), max(columns, old.shape[2]))
+    new[: old.shape[0], :, : old.shape[2]] = old
+    return new

@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 from steper_ray.config import EngineConfig, SamplingConfig
 from steper_ray.errors import EngineDeadError, GenerationError, ModelError
 from steper_ray.generation.base import Chunk, Prompt
-from steper_ray.generation.batch import Batch, Running, next_group
+from steper_ray.generation.batch import Batch, Running, is_out_of_memory, next_group
 from steper_ray.generation.tokens import (
     Decode,
     decoder_of,
@@ -31,7 +31,7 @@ from steper_ray.generation.tokens import (
     model_prompt,
     tokenizer_name,
 )
-from steper_ray.generation.waiting import Deadline
+from steper_ray.generation.waiting import Deadline, Pulse
 from steper_ray.models import partial_attention, resolve_model
 
 # Tokens of one prefill pass, and of all passes between two decoding steps: what running sequences wait for at most.
@@ -51,6 +51,7 @@ class TransformersGenerator:
         self._max_model_len, self._timeout_s = config.max_model_len, config.timeout_s
         self._vocabulary = self.model.get_input_embeddings().weight.shape[0]
         self._decode: Decode = decoder_of(copy.deepcopy(self.tokenizer))
+        self._pulse = Pulse()
         end_ids = _end_ids(self.model, self.tokenizer.eos_token_id)
         self._worker = _Worker(Batch(self.model, end_ids, config.max_batch, config.max_model_len))
 
@@ -69,13 +70,15 @@ class TransformersGenerator:
         deadline = Deadline(self._timeout_s)
         self._worker.submit(request)
         try:
+            item = await deadline.begin(request.inbox.get(), self._pulse)
             while True:
-                item = await deadline.wait(request.inbox.get())
+                self._pulse.beat()
                 if isinstance(item, GenerationError):
                     raise item
                 yield item
                 if item.finish_reason is not None:
                     return
+                item = await deadline.wait(request.inbox.get())
         finally:
             request.closed = True
 
@@ -86,6 +89,10 @@ class TransformersGenerator:
     async def close(self) -> None:
         """Ends the worker; streams that are still open raise EngineDeadError. Closing twice is fine."""
         await asyncio.to_thread(self._worker.close)
+
+
+class _OutOfMemoryError(GenerationError):
+    """A prefill for which there was no memory."""
 
 
 class _Request(Running):
@@ -181,16 +188,33 @@ class _Worker:
             self._join(group)
 
     def _join(self, group: list[_Request]) -> None:
+        """Prefills the group. If memory runs out, once more after freeing what can be spared; then one by one.
+
+        A request that fails alone ends in an error.
+        """
+        failed = self._try_join(group)
+        if isinstance(failed, _OutOfMemoryError) and self._batch.release():
+            failed = self._try_join(group)
+        if failed is None:
+            return
+        if len(group) == 1:
+            _deliver([(group[0], failed)])
+            return
+        for request in group:
+            self._join([request])
+
+    def _try_join(self, group: list[_Request]) -> GenerationError | None:
+        """The error, if there was one, without the failed pass' traceback, which would keep its memory."""
         try:
             self._batch.join(group)
         except torch.AcceleratorError:
             raise  # the device itself is lost: no later request could succeed
-        except RuntimeError as error:  # above all: out of memory
-            if len(group) == 1:
-                _deliver([(group[0], GenerationError(f"the model failed on the prompt: {error}"))])
-                return
-            for request in group:
-                self._join([request])
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                return GenerationError(f"the model failed on the prompt: {error}")
+            fix = "lower engine.max_batch or engine.max_model_len"
+            return _OutOfMemoryError(f"out of memory on the prompt ({fix}): {error}")
+        return None
 
     def _step(self) -> None:
         rows = list(self._batch.rows)

@@ -23,7 +23,7 @@ from steper_ray.errors import EngineDeadError, GenerationError, ModelError
 from steper_ray.generation.base import Chunk, Prompt
 from steper_ray.generation.tokens import fit_tokens, load_tokenizer, model_prompt, tokenizer_name
 from steper_ray.generation.vllm_settings import ENVIRONMENT, lora_arguments, vllm_arguments
-from steper_ray.generation.waiting import Deadline
+from steper_ray.generation.waiting import Deadline, Pulse
 from steper_ray.models import resolve_model
 from steper_ray.schema import Usage
 
@@ -49,6 +49,7 @@ class VllmGenerator:
         self._adapters = adapters
         self._vocabulary: int = self._llm.model_config.get_vocab_size()
         self._open: set[str] = set()  # requests whose streams are being read
+        self._pulse = Pulse()
 
     @property
     def active(self) -> int:
@@ -74,13 +75,15 @@ class VllmGenerator:
         deadline = Deadline(self._timeout_s)
         written = 0
         async with aclosing(outputs):
+            output = await deadline.begin(anext(outputs), self._pulse)
             while True:
-                output = await deadline.wait(anext(outputs))
+                self._pulse.beat()
                 chunk = _chunk(output, written)
                 yield chunk
                 if chunk.finish_reason is not None:
                     return
                 written += len(chunk.token_ids)
+                output = await deadline.wait(anext(outputs))
 
     async def check(self) -> None:
         """See Generator."""

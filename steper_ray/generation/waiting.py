@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from steper_ray.errors import GenerationError
@@ -14,6 +14,21 @@ T = TypeVar("T")
 
 class DeadlineError(GenerationError):
     """The time of one generation is over."""
+
+
+class Pulse:
+    """When an engine last answered any of its requests: while it does, those in its queue wait for their turn."""
+
+    def __init__(self) -> None:
+        self._at = float("-inf")
+
+    def beat(self) -> None:
+        """The engine has just answered. Needs a running loop."""
+        self._at = asyncio.get_running_loop().time()
+
+    @property
+    def at(self) -> float:
+        return self._at
 
 
 class Deadline:
@@ -44,6 +59,29 @@ class Deadline:
             async with asyncio.timeout_at(self._at):
                 return await awaitable
         except TimeoutError:
-            raise DeadlineError(
-                f"the generation did not end within {self._seconds:g} s (engine.timeout_s)"
-            ) from None
+            raise self._over() from None
+
+    async def begin(self, awaitable: Awaitable[T], pulse: Pulse) -> T:
+        """As `wait`, for a request's first answer: the time spent in the engine's queue does not count.
+
+        Until that answer the time is over only if the engine has answered nobody for the whole of it.
+        """
+        first = asyncio.ensure_future(awaitable)
+        try:
+            while not first.done() and (left := self._idle_until(pulse) - self._clock()) > 0:
+                await asyncio.wait({first}, timeout=left)
+            if not first.done():
+                raise self._over()
+        finally:
+            if not first.done():
+                first.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await first
+        self._at = self._clock() + self._seconds
+        return first.result()
+
+    def _idle_until(self, pulse: Pulse) -> float:
+        return max(self._at, pulse.at + self._seconds)
+
+    def _over(self) -> DeadlineError:
+        return DeadlineError(f"the generation did not end within {self._seconds:g} s (engine.timeout_s)")

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -130,8 +130,9 @@ class Reasoner:
             task.result()  # raises what run raised
         finally:
             task.cancel()
-            with suppress(asyncio.CancelledError, EngineDeadError):
-                await task
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()  # seen: the reader has it, or has left
 
     def _end(
         self, question: Question, steps: Sequence[Step], reason: StopReason, error: str | None

@@ -6,9 +6,11 @@ environment of the Ray nodes; without it only clients of the server's own machin
 """
 # No `from __future__ import annotations`: Serve reads the annotation of `build` and takes text for no model.
 
+import asyncio
 import os
 import signal
 import socket
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,12 @@ from typing import Any
 import ray
 from ray import serve
 
-from steper_ray.config import Config
-from steper_ray.errors import SteperError
+from steper_ray.config import Config, EngineConfig
+from steper_ray.errors import EngineSetupError, SteperError
 from steper_ray.serving.access import is_loopback
 from steper_ray.serving.args import ConfigArgs
 from steper_ray.serving.deployments import bind
-from steper_ray.serving.plan import make_plan
+from steper_ray.serving.plan import Plan, make_plan
 
 APP_NAME = "steper"
 
@@ -49,6 +51,8 @@ def run(config: Config) -> None:
     """
     plan = make_plan(config)
     settings = config.serve
+    for line in warnings_of(plan):
+        print(line, file=sys.stderr, flush=True)
     address = os.environ.get("RAY_ADDRESS", "local")
     if address == "local":
         _check_port(settings.host, settings.port)
@@ -70,6 +74,28 @@ def run(config: Config) -> None:
     finally:
         serve.shutdown()
         ray.shutdown()
+
+
+def warnings_of(plan: Plan) -> list[str]:
+    """One line for each endpoint that answers nobody until a setting changes. It is no error: it may come up later."""
+    remote = {
+        (one.engine.url, one.engine.model): one.engine for one in plan.engines if one.engine.kind == "openai"
+    }
+    found = [asyncio.run(_setup_error(engine)) for engine in remote.values()]
+    return [f"warning: questions are answered with 503 for now: {error}" for error in found if error]
+
+
+async def _setup_error(engine: EngineConfig) -> EngineSetupError | None:
+    from steper_ray.generation import open_generator
+
+    generator = open_generator(engine.model_copy(update={"tokenizer": None}))  # the replicas load it
+    try:
+        await generator.check()
+    except EngineSetupError as error:
+        return error
+    finally:
+        await generator.close()
+    return None
 
 
 def _greeting(config: Config) -> str:

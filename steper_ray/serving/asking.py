@@ -16,11 +16,12 @@ from typing import Any, Protocol
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from steper_ray.errors import EngineDeadError, PromptTooLongError
+from steper_ray.errors import EngineDeadError, EngineSetupError, PromptTooLongError
 from steper_ray.reasoning import Event, Finished
 from steper_ray.schema import Trajectory
 from steper_ray.serving.api import RETRY, Problem, check_done
 from steper_ray.serving.engine import Ask
+from steper_ray.serving.faults import trace_of
 from steper_ray.serving.observing import Observer, Watch
 
 logger = logging.getLogger(__name__)
@@ -115,18 +116,19 @@ async def _written(
     ended: Ended,
     deadline: float,
 ) -> AsyncGenerator[bytes, None]:
-    while event is not None:
-        watch.event(event)
-        if isinstance(event, Finished):
-            ended(event.trajectory)
-        if frame := frames.event(event):
-            yield frame
-        try:
+    try:
+        while event is not None:
+            with _Told():
+                watch.event(event)
+                if isinstance(event, Finished):
+                    ended(event.trajectory)
+                frame = frames.event(event)
+            if frame:
+                yield frame
             event = await _next(events, deadline)
-        except Problem as problem:
-            watch.failed(problem)
-            yield frames.problem(problem)
-            return
+    except Problem as problem:
+        watch.failed(problem)
+        yield frames.problem(problem)
 
 
 async def _next(events: AsyncGenerator[Event, None], deadline: float) -> Event | None:
@@ -194,6 +196,9 @@ class _Told:
             case OverloadedError():
                 message = "too many questions are waiting; ask again in a moment"
                 raise Problem(429, "overloaded", message, RETRY) from error
+            case EngineSetupError():
+                message = "the engine cannot answer until its settings are corrected; they are in its log"
+                raise Problem(503, "engine_unavailable", message, RETRY) from error
             case EngineUnavailableError() | EngineDeadError():
                 raise unavailable() from error
             case PromptTooLongError():
@@ -211,6 +216,5 @@ def unavailable() -> Problem:
 
 
 def fault(error: Exception) -> Problem:
-    # The kind alone: the message could hold a question or an answer.
-    logger.error("a request failed with %s", type(error).__name__)
+    logger.error("a request failed with %s", trace_of(error))
     return Problem(500, "internal_error", "a fault of the server; it has been logged")

@@ -1,7 +1,8 @@
 """The engine's side of the endpoint: one retriever, one model, and a reasoner over both for each of its students.
 
 Closing a stream of events stops its reasoning and aborts what the generator does for it. A dead generator makes
-the engine unhealthy for good: its replica is replaced, never revived. Knows no HTTP and no Ray.
+the engine unhealthy for good: its replica is replaced, never revived. An endpoint that refuses everybody does not: a
+new replica would meet the same settings, and the next question may find them corrected. Knows no HTTP and no Ray.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import dataclasses
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -17,13 +19,25 @@ from dataclasses import dataclass
 from typing import Literal
 
 from steper_ray.config import ReasoningConfig, SamplingConfig, ServeConfig
-from steper_ray.errors import EngineDeadError, GenerationError, PromptTooLongError, RetrievalError
+from steper_ray.errors import (
+    EngineDeadError,
+    EngineSetupError,
+    GenerationError,
+    PromptTooLongError,
+    RetrievalError,
+    SteperError,
+)
 from steper_ray.generation.base import Chunk, Generator, Prompt
 from steper_ray.reasoning import Event, Finished, Reasoner
 from steper_ray.retrieval import AsyncRetriever, Retriever, as_async
 from steper_ray.schema import Hit, Question, Trajectory
+from steper_ray.serving.faults import trace_of
 from steper_ray.serving.gathering import gathered, part_seconds
 from steper_ray.serving.wire import Stop, Unit
+
+logger = logging.getLogger(__name__)
+
+_LOG_S = 30.0  # between two lines about settings that fail every question
 
 #: The last error of the generator in the request at hand; a trajectory keeps but its text.
 _last_error: ContextVar[list[GenerationError]] = ContextVar("last_error")
@@ -87,9 +101,10 @@ class Metered:
                     if first is None and chunk.text:
                         first = time.monotonic() - started
                     yield chunk
-        except GenerationError as error:
+        except Exception as error:
             outcome = "failed"
-            _last_error.get([]).append(error)
+            if isinstance(error, GenerationError):
+                _last_error.get([]).append(error)
             raise
         except asyncio.CancelledError:
             outcome = "aborted"
@@ -150,6 +165,7 @@ class ReasonEngine:
         self._timeout = serve.request_timeout_s
         self._streams = 0  # that are read in parts
         self._dead: EngineDeadError | None = None
+        self._logged_at = float("-inf")
 
     async def answer(self, ask: Ask) -> Trajectory:
         """Raises PromptTooLongError where not even the first prompt fits, and EngineDeadError."""
@@ -171,8 +187,16 @@ class ReasonEngine:
                     if isinstance(event, Finished) and not event.trajectory.steps:
                         _raise_if_too_long(errors)
                     yield event
+        except EngineSetupError as error:
+            self._log_setup(error)
+            raise
         except EngineDeadError as error:
             self._dead = error
+            raise
+        except SteperError:
+            raise
+        except Exception as error:
+            logger.error("a question failed with %s", trace_of(error))
             raise
 
     async def parts(self, ask: Ask) -> AsyncGenerator[list[Event], None]:
@@ -200,6 +224,12 @@ class ReasonEngine:
     async def close(self) -> None:
         for generator in self._students.values():
             await generator.close()
+
+    def _log_setup(self, error: EngineSetupError) -> None:
+        now = time.monotonic()
+        if now - self._logged_at >= _LOG_S:
+            self._logged_at = now
+            logger.error("no question can be answered: %s", error)
 
     def _limited(self, ask: Ask) -> Reasoner:
         """The reasoner under this request's limits. A copy: it shares the encoder and its cache of passages."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 
 from steper_ray.reasoning import Event, ReasoningDelta
 
@@ -57,8 +57,9 @@ async def gathered(
         await reading  # raises what the events raised
     finally:
         reading.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await reading
+        await asyncio.wait({reading})
+        if not reading.cancelled():
+            reading.exception()  # seen: the reader has it, or has left
 
 
 def joined(events: Sequence[Event]) -> list[Event]:

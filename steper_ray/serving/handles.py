@@ -7,15 +7,21 @@ cancelled is cancelled.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from ray import serve
-from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RayServeException,
+    ReplicaUnavailableError,
+)
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from ray.serve.schema import DeploymentStatus, ReplicaState
 
@@ -26,10 +32,14 @@ from steper_ray.schema import Hit, Trajectory
 from steper_ray.serving.asking import EngineUnavailableError, OverloadedError
 from steper_ray.serving.engine import Ask
 
+logger = logging.getLogger(__name__)
+
 #: How long an engine that has answered counts as ready, without asking Serve's controller.
 SIGN_SECONDS = 10.0
 #: How long what the controller said of an engine is taken for true.
 STATE_SECONDS = 1.0
+#: How long the controller is waited for: engines answer without it.
+STATE_WAIT_SECONDS = 2.0
 
 _GONE = (RayActorError, DeploymentUnavailableError, ReplicaUnavailableError)
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
@@ -37,7 +47,8 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """`running`: a replica passed its last health check. `coming`: the deployment is being updated."""
+    """`running`: a replica passed its last health check. `coming`: one may be there all the same, or soon: the
+    deployment is being updated, or the controller does not say."""
 
     running: bool
     coming: bool
@@ -69,17 +80,17 @@ class EngineClient:
     async def events(self, ask: Ask) -> AsyncGenerator[Event, None]:
         await self._check_coming()
         with self._call_errors():
-            begun = False
-            try:
-                async for event in self._events(ask):
-                    begun = True
-                    yield event
-                return
-            except _GONE:
-                if begun:
-                    raise
-            async for event in self._events(ask):
-                yield event
+            for last in (False, True):
+                begun = False
+                try:
+                    async with aclosing(self._events(ask)) as events:
+                        async for event in events:
+                            begun = True
+                            yield event
+                    return
+                except _GONE:
+                    if begun or last:
+                        raise
 
     async def _events(self, ask: Ask) -> AsyncGenerator[Event, None]:
         call = self._handle.options(stream=True).parts.remote(ask)
@@ -96,22 +107,34 @@ class EngineClient:
                 call.cancel()
 
     async def ready(self) -> bool:
-        """Whether the engine answered a moment ago, or Serve has a healthy replica of it: a full queue is no death."""
+        """Whether the engine answered a moment ago, or Serve has a healthy replica of it: a full queue is no death.
+
+        While Serve's controller does not answer, its last word holds. Never raises.
+        """
         now = time.monotonic()
         if now - self._last_sign < SIGN_SECONDS:
             return True
         if now - self._last_state >= STATE_SECONDS:
             if self._asking is None:  # one question to the controller for all who ask meanwhile
                 self._asking = asyncio.create_task(self._ask_state())
-            await asyncio.shield(self._asking)
+            # It goes on if this one is cancelled: it is the others' question too.
+            if not (await asyncio.wait({self._asking}, timeout=STATE_WAIT_SECONDS))[0]:
+                self._no_state("no answer")
         return self._state.running
 
     async def _ask_state(self) -> None:
         try:
             self._state = await asyncio.to_thread(_state, self._handle)
             self._last_state = time.monotonic()
+        except Exception as error:  # Ray's, Serve's or a lost connection's
+            self._no_state(type(error).__name__)
         finally:
             self._asking = None
+
+    def _no_state(self, why: str) -> None:
+        logger.warning("Serve's controller does not say how the engine is: %s", why)
+        self._state = _State(self._state.running, coming=True)
+        self._last_state = time.monotonic()
 
     async def _check_coming(self) -> None:
         """Raises EngineUnavailableError at once where a question might wait for a replica in vain until its deadline.
@@ -128,12 +151,21 @@ class EngineClient:
             yield
         except BackPressureError as error:
             raise OverloadedError from error
-        except _GONE as error:
-            self._last_sign = float("-inf")
-            raise EngineUnavailableError from error
         except EngineDeadError:
             self._last_sign = float("-inf")
             raise
+        except _GONE as error:
+            self._gone()
+            raise EngineUnavailableError from error
+        except RayTaskError:
+            raise  # the engine's own error
+        except (RayError, RayServeException) as error:  # a lost node or object, a deployment that is gone
+            self._gone()
+            raise EngineUnavailableError from error
+
+    def _gone(self) -> None:
+        self._last_sign = float("-inf")
+        self._state = _State(running=False, coming=True)
 
 
 class Students:
@@ -174,7 +206,9 @@ async def _until_answered(method: Any, *args: Any) -> Any:
     while True:
         try:
             return await _call(method, *args)
-        except (*_GONE, BackPressureError):
+        except RayTaskError:
+            raise  # the method's own error
+        except (RayError, RayServeException):
             await asyncio.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import shutil
+import threading
 from contextlib import aclosing
+from itertools import count
 from random import Random
 
 import pytest
@@ -11,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from steper_ray.config import EngineConfig, SamplingConfig
 from steper_ray.errors import GenerationError, ModelError, PromptTooLongError
-from steper_ray.generation import generate, open_generator
+from steper_ray.generation import generate, open_generator, slots
 from steper_ray.generation.prefixes import PrefixStore
 from steper_ray.generation.slots import SlotCache
 from steper_ray.models import ASSETS, resolve_model
@@ -84,9 +86,18 @@ async def test_a_prompt_that_begins_like_an_earlier_one_is_read_from_there_on_an
     await forgetful.close()
 
 
-async def test_a_prompt_for_which_there_is_no_memory_is_forgotten_and_no_request_is_lost(engine, monkeypatch):
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+async def test_a_prompt_for_which_there_is_no_memory_is_forgotten_and_no_request_is_lost(
+    engine, monkeypatch, error
+):
     def full(*args):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     wanted = await generate(engine, PROMPTS[3], GREEDY)
     monkeypatch.setattr(SlotCache, "states", full)
@@ -94,6 +105,72 @@ async def test_a_prompt_for_which_there_is_no_memory_is_forgotten_and_no_request
     first, _, last = await asyncio.gather(*asked)
     assert first.token_ids == last.token_ids == wanted.token_ids
     assert (await generate(engine, PROMPTS[3], GREEDY)).usage.cached_tokens == 0
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+async def test_a_prefill_without_memory_gets_that_of_the_kept_prompts_and_is_tried_once_more(
+    monkeypatch, error
+):
+    config = EngineConfig(model="miniature:teacher", max_model_len=512, max_batch=4)
+    generator = open_generator(config)
+    batch = generator._worker._batch
+    forward, failed = batch._forward, []
+
+    def short_of_memory(ids, **kwargs):
+        """Prefills fail while a prompt is kept, and those of token 9 always."""
+        if ids.shape[1] > 1 and (batch._prefixes._kept or (ids == 9).any()):
+            failed.append(ids.shape)
+            raise error
+        return forward(ids, **kwargs)
+
+    trunk = [*range(20, 120)]
+    prompts = [[*trunk, 5, 5, 5], [*trunk, 6, 6, 6]]
+    wanted = [await generate(generator, prompt, GREEDY) for prompt in (*prompts, [8] * 80)]
+    assert wanted[1].usage.cached_tokens == 100
+    monkeypatch.setattr(batch, "_forward", short_of_memory)
+    again = await generate(generator, prompts[0], GREEDY)  # would go on from a kept one's beginning
+    assert (again.token_ids, again.usage.cached_tokens, len(failed)) == (wanted[0].token_ids, 0, 1)
+    batch.release()
+    asked = (*prompts, [9] * 103)
+    found = await asyncio.gather(*(generate(generator, p, GREEDY) for p in asked), return_exceptions=True)
+    assert [done.token_ids for done in found[:2]] == [done.token_ids for done in wanted[:2]]
+    with pytest.raises(GenerationError, match=r"out of memory .*engine\.max_batch"):
+        raise found[2]
+    assert len(failed) <= 1 + 2  # with its group if it was in one, and alone: nothing more is to be freed
+    await generator.close()
+
+
+async def test_a_cache_that_cannot_grow_fails_the_new_prompt_alone(monkeypatch):
+    """Memory ends in the middle of the layers: the running row and a later, shorter prompt go on."""
+    generator = open_generator(EngineConfig(model="miniature:teacher", max_model_len=512, max_batch=8))
+    wanted = [await generate(generator, prompt, GREEDY) for prompt in PROMPTS[1:3]]
+    generator._worker._batch.release()
+    zeros, made, step = slots._zeros, [], generator._worker._batch.step
+    steps, come = count(1), threading.Event()
+
+    def scarce(*args):
+        made.append(args)
+        if len(made) == 4:  # keys and values of the first layer grow, and not those of the next
+            raise OUT_OF_MEMORY[1]
+        return zeros(*args)
+
+    def held():
+        """The second step waits until the new prompts have come."""
+        assert next(steps) != 2 or come.wait(60)
+        return step()
+
+    monkeypatch.setattr(generator._worker._batch, "step", held)
+    async with aclosing(generator.stream(PROMPTS[1], GREEDY)) as running:
+        tokens = (await anext(running)).token_ids
+        monkeypatch.setattr(slots, "_zeros", scarce)
+        new = [asyncio.create_task(generate(generator, p, GREEDY)) for p in ([5] * 300, PROMPTS[2])]
+        await asyncio.sleep(0)
+        come.set()
+        with pytest.raises(GenerationError, match="out of memory"):
+            await new[0]
+        tokens += tuple([token async for chunk in running for token in chunk.token_ids])
+    assert [tokens, (await new[1]).token_ids] == [done.token_ids for done in wanted]
+    await generator.close()
 
 
 @pytest.mark.parametrize(
@@ -135,6 +212,30 @@ def test_a_prompt_longer_than_all_the_room_is_not_kept():
     assert store.take([*range(100)]) is None
     store.put([*range(80)], [])
     assert store.take([*range(80)])[1] == 80
+
+
+async def test_the_wait_for_a_row_is_no_part_of_the_timeout(monkeypatch):
+    """Each step takes a second of the loop's clock, and is taken when the token before it has been read."""
+    config = EngineConfig(model="miniature:base", max_model_len=128, max_batch=1, timeout_s=20)
+    generator = open_generator(config)
+    loop, step, read = asyncio.get_running_loop(), generator._worker._batch.step, threading.Semaphore(1)
+    offset, clock = [0.0], loop.time
+    monkeypatch.setattr(loop, "time", lambda: clock() + offset[0])
+
+    def slow():
+        assert read.acquire(timeout=60)
+        offset[0] += 1
+        return step()
+
+    async def tokens(prompt):
+        async with aclosing(generator.stream(prompt, SamplingConfig(max_tokens=12, min_tokens=12))) as chunks:
+            async for _ in chunks:
+                read.release()
+
+    monkeypatch.setattr(generator._worker._batch, "step", slow)
+    await asyncio.gather(*(tokens(prompt) for prompt in PROMPTS))
+    assert offset[0] == 12 * len(PROMPTS)
+    await generator.close()
 
 
 @pytest.mark.parametrize("at", [1, 4])

@@ -20,9 +20,17 @@ from local_endpoint import (
 from scripted import KeywordRetriever
 
 from steper_ray.config import SamplingConfig
-from steper_ray.errors import EngineDeadError, GenerationError, PromptTooLongError, RetrievalError
-from steper_ray.reasoning import ReasoningDelta
+from steper_ray.errors import (
+    EngineDeadError,
+    EngineSetupError,
+    GenerationError,
+    PromptTooLongError,
+    RefusedError,
+    RetrievalError,
+)
+from steper_ray.reasoning import ReasoningDelta, StepDone
 from steper_ray.schema import StopReason
+from steper_ray.serving import web
 from steper_ray.serving.asking import EngineUnavailableError, OverloadedError
 from steper_ray.serving.engine import Ask
 from steper_ray.serving.web import WebSettings, make_app
@@ -34,6 +42,7 @@ FAILURES = [
     (OverloadedError(), 429, "overloaded"),
     (EngineUnavailableError(), 503, "engine_unavailable"),
     (EngineDeadError("gone"), 503, "engine_unavailable"),
+    (EngineSetupError("private: no such model"), 503, "engine_unavailable"),
     (PromptTooLongError("2000 tokens"), 413, "question_too_long"),
     (ValueError("the question was: private"), 500, "internal_error"),
 ]
@@ -70,10 +79,54 @@ def test_a_failure_within_a_stream_is_its_last_event():
     assert events[-1][1]["error"]["code"] == "engine_unavailable"
 
 
-def test_a_prompt_that_does_not_fit_is_the_questions_fault():
-    engine = LocalEngine([PromptTooLongError("3000 of 2048 tokens")])
-    reply = client(engine).post("/v1/reason", json={"question": QUESTION})
-    assert error_of(reply)[:2] == (413, "question_too_long")
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("searching", [False, True])
+def test_an_unexpected_error_is_a_typed_500_and_logged_with_its_place_but_without_its_words(
+    searching, stream, caplog
+):
+    error = ValueError("private")
+    lost = KeywordRetriever([], error) if searching else None
+    engine = LocalEngine([error], lost)
+    reply = client(engine).post("/v1/reason", json={"question": QUESTION, "stream": stream})
+    if stream:
+        assert events_of(reply)[-1][0] == "error"
+        assert events_of(reply)[-1][1]["error"]["code"] == "internal_error"
+    else:
+        assert error_of(reply)[:2] == (500, "internal_error")
+    where = ("search" if searching else "stream", "scripted.py")
+    assert all(word in caplog.text for word in ("ValueError", "line ", *where))
+    assert "private" not in reply.text + caplog.text
+    assert (engine._stats.failed, engine._stats.done) == (0 if searching else 1, 0)
+
+
+@pytest.mark.parametrize("part", ["event_out", "keep_if_complete"])
+def test_an_error_in_the_writing_of_a_stream_ends_it_with_an_error_event(part, monkeypatch):
+    real = getattr(web, part)
+
+    def failing(*args):
+        if part == "keep_if_complete" or isinstance(args[0], StepDone):
+            raise ValueError("private")
+        return real(*args)
+
+    monkeypatch.setattr(web, part, failing)
+    reply = client(LocalEngine(replies())).post("/v1/reason", json={"question": QUESTION, "stream": True})
+    *_, (name, last) = events_of(reply)
+    assert (name, last["error"]["code"]) == ("error", "internal_error")
+    assert "private" not in reply.text
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (PromptTooLongError("3000 of 2048 tokens"), 413, "question_too_long"),
+        (RefusedError("content filter"), 422, "invalid_request"),
+    ],
+)
+def test_a_prompt_that_is_refused_is_the_questions_fault_and_later_the_answer_so_far(error, status, code):
+    reply = client(LocalEngine([error])).post("/v1/reason", json={"question": QUESTION})
+    assert error_of(reply)[:2] == (status, code)
+    half = client(LocalEngine([replies()[0], error])).post("/v1/reason", json={"question": QUESTION}).json()
+    assert (half["stop_reason"], half["degraded"], half["answer"]) == ("rejected", True, CHAIN[0])
 
 
 def test_the_deadline_returns_the_steps_that_were_done():
@@ -132,6 +185,19 @@ async def test_an_engine_whose_generator_died_stays_unhealthy():
     with pytest.raises(EngineDeadError, match="gone"):
         await engine.answer(Ask("b", QUESTION, asked_at=float("inf"), model="test"))
     assert len(engine.generator.prompts) == 1
+
+
+async def test_an_endpoint_that_refuses_everybody_is_logged_and_asked_again_and_its_replica_stays(caplog):
+    refusal = EngineSetupError("http://endpoint/v1 refused the key (401): set it in $KEY")
+    engine = LocalEngine([refusal, refusal, *replies()])
+    for _ in range(2):
+        with pytest.raises(EngineSetupError):
+            await engine.answer(Ask("a", QUESTION, asked_at=float("inf"), model="test"))
+        engine.check_health()
+    [line] = [record.getMessage() for record in caplog.records if "refused the key" in record.getMessage()]
+    assert line.startswith("no question can be answered: http://endpoint/v1")
+    trajectory = await engine.answer(Ask("b", QUESTION, asked_at=float("inf"), model="test"))
+    assert trajectory.stop_reason is StopReason.ANSWERED
 
 
 async def test_a_client_that_leaves_a_stream_aborts_the_generator():

@@ -6,10 +6,11 @@ import time
 from contextlib import aclosing
 
 import pytest
-from ray.exceptions import ActorDiedError
-from ray.serve.exceptions import BackPressureError
+from ray.exceptions import ActorDiedError, ObjectLostError, RayTaskError
+from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentResponseGenerator
 
+from steper_ray.errors import EngineSetupError
 from steper_ray.reasoning import ReasoningDelta, StepStarted
 from steper_ray.serving import handles
 from steper_ray.serving.asking import EngineUnavailableError, OverloadedError
@@ -100,14 +101,30 @@ async def test_a_stream_that_is_left_is_cancelled_and_a_whole_one_is_not(known):
     left, whole = Handle(Parts(FIRST, LATER)), Handle(Parts(FIRST, LATER))
     async with aclosing(EngineClient(left).events(ASK)) as events:
         await anext(events)
+    assert left.calls[0].cancelled  # now, and not when the garbage is collected
     await events_of(whole)
-    assert left.calls[0].cancelled
     assert not whole.calls[0].cancelled
 
 
 async def test_a_full_queue_is_told_as_one(known):
     with pytest.raises(OverloadedError):
         await events_of(Handle(Parts(BackPressureError(num_queued_requests=1, max_queued_requests=1))))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ObjectLostError("ref", "owner", "site"), EngineUnavailableError),
+        (RayServeException("no such deployment"), EngineUnavailableError),
+        (RayTaskError("answer", "", ValueError("x")).as_instanceof_cause(), ValueError),
+        (RayTaskError("answer", "", EngineSetupError("x")).as_instanceof_cause(), EngineSetupError),
+    ],
+)
+async def test_rays_own_errors_are_an_engine_that_is_away_and_the_engines_own_stay_themselves(
+    known, error, kind
+):
+    with pytest.raises(kind):
+        await events_of(Handle(Parts(error)))
 
 
 async def test_without_a_replica_a_question_is_refused_at_once_but_waits_for_one_that_is_coming(known):
@@ -126,6 +143,40 @@ async def test_an_engine_that_has_just_answered_is_ready_whatever_the_controller
     assert await client.ready()
     client._last_sign = time.monotonic() - handles.SIGN_SECONDS
     assert not await client.ready()
+
+
+async def test_a_controller_that_fails_leaves_its_last_word_and_questions_are_tried(known, monkeypatch):
+    def lost(handle):
+        raise RayServeException("the controller is gone")
+
+    def pass_time(client):
+        client._last_state = client._last_sign = float("-inf")
+
+    fresh, client = EngineClient(Handle(Parts(FIRST))), EngineClient(Handle(Parts(ActorDiedError()), Parts()))
+    assert await client.ready()
+    monkeypatch.setattr(handles, "_state", lost)
+    pass_time(client)
+    assert await client.ready()
+    assert not await fresh.ready()  # never heard of: 503, and no 500
+    assert [event async for event in fresh.events(ASK)] == FIRST
+    client._handle = Handle(Parts(ActorDiedError()), Parts(ActorDiedError()))
+    with pytest.raises(EngineUnavailableError):
+        [event async for event in client.events(ASK)]
+    pass_time(client)
+    assert not await client.ready()
+    known(running=True)
+    pass_time(client)
+    assert await client.ready()
+
+
+async def test_a_controller_that_does_not_answer_is_not_waited_for(monkeypatch):
+    answers = threading.Event()
+    monkeypatch.setattr(handles, "_state", lambda handle: answers.wait(60))
+    monkeypatch.setattr(handles, "STATE_WAIT_SECONDS", 0.01)
+    client = EngineClient(Handle(Parts(FIRST)))
+    assert not await client.ready()
+    assert [event async for event in client.events(ASK)] == FIRST
+    answers.set()
 
 
 async def test_probes_that_come_together_put_one_question_to_the_controller(monkeypatch):

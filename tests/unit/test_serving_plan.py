@@ -1,14 +1,17 @@
 """From a config to deployments: who shares an engine, how parts scale, and what a person must mend."""
 
+import asyncio
 import json
 
 import pytest
+from http_endpoint import ANSWER, KEY, Endpoint, refusal, serving
 from pydantic import ValidationError
 
 from steper_ray.config import Config
 from steper_ray.config.file import load_config
 from steper_ray.errors import ModelError, RetrievalError, SteperError
 from steper_ray.generation.vllm_settings import lora_arguments
+from steper_ray.serving.app import warnings_of
 from steper_ray.serving.deployments import IngressReplica, bind
 from steper_ray.serving.plan import make_plan, plan_engines
 
@@ -33,6 +36,20 @@ def test_students_of_the_same_model_share_an_engine_and_keep_their_order(tmp_pat
         ("Engine-2", "miniature:teacher", ["t", "default"], 3),
     ]
     assert (plan.about.model, plan.about.models) == ("b", ["b", "t", "b2", "default"])
+
+
+async def test_an_endpoint_that_answers_nobody_is_named_before_the_service_starts(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    async with serving(Endpoint()) as endpoint:
+        engine = {"kind": "openai", "url": endpoint.url, "model": "tiny"}
+        plan = make_plan(config_of(run_dir=tmp_path, engine=engine))
+        endpoint.replies = [(401, refusal("who?")), ANSWER]
+        (line,) = await asyncio.to_thread(warnings_of, plan)
+        assert line.startswith("warning: ")
+        assert "$OPENAI_API_KEY" in line
+        assert await asyncio.to_thread(warnings_of, plan) == []
+    assert warnings_of(make_plan(config_of(run_dir=tmp_path))) == []
 
 
 def test_behind_haproxy_where_all_clients_look_like_this_machine_a_token_is_needed(tmp_path, monkeypatch):
