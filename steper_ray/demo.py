@@ -94,11 +94,12 @@ def _steps(config: Config) -> int:
     """The optimiser steps that StepER takes on the examples."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from steper_ray.models import resolve_model
+    from steper_ray.models import context_limit, resolve_model
     from steper_ray.training.data import load_data
 
     model = resolve_model(config.train.student)
-    limit = AutoConfig.from_pretrained(model).get_text_config().max_position_embeddings
+    shape = AutoConfig.from_pretrained(model).get_text_config()
+    limit = context_limit(shape) or config.train.row_tokens
     steper = config.train.model_copy(update={"method": "steper"})
     data = load_data(stages.examples_folder(config), AutoTokenizer.from_pretrained(model), steper, limit)
     return steper.max_steps or steper.epochs * data.steps_per_epoch

@@ -13,6 +13,7 @@ import os
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -20,6 +21,7 @@ from pydantic import ValidationError
 
 from steper_ray.config import EngineConfig, SamplingConfig
 from steper_ray.errors import EngineDeadError, GenerationError, ModelError
+from steper_ray.generation.agreement import LISTED, check_agreement
 from steper_ray.generation.base import Chunk, Prompt
 from steper_ray.generation.tokens import fit_tokens, load_tokenizer, model_prompt, tokenizer_name
 from steper_ray.generation.vllm_settings import ENVIRONMENT, lora_arguments, vllm_arguments
@@ -49,6 +51,8 @@ class VllmGenerator:
         self._adapters = adapters
         self._vocabulary: int = self._llm.model_config.get_vocab_size()
         self._open: set[str] = set()  # requests whose streams are being read
+        self._model = resolve_model(config.model)
+        self._agreements: dict[str, asyncio.Future[None]] = {}  # checks by folder, under way or done
 
     @property
     def active(self) -> int:
@@ -65,11 +69,13 @@ class VllmGenerator:
     async def stream(
         self, prompt: Prompt, sampling: SamplingConfig, stop: Sequence[str] = (), adapter: Any = None
     ) -> AsyncGenerator[Chunk, None]:
-        """See Generator. A prompt as text is tokenised with the begin-of-sequence token in front."""
+        """See Generator. The first request waits for a check that the engine gives what the student was trained to
+        (agreement.py). A prompt as text is tokenised with the begin-of-sequence token in front."""
         ids = model_prompt(self.tokenizer, prompt, self._vocabulary)
         max_tokens = fit_tokens(len(ids), sampling.max_tokens, self._max_model_len)
         if self._llm is None:
             raise EngineDeadError(_CLOSED)
+        await self._agreed(adapter)
         outputs = self._outputs(ids, _params(sampling, max_tokens, stop), adapter)
         deadline = Deadline(self._timeout_s)
         written = 0
@@ -93,6 +99,26 @@ class VllmGenerator:
         if llm.output_handler is not None:
             llm.output_handler.cancel()  # or it reports the end as a failure
         await asyncio.to_thread(llm.shutdown, timeout=_SHUTDOWN_S)
+
+    async def _agreed(self, adapter: Any) -> None:
+        """Waits for the one check that the engine and this model or adapter agree. Raises EngineSetupError."""
+        folder = self._model if adapter is None else self._adapters[adapter.lora_name]
+        if folder not in self._agreements:
+            dtype = str(self._llm.model_config.dtype).removeprefix("torch.")
+            ask = partial(self._next_tokens, adapter=adapter)
+            check = check_agreement(folder, dtype, self._max_model_len, ask)
+            self._agreements[folder] = asyncio.ensure_future(check)
+        # Shielded: a caller that gives up must not end the check of the others.
+        await Deadline(self._timeout_s).wait(asyncio.shield(self._agreements[folder]))
+
+    async def _next_tokens(self, ids: list[int], adapter: Any) -> dict[int, float]:
+        """The most probable tokens after a prompt, with their log-probabilities."""
+        from vllm.sampling_params import SamplingParams
+
+        params = SamplingParams(temperature=0.0, max_tokens=1, logprobs=LISTED)
+        async for output in self._outputs(ids, params, adapter):
+            (listed,) = output.outputs[0].logprobs
+        return {token: at.logprob for token, at in listed.items()}
 
     async def _outputs(self, ids: list[int], params: Any, adapter: Any) -> AsyncGenerator[Any, None]:
         """vLLM's own stream of one request, with its errors as ours."""
