@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from steper_ray.core.probes import PROBES, Probe, Probes, read_probes
@@ -26,32 +27,59 @@ LISTED = 20
 _FLOAT32, _BFLOAT16 = (1e-3, 2e-2), (0.1, 0.3)
 
 
-async def check_agreement(folder: str, dtype: str, context: int, next_tokens: NextTokens) -> None:
-    """Compares the engine, in `dtype`, with the probes of a model's folder; those beyond its `context` are left out.
+class Agreement:
+    """One check of each model or adapter that an engine runs, by folder. For one event loop.
 
-    Logs a warning, or raises EngineSetupError, where they differ by more than rounding. Raises ModelError for a file
-    of probes that cannot be read.
+    `context` is the engine's: longer probes are left out. Raises ModelError for probes that cannot be read.
     """
-    probes = read_probes(Path(folder))
-    asked = [] if probes is None else [p for p in probes.probes if len(p.prompt) < context]
-    if probes is None or not asked:
-        return
-    found = await asyncio.gather(*(next_tokens(list(probe.prompt)) for probe in asked))
-    off = sum(map(_difference, asked, found)) / len(asked)
-    warn, refuse = _limits(probes, dtype)
+
+    def __init__(self, folders: Iterable[str], context: int) -> None:
+        self._probes: dict[str, Probes] = {}
+        self._checks: dict[str, asyncio.Future[None]] = {}
+        for folder in folders:
+            if (found := read_probes(Path(folder))) is not None:
+                fitting = tuple(probe for probe in found.probes if len(probe.prompt) < context)
+                self._probes[folder] = replace(found, probes=fitting)
+
+    async def check(self, folder: str, dtype: str, next_tokens: NextTokens) -> None:
+        """Compares once, in the engine's `dtype`; every caller waits for the result.
+
+        Logs a warning, or raises EngineSetupError, where the difference is more than rounding. What `next_tokens`
+        raises is raised, and the next caller tries again.
+        """
+        probes = self._probes.get(folder)
+        if probes is None or not probes.probes:
+            return
+        check = self._checks.get(folder)
+        if check is None or _broke_off(check):
+            check = self._checks[folder] = asyncio.ensure_future(_compare(folder, probes, dtype, next_tokens))
+        await asyncio.shield(check)  # a caller that gives up does not end it for the others
+
+
+def _broke_off(check: asyncio.Future[None]) -> bool:
+    """Whether it ended without a result."""
+    if not check.done():
+        return False
+    return check.cancelled() or not isinstance(check.exception(), EngineSetupError | None)
+
+
+async def _compare(folder: str, probes: Probes, dtype: str, next_tokens: NextTokens) -> None:
+    found = await asyncio.gather(*(next_tokens(list(probe.prompt)) for probe in probes.probes))
+    off = sum(map(_difference, probes.probes, found)) / len(found)
+    warn, refuse = _FLOAT32 if probes.dtype == dtype == "float32" else _BFLOAT16
     if off <= warn:
         return
     what = (
-        f"model '{folder}': this engine's log-probabilities differ by {off:.2g} on average from those that the student "
-        f"was trained to ({len(asked)} prompts in {PROBES}, rounding stays below {warn:g})"
+        f"model '{folder}': this engine's log-probabilities differ by {off:.2g} on average from those of the trained "
+        f"student ({len(found)} prompts in {PROBES}; rounding stays below {warn:g})"
     )
     if off <= refuse:
         logger.warning("%s: its answers may differ from those of engine.kind=transformers", what)
         return
     raise EngineSetupError(
         f"{what}: it runs another model than the one that was trained. Set engine.kind=transformers, or take another "
-        f"version of the engine, or check that the folder's weights and config are the exported ones; deleting {PROBES} "
-        "there serves it without this check"
+        "version of the engine, or check that the folder's weights and config are the exported ones; without "
+        f"{PROBES} in the folder this is not checked"
     )
 
 
@@ -59,7 +87,3 @@ def _difference(probe: Probe, listed: Mapping[int, float]) -> float:
     """Of the student's most probable token; at least that to the least probable listed one where it is not listed."""
     logprob = listed.get(probe.token)
     return abs(probe.logprob - (min(listed.values()) if logprob is None else logprob))
-
-
-def _limits(probes: Probes, dtype: str) -> tuple[float, float]:
-    return _FLOAT32 if probes.dtype == dtype == "float32" else _BFLOAT16

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from steper_ray.config import EngineConfig, SamplingConfig
 from steper_ray.errors import EngineDeadError, GenerationError, ModelError
-from steper_ray.generation.agreement import LISTED, check_agreement
+from steper_ray.generation.agreement import LISTED, Agreement
 from steper_ray.generation.base import Chunk, Prompt
 from steper_ray.generation.tokens import fit_tokens, load_tokenizer, model_prompt, tokenizer_name
 from steper_ray.generation.vllm_settings import ENVIRONMENT, lora_arguments, vllm_arguments
@@ -47,12 +47,12 @@ class VllmGenerator:
     def __init__(self, config: EngineConfig, adapters: Mapping[str, str] = NO_ADAPTERS) -> None:
         self.tokenizer = load_tokenizer(tokenizer_name(config))
         self._max_model_len, self._timeout_s = config.max_model_len, config.timeout_s
+        self._folder = resolve_model(config.model)
+        self._agreement = Agreement((self._folder, *adapters.values()), config.max_model_len)
         self._llm: Any = _start(config, adapters)  # None once it is closed
         self._adapters = adapters
         self._vocabulary: int = self._llm.model_config.get_vocab_size()
         self._open: set[str] = set()  # requests whose streams are being read
-        self._model = resolve_model(config.model)
-        self._agreements: dict[str, asyncio.Future[None]] = {}  # checks by folder, under way or done
 
     @property
     def active(self) -> int:
@@ -69,8 +69,10 @@ class VllmGenerator:
     async def stream(
         self, prompt: Prompt, sampling: SamplingConfig, stop: Sequence[str] = (), adapter: Any = None
     ) -> AsyncGenerator[Chunk, None]:
-        """See Generator. The first request waits for a check that the engine gives what the student was trained to
-        (agreement.py). A prompt as text is tokenised with the begin-of-sequence token in front."""
+        """See Generator. A prompt as text is tokenised with the begin-of-sequence token in front.
+
+        The first request waits for the check of agreement.py; raises EngineSetupError where it fails.
+        """
         ids = model_prompt(self.tokenizer, prompt, self._vocabulary)
         max_tokens = fit_tokens(len(ids), sampling.max_tokens, self._max_model_len)
         if self._llm is None:
@@ -101,15 +103,11 @@ class VllmGenerator:
         await asyncio.to_thread(llm.shutdown, timeout=_SHUTDOWN_S)
 
     async def _agreed(self, adapter: Any) -> None:
-        """Waits for the one check that the engine and this model or adapter agree. Raises EngineSetupError."""
-        folder = self._model if adapter is None else self._adapters[adapter.lora_name]
-        if folder not in self._agreements:
-            dtype = str(self._llm.model_config.dtype).removeprefix("torch.")
-            ask = partial(self._next_tokens, adapter=adapter)
-            check = check_agreement(folder, dtype, self._max_model_len, ask)
-            self._agreements[folder] = asyncio.ensure_future(check)
-        # Shielded: a caller that gives up must not end the check of the others.
-        await Deadline(self._timeout_s).wait(asyncio.shield(self._agreements[folder]))
+        """Waits for the one check that the engine runs the model, or this adapter, as it was trained."""
+        folder = self._folder if adapter is None else self._adapters[adapter.lora_name]
+        dtype = str(self._llm.model_config.dtype).removeprefix("torch.")
+        check = self._agreement.check(folder, dtype, partial(self._next_tokens, adapter=adapter))
+        await Deadline(self._timeout_s).wait(check)
 
     async def _next_tokens(self, ids: list[int], adapter: Any) -> dict[int, float]:
         """The most probable tokens after a prompt, with their log-probabilities."""
