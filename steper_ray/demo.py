@@ -95,12 +95,13 @@ def _steps(config: Config) -> int:
     """The optimiser steps that StepER takes on the data, from the token files that the workers read too."""
     from transformers import AutoConfig
 
-    from steper_ray.models import resolve_model
+    from steper_ray.models import context_limit, resolve_model
     from steper_ray.training.data import load_data
     from steper_ray.training.tokenising import tokenise
 
     model = resolve_model(config.train.student)
-    limit = AutoConfig.from_pretrained(model).get_text_config().max_position_embeddings
+    shape = AutoConfig.from_pretrained(model).get_text_config()
+    limit = context_limit(shape) or config.train.row_tokens
     steper = config.train.model_copy(update={"method": "steper"})
     data = load_data(tokenise(stages.trajectories_folder(config), model, config.run_dir), steper, limit)
     return steper.max_steps or steper.epochs * data.steps_per_epoch

@@ -17,6 +17,12 @@ from steper_ray.errors import ModelError
 ASSETS = Path(__file__).parent / "miniature" / "assets"
 _PREFIX = "miniature:"
 _ADAPTERS = "adapter_config.json"
+#: The setting that says how far back a kind of layer sees.
+_REACH = {
+    "sliding_attention": "sliding_window",
+    "chunked_attention": "attention_chunk_size",
+    "local_attention": "window_size",
+}
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
@@ -125,6 +131,14 @@ def partial_attention(model_config: Any, tokens: int) -> list[str]:
     kinds = set(
         getattr(model_config, "layer_types", None) or ["sliding_attention" if window else "full_attention"]
     )
-    if window is not None and window >= tokens:
-        kinds.discard("sliding_attention")
-    return sorted(kinds - {"full_attention"})
+    if "local" in (getattr(model_config, "attention_layers", None) or ()):  # GPT-Neo
+        kinds.add("local_attention")
+    reach = {kind: getattr(model_config, name, None) for kind, name in _REACH.items()}
+    short = {kind for kind in kinds if (reach.get(kind) or 0) < tokens}
+    return sorted(short - {"full_attention"})
+
+
+def context_limit(model_config: Any) -> int | None:
+    """Most tokens of one sequence that a text model's config allows; None where positions have no end."""
+    names = ("max_position_embeddings", "n_positions", "max_seq_len")
+    return next((limit for name in names if (limit := getattr(model_config, name, None))), None)

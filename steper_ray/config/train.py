@@ -75,9 +75,11 @@ class TrainConfig(Section):
     packing: Literal["tree", "rows", "padded"] = "tree"
     """Share a trajectory's passages between its steps (exact); fill rows with examples that share nothing; or one
     padded row an example. The same losses and gradients: the second and third are there to compare with."""
-    attention: Literal["blocks", "dense", "flex"] = "blocks"
+    attention: Literal["blocks", "dense", "flex", "eager"] = "blocks"
     """Leave out what no token of a packed row sees, or mask it: same gradients; `dense` is for models whose layers do
-    not pass on what blocks need, `flex` is FlexAttention, on a GPU."""
+    not pass on what blocks need, `flex` is FlexAttention, on a GPU. `eager` leaves attention to the model, for layers
+    that take no mask of ours (ALiBi, state spaces, linear attention, windows); it needs packing=padded. A training
+    checks before its first step that the student gives packed examples what it gives them alone."""
     gradient_checkpointing: bool = False
     liger: Literal["auto"] | bool = "auto"
     """Liger's fused kernels (norms, rotary positions, gated MLPs; never its loss) instead of transformers' own: same
@@ -123,6 +125,10 @@ class TrainConfig(Section):
         if self.attention == "flex" and not self.use_gpu:
             raise ValueError(
                 "attention 'flex' has no backward pass on a CPU: set use_gpu=true, or attention=blocks"
+            )
+        if self.attention == "eager" and self.packing != "padded":
+            raise ValueError(
+                f"attention 'eager' sees all of a row: set packing=padded ({self.packing} is set)"
             )
         return self
 

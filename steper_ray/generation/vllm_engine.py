@@ -13,6 +13,7 @@ import os
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -20,6 +21,7 @@ from pydantic import ValidationError
 
 from steper_ray.config import EngineConfig, SamplingConfig
 from steper_ray.errors import EngineDeadError, GenerationError, ModelError
+from steper_ray.generation.agreement import LISTED, Agreement
 from steper_ray.generation.base import Chunk, Prompt
 from steper_ray.generation.tokens import fit_tokens, load_tokenizer, model_prompt, tokenizer_name
 from steper_ray.generation.vllm_settings import ENVIRONMENT, lora_arguments, vllm_arguments
@@ -45,6 +47,8 @@ class VllmGenerator:
     def __init__(self, config: EngineConfig, adapters: Mapping[str, str] = NO_ADAPTERS) -> None:
         self.tokenizer = load_tokenizer(tokenizer_name(config))
         self._max_model_len, self._timeout_s = config.max_model_len, config.timeout_s
+        self._folder = resolve_model(config.model)
+        self._agreement = Agreement((self._folder, *adapters.values()), config.max_model_len)
         self._llm: Any = _start(config, adapters)  # None once it is closed
         self._adapters = adapters
         self._vocabulary: int = self._llm.model_config.get_vocab_size()
@@ -66,11 +70,15 @@ class VllmGenerator:
     async def stream(
         self, prompt: Prompt, sampling: SamplingConfig, stop: Sequence[str] = (), adapter: Any = None
     ) -> AsyncGenerator[Chunk, None]:
-        """See Generator. A prompt as text is tokenised with the begin-of-sequence token in front."""
+        """See Generator. A prompt as text is tokenised with the begin-of-sequence token in front.
+
+        The first request waits for the check of agreement.py; raises EngineSetupError where it fails.
+        """
         ids = model_prompt(self.tokenizer, prompt, self._vocabulary)
         max_tokens = fit_tokens(len(ids), sampling.max_tokens, self._max_model_len)
         if self._llm is None:
             raise EngineDeadError(_CLOSED)
+        await self._agreed(adapter)
         outputs = self._outputs(ids, _params(sampling, max_tokens, stop), adapter)
         deadline = Deadline(self._timeout_s)
         written = 0
@@ -103,6 +111,22 @@ class VllmGenerator:
         if llm.output_handler is not None:
             llm.output_handler.cancel()  # or it reports the end as a failure
         await asyncio.to_thread(llm.shutdown, timeout=_SHUTDOWN_S)
+
+    async def _agreed(self, adapter: Any) -> None:
+        """Waits for the one check that the engine runs the model, or this adapter, as it was trained."""
+        folder = self._folder if adapter is None else self._adapters[adapter.lora_name]
+        dtype = str(self._llm.model_config.dtype).removeprefix("torch.")
+        check = self._agreement.check(folder, dtype, partial(self._next_tokens, adapter=adapter))
+        await Deadline(self._timeout_s).wait(check)
+
+    async def _next_tokens(self, ids: list[int], adapter: Any) -> dict[int, float]:
+        """The most probable tokens after a prompt, with their log-probabilities."""
+        from vllm.sampling_params import SamplingParams
+
+        params = SamplingParams(temperature=0.0, max_tokens=1, logprobs=LISTED)
+        async for output in self._outputs(ids, params, adapter):
+            (listed,) = output.outputs[0].logprobs
+        return {token: at.logprob for token, at in listed.items()}
 
     async def _outputs(self, ids: list[int], params: Any, adapter: Any) -> AsyncGenerator[Any, None]:
         """vLLM's own stream of one request, with its errors as ours."""

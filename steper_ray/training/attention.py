@@ -2,8 +2,10 @@
 
 A row of several trees is mostly what its tokens do NOT see. The blocks are a tree's trunk, plain causal, and its
 branches against the tree; nothing between trees is computed. FlexAttention (Dong et al., 2024) skips tiles
-of which nothing is seen, in one fused kernel a layer. All give the same outputs and gradients. Knows torch and
-transformers' attention functions; no model, no Ray.
+of which nothing is seen, in one fused kernel a layer. All give the same outputs and gradients, and all express the
+soft-caps and attention sinks that a model asks for. `eager` leaves rows of one example each to the model's own
+attention. What none of them expresses is found by `exactness.py` before training. Knows torch and transformers'
+attention functions; no model, no Ray.
 """
 
 from __future__ import annotations
@@ -13,24 +15,42 @@ from typing import Any, Literal
 import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
 from steper_ray.errors import TrainingError
 from steper_ray.training.packing import Packed, Span
 
-Attention = Literal["blocks", "dense", "flex"]
-#: What a model is loaded with (`attn_implementation`) to take the inputs of `attention_inputs`.
+Attention = Literal["blocks", "dense", "flex", "eager"]
+#: The `attn_implementation` of a model that takes the inputs of `attention_inputs`.
 IMPLEMENTATIONS: dict[Attention, str] = {
     "blocks": "step_tree_blocks",
-    "dense": "sdpa",
+    "dense": "step_tree_dense",
     "flex": "flex_attention",
+    "eager": "eager",
 }
 
 
-def attention_inputs(packed: Packed, attention: Attention) -> dict[str, Any]:
-    """The arguments of a model's forward pass that say what each token sees."""
+def model_inputs(packed: Packed, attention: Attention, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """The arguments of a forward pass: tokens, their positions and what each of them sees.
+
+    With `eager` the tokens alone: every row is one example at the row's start, and causal layers never see the padding
+    behind it. So a model sees exactly what it sees without packing, whatever its layers are.
+    """
+    if attention == "eager":
+        return {"input_ids": packed.input_ids}
+    inputs = {"input_ids": packed.input_ids, "position_ids": packed.position_ids}
+    return inputs | attention_inputs(packed, attention, dtype)
+
+
+def attention_inputs(
+    packed: Packed, attention: Attention, dtype: torch.dtype = torch.float32
+) -> dict[str, Any]:
+    """The arguments of a model's forward pass that say what each token sees; `dtype` is the model's."""
     if attention == "dense":
-        return {"attention_mask": attention_mask(packed)}
+        # Additive: models that do not ask AttentionInterface add it to their scores.
+        visible = attention_mask(packed)
+        mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+        return {"attention_mask": mask.masked_fill(~visible, torch.finfo(dtype).min)}
     if attention == "flex":
         return {"attention_mask": flex_mask(packed)}
     return {"attention_blocks": attention_blocks(packed)}
@@ -112,7 +132,7 @@ def block_attention(
         )
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        return sdpa_attention_forward(module, q, k, v, mask, **kwargs)[0]
+        return _attend(module, q, k, v, mask, **kwargs)
 
     rows = []
     for row, blocks in enumerate(attention_blocks):
@@ -135,4 +155,59 @@ def block_attention(
     return torch.cat(rows), None
 
 
+def dense_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """An attention function of transformers that takes an additive mask. Shapes as in `block_attention`."""
+    mask = None if attention_mask is None else attention_mask.to(query.dtype)
+    return _attend(module, query, key, value, mask, **kwargs), None
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """Attention under a boolean or additive mask, or causal without one, by the fastest kernel that expresses it."""
+    if softcap is None and s_aux is None:
+        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0]
+    scores = _scores(query, key, kwargs.get("scaling"), softcap)
+    if mask is None:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    shares = _softmax(scores, s_aux).to(query.dtype)
+    shares = torch.nn.functional.dropout(shares, p=kwargs.get("dropout", 0.0), training=module.training)
+    seen = shares @ repeat_kv(value, query.shape[1] // value.shape[1])
+    return seen.transpose(1, 2).contiguous()
+
+
+def _scores(
+    query: torch.Tensor, key: torch.Tensor, scaling: float | None, softcap: float | None
+) -> torch.Tensor:
+    """Scaled products, bounded smoothly to +-`softcap` (Gemma 2)."""
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = query @ repeat_kv(key, query.shape[1] // key.shape[1]).transpose(2, 3) * scale
+    return scores if softcap is None else softcap * torch.tanh(scores / softcap)
+
+
+def _softmax(scores: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
+    """In float32 or wider. `sinks`, a logit a head, take a share of what is seen and add nothing to it (gpt-oss)."""
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    if sinks is None:
+        return scores.softmax(dim=-1, dtype=wide)
+    column = sinks.reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+    return torch.cat([scores, column.to(scores.dtype)], dim=-1).softmax(dim=-1, dtype=wide)[..., :-1]
+
+
 AttentionInterface.register(IMPLEMENTATIONS["blocks"], block_attention)
+AttentionInterface.register(IMPLEMENTATIONS["dense"], dense_attention)

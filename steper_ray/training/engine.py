@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,11 +22,10 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deep
 
 from steper_ray.config import TrainConfig
 from steper_ray.errors import TrainingError
-from steper_ray.training.attention import IMPLEMENTATIONS, attention_inputs
 from steper_ray.training.fit import Memory, check_fit, worker_memory
+from steper_ray.training.forward import Forward
 from steper_ray.training.lora import add_adapters
 from steper_ray.training.memory import LIVE, SMALL, SUB_GROUP, training_dtype
-from steper_ray.training.packing import Packed, example_losses, supervised_columns
 from steper_ray.training.sizes import model_size
 
 #: The folder below a checkpoint that DeepSpeed writes.
@@ -90,8 +87,8 @@ def deepspeed_config(config: TrainConfig, parameters: int, width: int) -> dict[s
     return settings
 
 
-class Engine:
-    """One student on all workers. Every method but `losses` is a collective: all workers call it together."""
+class Engine(Forward):
+    """One student on all workers, which call every method together; `losses` need it under ZeRO-3 alone."""
 
     def __init__(self, model: str, config: TrainConfig, worker: Worker) -> None:
         import deepspeed  # seconds, and it looks for the accelerator when imported
@@ -110,31 +107,11 @@ class Engine:
             model=student, optimizer=_optimizer(student, config), config=settings
         )
         self._engine.train()
-        self._stage, self._attention = config.zero_stage, config.attention
-        self._adapters_only = config.lora is not None
-
-    def losses(self, packed: Packed) -> torch.Tensor:
-        """The loss of each example of one micro-batch, shape (examples,), float32, with gradient."""
-        packed = packed.to(self._worker.device)
-        columns = supervised_columns(packed)
-        output = self._engine(
-            input_ids=packed.input_ids,
-            position_ids=packed.position_ids,
-            logits_to_keep=columns,
-            use_cache=False,
-            **attention_inputs(packed, self._attention),
+        super().__init__(
+            self._engine, self._engine.module, config.attention, training_dtype(config), worker.device
         )
-        return example_losses(output.logits, packed, columns)
-
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Within it `losses` have no gradient and no dropout. Nothing that training goes on with is touched."""
-        self._engine.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self._engine.train()
+        self._stage = config.zero_stage
+        self._adapters_only = config.lora is not None
 
     def backward(self, loss: torch.Tensor, *, last: bool) -> None:
         """Adds the gradient of this worker's share; `last` marks the step's last micro-batch."""
@@ -179,26 +156,25 @@ class Engine:
             return {}
         return {name: value.detach().cpu() for name, value in self._engine.module.state_dict().items()}
 
-    @property
-    def module(self) -> Any:
-        """The Hugging Face model, in PEFT's wrapper if adapters learn; under ZeRO-3 its parameters may be empty."""
-        return self._engine.module
-
     def close(self) -> None:
         """Lets go of hooks, buffers and parameters, so that another engine can take their place."""
         self._engine.destroy()
-        self._engine = None
+        self._engine = self._module = None
+        del self._run
         gc.collect()
         if self._worker.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
 def _load(model: str, config: TrainConfig, settings: dict[str, Any] | None) -> Any:
-    """The student to train. With `settings` and ZeRO-3 no worker ever holds the whole of it."""
+    """The student to train, with eager attention, which every model has.
+
+    With `settings` and ZeRO-3 no worker ever holds the whole of it.
+    """
     partition = HfDeepSpeedConfig(settings) if settings is not None and config.zero_stage == 3 else None
     try:
         student = AutoModelForCausalLM.from_pretrained(
-            model, dtype=training_dtype(config), attn_implementation=IMPLEMENTATIONS[config.attention]
+            model, dtype=training_dtype(config), attn_implementation="eager"
         )
     finally:
         if partition is not None:  # it is global to the process, and the next job may be another model

@@ -21,6 +21,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from steper_ray.core.files import remove_leftovers, replace_folder, temporary
+from steper_ray.core.probes import Probes, write_probes
 from steper_ray.core.sums import SUMS, sums_damage, write_sums
 from steper_ray.errors import TrainingError
 from steper_ray.training.job import PROVENANCE, Task
@@ -36,6 +37,7 @@ def export(
     state: dict[str, torch.Tensor],
     steps: int,
     summary: dict[str, Any],
+    probes: Probes | None = None,
     *,
     folder: Path | None = None,
     validation: dict[str, Any] | None = None,
@@ -43,6 +45,7 @@ def export(
     """Writes weights (safetensors, in the dtype they were trained in), config, tokenizer, generation config, card.
 
     `model` and `state` are the engine's `module` and `whole_state`, `summary` is the last line of the metrics,
+    `probes` are what other engines compare themselves with,
     `validation` what is known of held-out examples. `folder` is the job's output unless said otherwise. What lies there
     is replaced.
     """
@@ -59,6 +62,8 @@ def export(
         tokenizer.save_pretrained(partial)
         if lora is None or lora.merge:
             generation_config(task.model, tokenizer.eos_token_id).save_pretrained(partial)
+        if probes is not None:
+            write_probes(partial, probes)
         _describe(partial, task, _record(task, steps, summary, validation))
 
 

@@ -20,12 +20,14 @@ import torch.distributed as dist
 from transformers import AutoConfig, AutoTokenizer
 
 from steper_ray.config import TrainConfig
+from steper_ray.core.probes import Probes
 from steper_ray.errors import ModelError, SteperError, TrainingError
-from steper_ray.models import partial_attention
+from steper_ray.models import context_limit, partial_attention
 from steper_ray.training.checkpoints import writing
 from steper_ray.training.data import Batch, TrainingData, check_vocabulary, load_data
 from steper_ray.training.difficulty import DifficultyWeights
 from steper_ray.training.engine import Engine, Worker
+from steper_ray.training.exactness import check_exactness, probe, short_trees
 from steper_ray.training.export import export, export_kept, generation_config
 from steper_ray.training.job import Task
 from steper_ray.training.metrics import MetricsLog, read_records
@@ -74,6 +76,9 @@ class Trainer:
         self._data = load_together(task)
         self._steps = self._config.max_steps or self._config.epochs * self._data.steps_per_epoch
         self._engine = Engine(task.model, self._config, worker)
+        items = self._data.items
+        self._sample = short_trees((items[0], items[len(items) - 1]))
+        check_exactness(self._engine, self._sample, self._config)
         self._difficulty = DifficultyWeights(N_TASKS, self._config.sigma_lr, self._config.log_sigma_bounds)
         self._filler = filler(AutoTokenizer.from_pretrained(task.model).eos_token_id)
         self._telemetry = Telemetry(AutoConfig.from_pretrained(task.model), self._config, worker)
@@ -140,7 +145,7 @@ class Trainer:
             folders += [self._students.folder(self._step)] if wanted[0] else []
         if not folders:
             return
-        state = self._engine.whole_state()
+        state, probes = self._engine.whole_state(), self._probes()
         for folder in folders if self._worker.rank == 0 else ():
             about = {"step": self._step, **record.get("validation", {})}
             with writing("the student", folder.parent):
@@ -150,6 +155,7 @@ class Trainer:
                     state,
                     self._step,
                     record,
+                    probes,
                     folder=folder,
                     validation=about,
                 )
@@ -157,18 +163,21 @@ class Trainer:
     def _export(self) -> None:
         """The student of the last step, or of the best one."""
         best = None if self._best is None else self._best.look
-        state = self._engine.whole_state() if best is None else {}
+        state, probes = (self._engine.whole_state(), self._probes()) if best is None else ({}, None)
         if self._worker.rank != 0:
             return
         records = read_records(self._task.metrics)
         looks = course(records, self._config.validation)
         if best is None:
-            export(self._task, self._engine.module, state, self._steps, records[-1], validation=looks)
+            export(self._task, self._engine.module, state, self._steps, records[-1], probes, validation=looks)
             return
         assert self._best is not None
         looks = {"best": best, "last": looks and looks["last"]}
         export_kept(self._task, self._best.folder, best["step"], self._steps, records[-1], looks)
         self._best.remove()
+
+    def _probes(self) -> Probes:
+        return probe(self._engine, self._sample, self._config)
 
     def close(self) -> None:
         self._engine.close()
@@ -264,15 +273,18 @@ def load_together(task: Task) -> TrainingData:
     data, message = None, None
     try:
         shape, tokenizer = shape_and_tokenizer(task.model)
-        if kinds := partial_attention(shape, task.job.config.row_tokens):
+        config = task.job.config
+        if config.attention != "eager" and (kinds := partial_attention(shape, config.row_tokens)):
             raise TrainingError(
                 f"job '{task.name}': {task.model} has layers of {', '.join(kinds)}, which do not see all of a "
-                f"trajectory: lower train.row_tokens ({task.job.config.row_tokens}) to their window, or take another "
+                f"trajectory: lower train.row_tokens ({config.row_tokens}) to their window, if they have one; or set "
+                "train.packing=padded and train.attention=eager, which leave attention to the model; or take another "
                 "student"
             )
         generation_config(task.model, tokenizer.eos_token_id)
         assert task.tokens is not None  # made before any worker started
-        data = load_data(task.tokens, task.job.config, shape.max_position_embeddings, task.held_out)
+        limit = context_limit(shape) or config.row_tokens
+        data = load_data(task.tokens, config, limit, task.held_out)
         check_vocabulary(data, shape.vocab_size, task.model)
     except SteperError as error:
         message = str(error)

@@ -115,7 +115,9 @@ def activations(size: ModelSize, config: TrainConfig) -> float:
     layer = 1.0 * tokens * (2 * (4 * hidden + 2 * width * hidden) + width * (5 * heads + 4 * inner))
     # The additive mask that attention makes of a boolean one and keeps, in each layer.
     seen = config.row_tokens**2 * config.rows_per_micro_batch
-    layer += width * seen * (1.0 if config.attention == "dense" else SUPERVISED)
+    layer += width * seen * (SUPERVISED if config.attention in ("blocks", "flex") else 1.0)
+    # Scores as they are multiplied, capped or masked, and their softmax in float32 and in the model's dtype.
+    layer += size.scores * seen * (3 * width + 4)
     if config.lora is not None and config.lora.dropout:
         layer += tokens * width * (2 * (4 * hidden + heads + 2 * hidden + inner))
     backward = tokens * width * 3 * inner

@@ -171,12 +171,19 @@ def example_losses(logits: torch.Tensor, packed: Packed, columns: torch.Tensor |
 
     `logits` has shape (rows, length, vocabulary), or (rows, len(columns), vocabulary) where `columns` is given.
     """
+    supervised, labels, which = supervised_tokens(logits, packed, columns)
+    token_loss = torch.nn.functional.cross_entropy(supervised.float(), labels, reduction="none")
+    sums = torch.zeros(len(packed.task), device=logits.device).index_add(0, which, token_loss)
+    counts = torch.bincount(which, minlength=len(packed.task))
+    return sums / counts
+
+
+def supervised_tokens(
+    logits: torch.Tensor, packed: Packed, columns: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits (as in `example_losses`), labels and example of each supervised token, row by row."""
     example, labels = packed.example, packed.labels
     if columns is not None:
         example, labels = example[:, columns], labels[:, columns]
     keep = example >= 0
-    token_loss = torch.nn.functional.cross_entropy(logits[keep].float(), labels[keep], reduction="none")
-    which = example[keep]
-    sums = torch.zeros(len(packed.task), device=logits.device).index_add(0, which, token_loss)
-    counts = torch.bincount(which, minlength=len(packed.task))
-    return sums / counts
+    return logits[keep], labels[keep], example[keep]

@@ -48,6 +48,8 @@ class ModelSize:
     vocabulary: int
     experts: bool
     """Whether a token passes only some of the weights (a mixture of experts)."""
+    scores: int = 0
+    """Heads whose attention keeps a score for each pair of tokens: no fused kernel takes them."""
 
 
 def model_size(shape: Any, config: TrainConfig) -> ModelSize:
@@ -61,7 +63,8 @@ def model_size(shape: Any, config: TrainConfig) -> ModelSize:
     learned = [p.numel() for p in model.parameters() if p.requires_grad]
     head = list(model.get_output_embeddings().parameters())
     outer = {id(p) for p in (*head, *model.get_input_embeddings().parameters())}
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    queries = getattr(text, "num_attention_heads", None) or 1  # a state-space model has none
+    width = getattr(text, "head_dim", None) or text.hidden_size // queries
     return ModelSize(
         parameters=parameters,
         trainable=sum(learned),
@@ -70,11 +73,19 @@ def model_size(shape: Any, config: TrainConfig) -> ModelSize:
         head=_weights(head),
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
-        heads=text.num_attention_heads * width,
+        heads=queries * width,
         inner=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         vocabulary=text.vocab_size,
         experts=any(getattr(text, name, None) for name in _EXPERTS),
+        scores=queries if _keeps_scores(text, config) else 0,
     )
+
+
+def _keeps_scores(text: Any, config: TrainConfig) -> bool:
+    """Whether no fused kernel runs the attention: eager, or capped scores (Gemma 2) or attention sinks (gpt-oss)."""
+    if config.attention in ("eager", "flex"):
+        return config.attention == "eager"
+    return bool(getattr(text, "attn_logit_softcapping", None)) or text.model_type == "gpt_oss"
 
 
 def _weights(parameters: Iterable[torch.nn.Parameter]) -> Weights:
