@@ -102,10 +102,11 @@ def copy_tokens(file: Path, number: int) -> Path:
     """A token file with the same rows under other ids."""
     copy = file.with_stem(f"{file.stem}-{number}")
     with pa.memory_map(str(file)) as mapped, pa.ipc.open_file(mapped) as reader:
-        with pa.OSFile(str(copy), "wb") as sink, pa.ipc.new_file(sink, reader.schema) as writer:
-            for batch in (reader.get_batch(i) for i in range(reader.num_record_batches)):
-                ids = pa.array([f"{name}-{number}" for name in batch.column("id").to_pylist()])
-                writer.write_batch(batch.set_column(0, "id", ids))
+        table = reader.read_all()
+    ids = pa.array([f"{name}-{number}" for name in table.column("id").to_pylist()])
+    table = table.set_column(0, "id", ids)
+    with pa.OSFile(str(copy), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
     note = json.loads(file.with_suffix(".json").read_text())
     note |= {"sha256": file_sha256(copy), "bytes": copy.stat().st_size}
     copy.with_suffix(".json").write_text(json.dumps(note))
