@@ -81,14 +81,15 @@ def open_data(files: list[Path], source: Path) -> dict[str, float]:
     started = time.perf_counter()
     assert all(map(is_whole, files))
     rerun = time.perf_counter() - started
-    before, started = Memory.now(), time.perf_counter()
+    before, started, busy = Memory.now(), time.perf_counter(), time.process_time()
     data = load_data(Tokens(source, tuple(files)), TrainConfig(row_tokens=10**6), 10**6)
-    opened, seconds = Memory.now(), time.perf_counter() - started
+    seconds, core_seconds, opened = time.perf_counter() - started, time.process_time() - busy, Memory.now()
     started = time.perf_counter()
     tokens = sum(item.tokens for step in range(BATCHES) for item in data.batch(step).items)
     return {
         "rerun_s": rerun,
         "open_s": seconds,
+        "open_core_s": core_seconds,
         "open_own_bytes": opened.own - before.own,
         "open_shared_bytes": opened.shared - before.shared,
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
