@@ -25,7 +25,7 @@ from steper_ray.schema import Ability
 from steper_ray.training.objective import N_TASKS, TASKS
 from steper_ray.training.packing import Branch, Tree
 from steper_ray.training.selection import TASK, Rows, away, learned, measured, short
-from steper_ray.training.tokens import Ints, OpenTokens, Tokens
+from steper_ray.training.tokens import OpenTokens, Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -75,12 +75,11 @@ class Items:
     def __getitem__(self, index: int) -> Item:
         chunk, row = self._tokens.place(int(self._rows[index]))
         name = chunk.ids[row].as_py()
-        trunk, tasks = _ints(chunk.trunk.row(row)), chunk.tasks.row(row)
-        prompt, chain = _ints(chunk.question.row(row)), _ints(chunk.chain.row(row))
-        cuts, ends = chunk.cuts.row(row).tolist(), chunk.ends.row(row).tolist()
+        *token_ids, cuts, ends, tasks = chunk.row(row)
+        trunk, prompt, chain = (array("i", ids.tobytes()) for ids in token_ids)
         branches = tuple(
             Branch(
-                cut=cuts[step],
+                cut=int(cuts[step]),
                 prompt=prompt,
                 target=chain[: ends[step]] + array("i", [self._tokens.eos]),
                 task=int(tasks[step]),
@@ -163,10 +162,6 @@ def load_data(
         held_out=Items(other.tokens, other.rows, config),
         tokens=tuple(opened),
     )
-
-
-def _ints(values: Ints) -> array[int]:
-    return array("i", values.tobytes())
 
 
 def _report_absent(path: Path, counts: Sequence[int], config: TrainConfig) -> None:

@@ -2,6 +2,7 @@
 
 - A row holds all that batches are made from, whatever the method, the steps and the packing: selecting needs no text.
 - A token file is whole or not there: its note, written after it, holds its SHA-256, size, rows and highest token id.
+- No bit is read that was not written: the SHA-256 is verified before training, each row's CRC whenever it is read.
 - The same trajectories and tokenizer give the same bytes; ROWS trajectories are in memory at a time.
 
 No Ray, no model.
@@ -10,8 +11,10 @@ No Ray, no model.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,11 +45,11 @@ Ints = npt.NDArray[np.int32]
 
 ROWS = 1024  # of one record batch
 _IDS = pa.list_(pa.int32())
+_LISTS = ("trunk", "question", "chain", "cuts", "ends", "tasks")
 #: `draw` is the question's number of splits.py. A step's trunk is the first `cuts` ids of `trunk`, its target the first
-#: `ends` ids of `chain` and the end of sequence.
+#: `ends` ids of `chain` and the end of sequence. `crc` is the CRC-32 of the row's lists, in their order.
 _SCHEMA = pa.schema(
-    [("id", pa.string()), ("draw", pa.float64())]
-    + [(name, _IDS) for name in ("trunk", "question", "chain", "cuts", "ends", "tasks")]
+    [("id", pa.string()), ("draw", pa.float64())] + [(name, _IDS) for name in _LISTS] + [("crc", pa.uint32())]
 )
 _TASK = {ability: number for number, ability in enumerate(Ability)}
 _FIX = "Delete it and train again: it alone is made again"
@@ -193,16 +196,19 @@ def _row(trajectory: Trajectory, encoder: PromptEncoder) -> dict[str, Any]:
         cuts.append(len(trunk))
         ends.append(len(chain))
     n_steps = len(trajectory.steps)
+    tasks = [_TASK[ability_of(step, n_steps)] for step in range(1, n_steps + 1)]
+    lists = (trunk, encoder.question(trajectory.question.text), chain, cuts, ends, tasks)
+    arrays = [np.array(ids, np.int32) for ids in lists]
     return {
         "id": trajectory.id,
         "draw": draw(question_of(trajectory.id)),
-        "trunk": trunk,
-        "question": encoder.question(trajectory.question.text),
-        "chain": chain,
-        "cuts": cuts,
-        "ends": ends,
-        "tasks": [_TASK[ability_of(step, n_steps)] for step in range(1, n_steps + 1)],
+        **dict(zip(_LISTS, arrays, strict=True)),
+        "crc": _crc(arrays),
     }
+
+
+def _crc(lists: Iterable[Ints]) -> int:
+    return reduce(lambda crc, ids: zlib.crc32(ids.tobytes(), crc), lists, 0)
 
 
 class Lists:
@@ -223,15 +229,26 @@ class Lists:
 class Chunk:
     """One record batch, in place."""
 
-    def __init__(self, batch: pa.RecordBatch) -> None:
+    def __init__(self, file: Path, batch: pa.RecordBatch) -> None:
+        self._file = file
         self.ids: pa.StringArray = batch.column("id")
         self.draws: npt.NDArray[np.float64] = batch.column("draw").to_numpy()
-        self.trunk, self.question, self.chain, self.cuts, self.ends, self.tasks = (
-            Lists(batch.column(name)) for name in _SCHEMA.names[2:]
-        )
+        self.trunk, self.question, self.chain, self.cuts, self.ends, self.tasks = self._lists = [
+            Lists(batch.column(name)) for name in _LISTS
+        ]
+        self._crc: npt.NDArray[np.uint32] = batch.column("crc").to_numpy()
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def row(self, index: int) -> list[Ints]:
+        """Trunk, question, chain, cuts, ends and tasks of a trajectory. Raises TrainingError where a bit changed."""
+        lists = [column.row(index) for column in self._lists]
+        if _crc(lists) != self._crc[index]:
+            raise TrainingError(
+                f"{self._file}: damaged at trajectory {self.ids[index].as_py()} (its CRC-32 differs). {_FIX}"
+            )
+        return lists
 
 
 class OpenTokens:
@@ -257,7 +274,7 @@ class OpenTokens:
             # The mapping outlives the open file for as long as an array looks at it.
             with pa.memory_map(str(file)) as mapped, pa.ipc.open_file(mapped) as reader:
                 self.eos = int(reader.schema.metadata[b"eos"])
-                self.chunks += [Chunk(reader.get_batch(i)) for i in range(reader.num_record_batches)]
+                self.chunks += [Chunk(file, reader.get_batch(i)) for i in range(reader.num_record_batches)]
         except (OSError, pa.ArrowException, KeyError, TypeError) as error:
             raise TrainingError(f"{file}: this file of tokens cannot be read: {error}. {_FIX}") from error
 
