@@ -94,11 +94,13 @@ class Part:
                 yield trajectory, asked.get(trajectory.id, [])
 
 
-def assemble(config: Config, parts: Sequence[Part], *, run: int, skipped: int) -> BuildReport:
+def assemble(
+    config: Config, parts: Sequence[Part], *, run: int, skipped: int, passages: str = ""
+) -> BuildReport:
     """Filters, verifies and writes run_dir/data/: examples/, dropped.jsonl and .md, scores.parquet, manifest.json.
 
     Every shard and its scores must be committed; the first part has all questions. `run` shards were made just now;
-    `skipped` records of the corpus were left out.
+    `skipped` records of the corpus were left out, `passages` is a line on its long ones.
     """
     folder = config.run_dir / "data"
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,6 +140,7 @@ def assemble(config: Config, parts: Sequence[Part], *, run: int, skipped: int) -
         mean_steps=tally.mean_steps,
         k=config.reasoning.k,
         skipped=skipped,
+        passages=passages,
         shards=sum(len(part.shards) for part in parts),
         shards_run=run,
         folder=folder,

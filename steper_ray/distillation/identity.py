@@ -19,7 +19,7 @@ from steper_ray.models import resolve_model
 from steper_ray.schema import SCHEMA_VERSION
 
 #: Raised by hand when a change of the code makes the same inputs give other trajectories.
-TRAJECTORY_VERSION = 1
+TRAJECTORY_VERSION = 2
 _SAMPLED = 1 << 20  # bytes read at both ends of a weights file
 _ENGINE_FIELDS = {"kind", "model", "tokenizer", "dtype", "max_model_len", "url"}
 

@@ -31,6 +31,7 @@ from steper_ray.distillation.teachers import TeacherRun, at_fixed_steps, is_answ
 from steper_ray.errors import SteperError
 from steper_ray.models import absolute_engine
 from steper_ray.retrieval.index import ensure_index, index_folder
+from steper_ray.retrieval.store import long_passages
 from steper_ray.schema import Question
 
 __all__ = ["BuildReport", "build_data"]
@@ -62,7 +63,10 @@ def build_data(config: Config) -> BuildReport:
         part, made = _part(run, corpus, questions, fingerprint)
         parts.append(part)
         new += made
-    return assemble(config, parts, run=new, skipped=len(corpus.skipped))
+    index, reasoning = index_folder(config.retrieval, config.run_dir, fingerprint), config.reasoning
+    long = long_passages(index, reasoning.max_passage_chars)
+    told = long.summary(reasoning.long_passages) if long else ""
+    return assemble(config, parts, run=new, skipped=len(corpus.skipped), passages=told)
 
 
 def _part(

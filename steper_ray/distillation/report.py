@@ -78,6 +78,8 @@ class BuildReport:
     folder: Path
     verifiers: dict[str, VerifierCount] = field(default_factory=dict)
     sources: dict[str, SourceCount] = field(default_factory=dict)
+    passages: str = ""
+    """How many passages of the index are longer than a prompt takes; empty where none is, or the index is gone."""
 
     def summary(self) -> str:
         """A few lines for a person."""
@@ -104,6 +106,8 @@ class BuildReport:
                 lines.insert(
                     -2, f"teacher     {source}: {told.trajectories} chains, kept {told.kept}{second}"
                 )
+        if self.passages:
+            lines.insert(1, f"passages    {self.passages}")
         if self.skipped:
             lines.insert(1, f"skipped     {self.skipped} records of the corpus")
         return "\n".join(lines)

@@ -87,8 +87,8 @@ def as_ours(error: Broken, config: EngineConfig, opened: bool, begun: bool) -> G
             )
         case 400 | 413 | 422 if any(words in _all_words(error) for words in _TOO_LONG):
             return PromptTooLongError(
-                f"the prompt does not fit into the endpoint's context: {_words(error)}; ask for fewer passages, or "
-                "serve the model with a longer context"
+                f"the prompt does not fit into the endpoint's context: {_words(error)}; lower "
+                "reasoning.max_passage_chars or reasoning.max_passages, or serve the model with a longer context"
             )
     return GenerationError(f"{url} refused the request: {_words(error)}")
 

@@ -10,11 +10,12 @@ from steper_ray.retrieval.index import (
     open_index,
     read_manifest,
 )
-from steper_ray.retrieval.store import fingerprint
+from steper_ray.retrieval.store import LongPassages, fingerprint, long_passages
 
 __all__ = [
     "AsyncRetriever",
     "IndexManifest",
+    "LongPassages",
     "Retriever",
     "as_async",
     "build_index",
@@ -22,6 +23,7 @@ __all__ = [
     "ensure_index",
     "fingerprint",
     "index_folder",
+    "long_passages",
     "merge",
     "open_index",
     "read_manifest",

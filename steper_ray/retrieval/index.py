@@ -20,12 +20,12 @@ from steper_ray.config import RetrievalConfig
 from steper_ray.errors import RetrievalError
 from steper_ray.retrieval import bm25, lucene
 from steper_ray.retrieval.base import Retriever
-from steper_ray.retrieval.store import PassageStore, write_passages
+from steper_ray.retrieval.store import PASSAGES, PassageStore, write_passages
 from steper_ray.schema import Passage
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
-_PASSAGES = "passages.arrow"
+_PASSAGES = PASSAGES
 _FIX = "build it again (`steper index`), or set retrieval.index_dir to another folder"
 
 

@@ -108,6 +108,8 @@ def test_an_unreadable_shard_is_named_with_the_fix(store, shard):
         "sampling.temperature=0.7",
         "sampling.seed=1",
         "reasoning.k=3",
+        "reasoning.max_passage_chars=500",
+        "reasoning.long_passages=leave_out",
         "reasoning.framework=self_ask",
         "retrieval.b=0.5",
         "engine.model=miniature:base",

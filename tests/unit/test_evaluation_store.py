@@ -98,6 +98,8 @@ def test_missing_trajectories_are_named(tmp_path):
     [
         "reasoning.max_steps=3",
         "reasoning.few_shot=true",
+        "reasoning.max_passage_chars=500",
+        "reasoning.long_passages=leave_out",
         "sampling.temperature=0.5",
         "retrieval.k1=0.9",
         "engine.max_model_len=512",
