@@ -13,14 +13,14 @@ import time
 from pathlib import Path
 
 import ray
-
-from steper_ray import stages
-from steper_ray.config import Config
-from steper_ray.corpora import open_corpus
 from steper_ray.distillation.engine_log import EngineLog
 from steper_ray.distillation.pipeline import _committed
 from steper_ray.distillation.rollout_actor import Job, RolloutActor, shard_row
 from steper_ray.distillation.shards import Shard, ShardStore, cut
+
+from steper_ray import stages
+from steper_ray.config import Config
+from steper_ray.corpora import open_corpus
 from steper_ray.retrieval.index import index_folder
 
 

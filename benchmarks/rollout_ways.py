@@ -107,7 +107,7 @@ class Ways:
         framework = FRAMEWORKS[reasoning.framework]
         encoder = PromptEncoder(self.engine.tokenizer, layout_for(reasoning))
         chains: Chains = [()] * len(questions)
-        pools = [PassagePool(reasoning.max_passages) for _ in questions]
+        pools = [PassagePool(reasoning) for _ in questions]
         going = list(range(len(questions)))
         for step in range(reasoning.max_steps):
             queries = [framework.next_query(questions[row].text, chains[row]) for row in going]

@@ -27,16 +27,15 @@ import pyarrow as pa
 from transformers import AutoTokenizer
 
 from steper_ray.config import TrainConfig
-from steper_ray.core.files import file_sha256
+from steper_ray.core.files import file_sha256, write_table
 from steper_ray.corpora.miniature import make_corpus
-from steper_ray.distillation.assemble import KeptWriter
 from steper_ray.models import resolve_model
-from steper_ray.schema import Hit, Passage, Question, Step, StopReason, Trajectory
+from steper_ray.schema import TRAJECTORY_SCHEMA, Hit, Passage, Question, Step, StopReason, Trajectory, to_row
 from steper_ray.training.data import load_data
 from steper_ray.training.sources import sources_of
 from steper_ray.training.tokens import Tokens, is_whole, write_tokens
 
-STEPS, K, BATCHES = 4, 4, 20
+STEPS, K, BATCHES, A_PART = 4, 4, 20, 1024
 STUDENT = "miniature:base"
 
 
@@ -116,10 +115,10 @@ def copy_tokens(file: Path, number: int) -> Path:
 
 def measure(count: int, copies: int, folder: Path) -> dict[str, object]:
     if not (folder / "kept").exists():
-        writer = KeptWriter(folder / "kept")
-        for trajectory in islice(synthetic(), count):
-            writer.add(trajectory)
-        writer.close()
+        rows = map(to_row, islice(synthetic(), count))
+        for number in range(-(-count // A_PART)):
+            table = pa.Table.from_pylist(list(islice(rows, A_PART)), schema=TRAJECTORY_SCHEMA)
+            write_table(folder / "kept" / f"part-{number:05}.parquet", table)
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(STUDENT))
     sources = sources_of(folder / "kept")
     files = [folder / "tokens" / f"{source.sha256}.arrow" for source in sources]

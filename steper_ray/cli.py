@@ -48,7 +48,10 @@ def index(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRu
     """Build the BM25 index of the corpus (the other stages build it when it is missing)."""
 
     def stage(resolved: Config) -> None:
-        typer.echo(f"index: {stages().index(resolved)}")
+        folder = stages().index(resolved)
+        typer.echo(f"index: {folder}")
+        if long := stages().long_passages(resolved, folder):
+            typer.echo(f"passages: {long}")
 
     _run(stage, config, overrides, dry_run, needs_ray=False)
 

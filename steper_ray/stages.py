@@ -42,6 +42,14 @@ def index(config: Config) -> Path:
     return folder
 
 
+def long_passages(config: Config, folder: Path) -> str:
+    """A line on the passages of an index that are longer than a prompt takes; empty where there are none."""
+    from steper_ray.retrieval import long_passages as count
+
+    found = count(folder, config.reasoning.max_passage_chars)
+    return found.summary(config.reasoning.long_passages) if found else ""
+
+
 def build(config: Config) -> BuildReport:
     """Questions and passages -> kept trajectories. Continues where an earlier run stopped."""
     from steper_ray.distillation.build import build_data

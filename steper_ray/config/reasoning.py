@@ -84,6 +84,12 @@ class ReasoningConfig(Section):
     """Passages a step (the paper: 4)."""
     max_passages: Positive = 20
     """Most passages in one prompt; later ones are dropped."""
+    max_passage_chars: Positive = 4000
+    """Most characters of one passage, title and text together: 4,000 are about 1,000 tokens of English, and up to 4,000
+    of Chinese. All passages of a question have to fit into `engine.max_model_len`. `steper index` counts longer
+    ones."""
+    long_passages: Literal["cut", "leave_out"] = "cut"
+    """What happens to a longer passage that was found: `cut` behind a sentence or word, or `leave_out`."""
     max_question_chars: Positive = 4000
     """A longer question is refused before anything is retrieved."""
     deadline_s: float | None = Field(None, gt=0)

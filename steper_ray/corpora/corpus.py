@@ -69,6 +69,18 @@ class Corpus:
             self._log.leave_out(Place(Path(file), record), reason)
         return str(found)
 
+    def source(self) -> str:
+        """A digest of all that the questions are read from: the same one means the same questions."""
+        config = self._config
+        paths = [] if config.questions is None else find_files(config.questions, "corpus.questions")
+        files = sorted({*paths, *self._files})
+        settings = config.model_dump(mode="json", exclude={"questions", "passages"})
+        try:
+            contents = [[file.name, fingerprints.file_fingerprint(file)] for file in files]
+        except OSError as error:
+            raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
+        return digest([settings, config.passages is None, contents, _code()])
+
     def _key(self) -> list[Any]:
         """With the files, all that decides the passages and what reading them leaves out."""
         config = self._config

@@ -60,11 +60,13 @@ class _Done:
     dropped: Dropped
 
 
-def assemble(config: Config, sets: Sequence[RolloutSet], *, run: int, skipped: int) -> BuildReport:
+def assemble(
+    config: Config, sets: Sequence[RolloutSet], *, run: int, skipped: int, passages: str = ""
+) -> BuildReport:
     """Writes run_dir/data/: kept/, step_scores/, dropped.jsonl and .md, owed.jsonl, manifest.json, report.json.
 
     `sets` are the teachers', the first one first; `run` shards were made just now, `skipped` records of the corpus were
-    left out. Nothing is written where the same shards were assembled before. Raises DamagedShardError.
+    left out, `passages` is a line on its long ones. Nothing is written where the same shards were assembled before. Raises DamagedShardError.
     """
     folder = config.run_dir / "data"
     made_of = _made_of(config, sets, skipped)
@@ -105,6 +107,7 @@ def assemble(config: Config, sets: Sequence[RolloutSet], *, run: int, skipped: i
         folder=folder,
         owed=len({one["question"] for one in owed}),
         rejected=tally.rejected,
+        passages=passages,
         verifiers=tally.verifiers,
         sources=tally.sources,
     )

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 from steper_ray.config import Config, TeacherConfig
 from steper_ray.core.files import locked
-from steper_ray.corpora import Corpus, open_corpus
 from steper_ray.distillation.assemble import assemble
 from steper_ray.distillation.report import BuildReport
 from steper_ray.models import absolute_engine
-from steper_ray.retrieval.index import ensure_index, index_folder
-from steper_ray.rollouts.questions import QuestionFile, write_questions
 from steper_ray.rollouts.scores import score_folders
 from steper_ray.rollouts.set import RolloutSet, owed_report
 from steper_ray.rollouts.shards import DamagedShardError
+from steper_ray.rollouts.sources import Source, open_source
 from steper_ray.rollouts.spec import (
     Asking,
     Pool,
@@ -46,16 +45,14 @@ def build_data(config: Config) -> BuildReport:
 def _build(config: Config) -> BuildReport:
     from steper_ray.rollouts.run import check_owed
 
-    corpus = open_corpus(config.corpus)
-    fingerprint = corpus.fingerprint()
-    folder = config.run_dir.resolve() / "questions"
-    questions = write_questions(folder, corpus.questions(), config.build.shard_size)
+    source = open_source(config.corpus, config.retrieval, config.run_dir, config.build.shard_size)
+    long = source.long_passages(config.reasoning.max_passage_chars, config.reasoning.long_passages)
     made = 0
     for left in reversed(range(_TRIES)):
-        sets, new = _rollouts(config, corpus, fingerprint, questions)
+        sets, new = _rollouts(config, source)
         made += new
         try:
-            report = assemble(config, sets, run=made, skipped=len(corpus.skipped))
+            report = assemble(config, sets, run=made, skipped=source.questions.skipped, passages=long)
         except DamagedShardError as error:
             if not left:
                 raise
@@ -67,22 +64,16 @@ def _build(config: Config) -> BuildReport:
     raise AssertionError("the last try returns or raises")
 
 
-def _rollouts(
-    config: Config, corpus: Corpus, fingerprint: str, questions: QuestionFile
-) -> tuple[list[RolloutSet], int]:
+def _rollouts(config: Config, source: Source) -> tuple[list[RolloutSet], int]:
     """The teachers' sets, one after the other, and how many shards were made just now."""
+    from steper_ray.rollouts.run import run
+
     sets, made = list[RolloutSet](), 0
     for teacher in _teachers(config):
-        spec, pool = _spec(config, teacher, fingerprint, sets)
-        found = RolloutSet(spec, questions)
-        new = sum(spec.store.manifest(shard) is None for shard in found.shards)
-        if found.missing():
-            from steper_ray.rollouts.run import run
-
-            ensure_index(corpus.passages(), config.retrieval, spec.index, fingerprint)
-            run([spec], questions, pool, what="trajectories")
-        made += new
-        sets.append(found)
+        spec, pool = _spec(config, teacher, source.index, source.corpus, sets)
+        found = RolloutSet(spec, source.questions)
+        made += sum(spec.store.manifest(shard) is None for shard in found.shards)
+        sets += run([spec], source.questions, pool, what="trajectories")
     return sets, made
 
 
@@ -93,7 +84,7 @@ def _teachers(config: Config) -> tuple[TeacherConfig, ...]:
 
 
 def _spec(
-    config: Config, teacher: TeacherConfig, fingerprint: str, sets: list[RolloutSet]
+    config: Config, teacher: TeacherConfig, index: Path, fingerprint: str, sets: list[RolloutSet]
 ) -> tuple[RolloutSpec, Pool]:
     build, run_dir, sampling = config.build, config.run_dir.resolve(), config.sampling
     if teacher.temperature is not None:
@@ -112,7 +103,7 @@ def _spec(
         sampling=sampling,
         reasoning=absolute_reasoning(config.reasoning),
         retrieval=config.retrieval,
-        index=index_folder(config.retrieval, run_dir, fingerprint),
+        index=index,
         corpus=fingerprint,
         folder=run_dir / "data" / "trajectories",
         source="annotation" if annotated else teacher.engine.model,

@@ -24,6 +24,7 @@ from steper_ray.errors import DataError, ModelError
 from steper_ray.models import resolve_model
 from steper_ray.prompt import Layout, PromptEncoder
 from steper_ray.reasoning.frameworks import layout_for
+from steper_ray.reasoning.passages import within_limit
 from steper_ray.rollouts.verifiers import JUDGE_PROMPT
 
 SAMPLE = 1000  # texts of each kind that are tokenised
@@ -48,6 +49,7 @@ def corpus_size(config: Config) -> CorpusSize:
     corpus, layout = open_corpus(config.corpus), layout_for(config.reasoning)
     n_questions, questions = _sample(corpus.questions())
     n_passages, passages = _sample(corpus.passages())
+    shown = [p for passage in passages if (p := within_limit(passage, config.reasoning)) is not None]
     encoder = _encoder(config.engine, layout)
 
     def size(text: str) -> float:
@@ -55,7 +57,7 @@ def corpus_size(config: Config) -> CorpusSize:
 
     lengths = Lengths(
         preamble=size(layout.preamble) if encoder is None else len(encoder.trunk(())),
-        passage=fmean(size(layout.trunk_segments([passage])[-1]) for passage in passages),
+        passage=fmean(size(layout.trunk_segments([passage])[-1]) for passage in shown or passages),
         question=fmean(size(layout.question_segment(question.text)) for question in questions),
     )
     how = (

@@ -96,6 +96,8 @@ class BuildReport:
     """Questions without an end: they are asked again by the next build."""
     rejected: str = ""
     """Why the first rejected question could not be asked; empty where there is none."""
+    passages: str = ""
+    """How many passages of the index are longer than a prompt takes; empty where none is."""
     verifiers: dict[str, VerifierCount] = field(default_factory=dict)
     sources: dict[str, SourceCount] = field(default_factory=dict)
 
@@ -136,6 +138,8 @@ class BuildReport:
                 lines.insert(
                     -2, f"teacher     {source}: {told.trajectories} chains, kept {told.kept}{second}"
                 )
+        if self.passages:
+            lines.insert(1, f"passages    {self.passages}")
         if self.rejected:
             lines.insert(
                 1,

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
-from steper_ray.config import Config, CorpusConfig
+from steper_ray.config import Config
 from steper_ray.core.files import locked
-from steper_ray.corpora import open_corpus
 from steper_ray.errors import DataError
 from steper_ray.evaluation.scores import EvalScores, Scored
 from steper_ray.evaluation.store import (
@@ -25,11 +22,10 @@ from steper_ray.evaluation.store import (
     set_fingerprint,
 )
 from steper_ray.models import absolute_engine
-from steper_ray.retrieval import ensure_index, index_folder
-from steper_ray.rollouts.questions import QuestionFile, write_questions
 from steper_ray.rollouts.run import check_owed, run
 from steper_ray.rollouts.set import RolloutSet, owed_report
 from steper_ray.rollouts.shards import DamagedShardError
+from steper_ray.rollouts.sources import Source, open_source
 from steper_ray.rollouts.spec import Pool, RolloutSpec, absolute_reasoning
 from steper_ray.rollouts.tasks import in_order
 from steper_ray.schema import Question, StopReason
@@ -39,15 +35,6 @@ __all__ = ["EvalJob", "evaluate"]
 logger = logging.getLogger(__name__)
 
 _TRIES = 3  # of one call: shards that are damaged are made again
-
-
-@dataclass(frozen=True, slots=True)
-class _TestSet:
-    """The questions, and the finished index that the actors open."""
-
-    questions: QuestionFile
-    index: Path
-    corpus: str
 
 
 def evaluate(
@@ -100,26 +87,19 @@ def _files(config: Config, jobs: Sequence[EvalJob]) -> dict[EvalJob, JobFiles]:
     return {job: files for files, job in seen.items()}
 
 
-def _open_test_set(config: Config, questions: Sequence[Question] | None) -> _TestSet:
-    source = config.evaluate.corpus or config.corpus
-    corpus = open_corpus(source)
-    asked = corpus.questions() if questions is None else questions
-    file = write_questions(config.run_dir / "questions", asked, config.evaluate.chunk_size)
-    fingerprint = corpus.fingerprint()
-    index = _index_folder(config, source, fingerprint)
-    ensure_index(corpus.passages(), config.retrieval, index, fingerprint)
-    return _TestSet(file, index, fingerprint)
-
-
-def _index_folder(config: Config, source: CorpusConfig, fingerprint: str) -> Path:
+def _open_test_set(config: Config, questions: Sequence[Question] | None) -> Source:
     """`retrieval.index_dir` is the index of the top-level corpus; a test set of its own has its own index."""
-    own = source != config.corpus
-    retrieval = config.retrieval.model_copy(update={"index_dir": None}) if own else config.retrieval
-    return index_folder(retrieval, config.run_dir, fingerprint)
+    own, source = config.evaluate, config.evaluate.corpus or config.corpus
+    retrieval = config.retrieval
+    if source != config.corpus:
+        retrieval = retrieval.model_copy(update={"index_dir": None})
+    return open_source(
+        source, retrieval, config.run_dir, own.chunk_size, questions=questions, num_cpus=own.num_cpus
+    )
 
 
 def _run(
-    config: Config, jobs: Sequence[EvalJob], test_set: _TestSet, *, shown: bool
+    config: Config, jobs: Sequence[EvalJob], test_set: Source, *, shown: bool
 ) -> dict[EvalJob, RolloutSet]:
     """The jobs' sets, complete up to what is owed."""
     own, specs = config.evaluate, [_spec(config, job, test_set) for job in jobs]
@@ -128,7 +108,7 @@ def _run(
     return dict(zip(jobs, sets, strict=True))
 
 
-def _spec(config: Config, job: EvalJob, test_set: _TestSet) -> RolloutSpec:
+def _spec(config: Config, job: EvalJob, test_set: Source) -> RolloutSpec:
     return RolloutSpec(
         engine=absolute_engine(config.engine.model_copy(update={"model": job.model})),
         sampling=config.sampling,

@@ -120,8 +120,8 @@ def _refused(error: Broken, status: int, words: str, config: EngineConfig) -> Ge
     said = _all_words(error)
     if status in (400, 413, 422) and any(word in said for word in _TOO_LONG):
         return PromptTooLongError(
-            f"the prompt does not fit into the endpoint's context: {words}; ask for fewer passages, or serve the "
-            "model with a longer context"
+            f"the prompt does not fit into the endpoint's context: {words}; lower "
+            "reasoning.max_passage_chars or reasoning.max_passages, or serve the model with a longer context"
         )
     if isinstance(error, APIStatusError) and is_page(error.response.headers.get("content-type")):
         return page_error(config, status)

@@ -71,7 +71,8 @@ def fit_tokens(prompt_tokens: int, max_tokens: int, max_model_len: int) -> int:
     if prompt_tokens >= max_model_len:
         raise PromptTooLongError(
             f"the prompt has {prompt_tokens} tokens, the engine takes {max_model_len} with the completion "
-            "(engine.max_model_len): ask for fewer passages, or raise it as far as the model goes"
+            "(engine.max_model_len): lower reasoning.max_passage_chars or reasoning.max_passages, or raise "
+            "engine.max_model_len as far as the model goes"
         )
     return min(max_tokens, max_model_len - prompt_tokens)
 

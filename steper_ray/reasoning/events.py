@@ -17,7 +17,7 @@ class StepStarted:
 
 @dataclass(frozen=True, slots=True)
 class PassagesFound:
-    """The passages that are new at this step; `duplicates` were found again and not added."""
+    """The passages that are new at this step; `duplicates` were found and not added (see `Step`)."""
 
     index: int
     hits: tuple[Hit, ...]

@@ -160,7 +160,7 @@ class Reasoner:
             )
 
     async def _steps(self, question: Question, steps: list[Step], emit: Emit) -> StopReason:
-        pool = PassagePool(self.config.max_passages)
+        pool = PassagePool(self.config)
         policy = policy_for(self.config, self._framework, question.text)
         query: str | None = None
         for index in range(1, self.config.max_steps + 1):

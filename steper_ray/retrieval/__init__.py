@@ -10,16 +10,19 @@ from steper_ray.retrieval.index import (
     open_index,
     read_manifest,
 )
+from steper_ray.retrieval.store import LongPassages, long_passages
 
 __all__ = [
     "AsyncRetriever",
     "IndexManifest",
+    "LongPassages",
     "Retriever",
     "as_async",
     "build_index",
     "check_parts",
     "ensure_index",
     "index_folder",
+    "long_passages",
     "merge",
     "open_index",
     "read_manifest",

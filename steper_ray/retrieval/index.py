@@ -28,14 +28,14 @@ from steper_ray.core.sums import damage, take
 from steper_ray.errors import RetrievalError
 from steper_ray.retrieval import bm25, lucene
 from steper_ray.retrieval.base import Retriever
-from steper_ray.retrieval.store import PassageStore, write_passages
+from steper_ray.retrieval.store import PASSAGES, PassageStore, write_passages
 from steper_ray.schema import Passage
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 2
 _MANIFEST = "manifest.json"
-_PASSAGES = "passages.arrow"
+_PASSAGES = PASSAGES
 _FIX = "delete the folder and build it again (`steper index`), or set retrieval.index_dir to another one"
 
 

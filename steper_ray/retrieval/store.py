@@ -7,16 +7,19 @@ search.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from steper_ray.core.fingerprints import PassageDigest
 from steper_ray.errors import DataError
 from steper_ray.schema import PASSAGE_SCHEMA, Passage
 
+PASSAGES = "passages.arrow"  # the file's name in an index
 BATCH_ROWS = 4096  # rows of every batch but the last: turns a position into a batch and a row
 
 
@@ -65,3 +68,44 @@ class PassageStore:
         for batch in self._batches:
             columns = (batch.column(n).to_pylist() for n in range(3))
             yield from map(Passage, *columns)
+
+
+@dataclass(frozen=True, slots=True)
+class LongPassages:
+    """Passages of an index with more than `limit` characters, title and text together."""
+
+    limit: int
+    count: int
+    total: int
+    id: str
+    """Of the longest one, as are `title` and `chars`."""
+    title: str
+    chars: int
+
+    def summary(self, happens: str) -> str:
+        """One line for a person, empty where there are none; `happens` is `reasoning.long_passages`."""
+        if not self.count:
+            return ""
+        verb = "cut there" if happens == "cut" else "left out"
+        return (
+            f"{self.count:,} of {self.total:,} have more than {self.limit:,} characters (reasoning.max_passage_chars) "
+            f"and are {verb}; the longest, '{self.title[:80]}' (id '{self.id}'), has {self.chars:,}"
+        )
+
+
+def long_passages(index: Path, limit: int) -> LongPassages | None:
+    """Counts them in one pass over a finished index; None where no passages can be read."""
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(index / PASSAGES)))
+        batches = [reader.get_batch(n) for n in range(reader.num_record_batches)]
+    except (OSError, pa.ArrowException):
+        return None
+    count, longest = 0, ("", "", 0)
+    for batch in batches:
+        chars = pc.add(pc.utf8_length(batch["title"]), pc.utf8_length(batch["text"]))
+        count += pc.sum(pc.greater(chars, limit)).as_py()
+        most = pc.max(chars).as_py()
+        if most > longest[2]:
+            row = pc.index(chars, most).as_py()
+            longest = (batch["id"][row].as_py(), batch["title"][row].as_py(), most)
+    return LongPassages(limit, count, sum(batch.num_rows for batch in batches), *longest)

@@ -56,7 +56,7 @@ class AnnotationTeacher:
 
     def _write(self, question: Question) -> Trajectory:
         chain = self._framework.gold_chain(gold_facts(question.decomposition), question.answers[0])
-        pool = PassagePool(self._config.max_passages)
+        pool = PassagePool(self._config)
         steps: list[Step] = []
         for index, piece in enumerate(chain, 1):
             query = self._framework.next_query(question.text, chain[: index - 1])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import uuid
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -34,6 +34,8 @@ class QuestionFile:
     shard_size: int
     sha256: str
     digests: tuple[str, ...]
+    skipped: int = 0
+    """Records that were left out when the questions and passages were read."""
 
     def __len__(self) -> int:
         return len(self.digests)
@@ -60,17 +62,19 @@ class QuestionFile:
 
 
 def write_questions(
-    folder: Path, questions: Iterable[Question], shard_size: int, name: str | None = None
+    folder: Path,
+    questions: Iterable[Question],
+    shard_size: int,
+    name: str | None = None,
+    skipped: Callable[[], int] = lambda: 0,
 ) -> QuestionFile:
     """Writes the questions below `folder` in shards of `shard_size` (the last may be smaller).
 
     With `name`, a digest of what the questions come from, a file of that name is taken as it is and the questions are
-    not read. Raises DataError for an id that comes twice, and StorageError.
+    not read. `skipped` is called once they are read. Raises DataError for an id that comes twice, and StorageError.
     """
-    if name is not None:
-        name = digest([name, shard_size])[:32]
-        if (known := _known(folder, name)) is not None:
-            return known
+    if name is not None and (known := known_questions(folder, shard_size, name)) is not None:
+        return known
     fresh = folder / f"{TEMPORARY}{uuid.uuid4().hex}"
     with storing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,25 +82,32 @@ def write_questions(
             count, digests = _write(fresh, questions, shard_size)
             synchronise(fresh)
             key = digest(digests)
-            path = folder / f"{name or key[:32]}.arrow"
-            written = QuestionFile(path, key, count, shard_size, file_sha256(fresh), tuple(digests))
+            path = folder / f"{key[:32] if name is None else _stem(shard_size, name)}.arrow"
+            written = QuestionFile(
+                path, key, count, shard_size, file_sha256(fresh), tuple(digests), skipped()
+            )
             fresh.replace(path)
         finally:
             fresh.unlink(missing_ok=True)
-    note = asdict(written) | {"path": None}
+    note = json.loads(json.dumps(asdict(written) | {"path": None}))
     write_text(path.with_suffix(".json"), json.dumps({**note, "check": digest(note)}) + "\n")
     return written
 
 
-def _known(folder: Path, name: str) -> QuestionFile | None:
-    path = folder / f"{name}.arrow"
+def known_questions(folder: Path, shard_size: int, name: str) -> QuestionFile | None:
+    """The finished file of what `name` is a digest of; None where there is none, or it is damaged."""
+    path = folder / f"{_stem(shard_size, name)}.arrow"
     try:
         note = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         check = note.pop("check")
         found = QuestionFile(**{**note, "path": path, "digests": tuple(note["digests"])})
         return found if check == digest(note) and file_fingerprint(path) == found.sha256 else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _stem(shard_size: int, name: str) -> str:
+    return digest([name, shard_size])[:32]
 
 
 def _write(path: Path, questions: Iterable[Question], shard_size: int) -> tuple[int, list[str]]:
@@ -127,8 +138,3 @@ def _refuse_repeated(path: Path) -> None:
 
 def _questions(batch: pa.RecordBatch) -> tuple[Question, ...]:
     return tuple(question_from_row(row) for row in batch.to_pylist())
-
-
-def spans(shards: Sequence[str], size: int) -> list[range]:
-    """The numbers of the shards, cut into runs of `size`: what one task reads."""
-    return [range(at, min(at + size, len(shards))) for at in range(0, len(shards), size)]

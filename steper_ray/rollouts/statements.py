@@ -10,13 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from steper_ray.reasoning.sentences import first_sentence
+from steper_ray.reasoning.sentences import CLOSING, first_sentence
 
 _REFERENCE = re.compile(r"#(\d+)")
 _BLANK_BEFORE = re.compile(r"\s+(?=[?,;:.!]|['\u2019]s\b)")
 _IDENTITY = re.compile(r"(?:who|what|which) (is|are|was|were) (.+)", re.IGNORECASE)
 _SUBJECT = re.compile(r"who (?!(?:do|does|did|can|could|will|would|should)\b)(.+)", re.IGNORECASE)
-_CLOSING = re.compile("[.!?]+([\"'\u201d\u2019)\\]]*)$")  # also that of a quotation: ... is "Go home."
 # A question that ends in one of these asks for what stands behind it: no rule here turns it round.
 _DANGLING = re.compile(
     r"\b(?:in|on|at|to|of|for|from|by|with|as|into|about|after|called|known|named)$", re.IGNORECASE
@@ -107,12 +106,12 @@ def _names_a_thing(question: str, rest: str) -> bool:
 
 def _sentence(text: str) -> str:
     """One sentence by the reasoner's rule: closing marks inside are dropped, the last full stop counts."""
-    text = _upper(text)
+    text = _upper(" ".join(text.split()))
     while True:
         head, complete = first_sentence(f"{text} Next")
         if not complete or len(head) >= len(text):
             break
-        text = _CLOSING.sub(r"\1", head) + text[len(head) :]
+        text = CLOSING.sub(r"\1", head) + text[len(head) :]  # also that of a quotation: ... is "Go home."
     text = text if text.endswith(".") else f"{text}."
     # The stop of 'Jay Z.' or 'Washington, D.C.' looks like an initial's, which ends no sentence.
     return text if first_sentence(f"{text} Next") == (text, True) else f"{text}."

@@ -105,7 +105,7 @@ class Step:
     of steps 1..s. `reasoning` is what the generator added to the chain (one or more sentences, stripped), and
     `taken_back` what it wrote after that and the stopping policy took back: no later prompt shows it. `confidence` is
     the probability of the least likely token of both, 0 to 1; `mean_logprob` and `usage` count all that was generated.
-    `duplicates` passages were found and not added: found before, or the prompt was full.
+    `duplicates` passages were found and not added: found before, too long, or the prompt was full.
     """
 
     index: int

@@ -144,7 +144,7 @@ class StepStartedEvent(Wire):
 
 
 class PassagesEvent(Wire):
-    """Data of the event `passages`; `duplicates` were found again and are not shown twice."""
+    """Data of the event `passages`; `duplicates` were found and not added (see `Step`)."""
 
     index: int
     passages: list[PassageOut]

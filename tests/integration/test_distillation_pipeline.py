@@ -83,6 +83,7 @@ def drop_shard(report):
 def test_the_annotation_teacher_gives_every_question_its_trajectory_once(configure):
     report = build_data(configure(ANNOTATION))
     assert (report.questions, report.kept, report.shards_run) == (20, 20, 5)
+    assert report.passages == ""
     assert [t.question for t in trajectories(report)] == QUESTIONS
     kept = [trajectory_from_row(row) for row in pq.read_table(report.folder / "kept").to_pylist()]
     assert [(t.id, len(t.steps)) for t in kept] == [(q.id, len(q.decomposition) + 1) for q in QUESTIONS]
@@ -103,6 +104,16 @@ def test_a_rerun_makes_nothing_and_a_lost_shard_alone_is_made_again(configure):
     assert mended.shards_run == 1
     assert {p for p in files if p.stat().st_mtime_ns != files[p]} == {lost}
     assert kept_bytes(again) == kept_bytes(mended) == before
+
+
+def test_other_rules_for_long_passages_are_other_trajectories_and_the_report_counts_them(configure):
+    build_data(configure(ANNOTATION))
+    short = ("reasoning.max_passage_chars=150", "reasoning.long_passages=leave_out")
+    report = build_data(configure(ANNOTATION, *short))
+    assert report.shards_run == 5
+    assert "reasoning.max_passage_chars) and are left out; the longest, '" in report.summary()
+    found = [hit.passage for t in trajectories(report) for step in t.steps for hit in step.hits]
+    assert 0 < max(len(passage.title) + len(passage.text) for passage in found) <= 150
 
 
 def test_samples_of_a_question_differ_are_the_same_in_another_run_and_any_choice_of_them_is_free(configure):

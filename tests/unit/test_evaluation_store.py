@@ -8,7 +8,7 @@ from distilled import trajectory as distilled
 
 from steper_ray.config.file import load_config
 from steper_ray.errors import DataError
-from steper_ray.evaluation.pipeline import _spec, _TestSet
+from steper_ray.evaluation.pipeline import _spec
 from steper_ray.evaluation.scores import score_trajectories
 from steper_ray.evaluation.store import (
     EvalJob,
@@ -21,6 +21,7 @@ from steper_ray.evaluation.store import (
 )
 from steper_ray.rollouts.questions import write_questions
 from steper_ray.rollouts.shards import DamagedShardError
+from steper_ray.rollouts.sources import Source
 
 JOB = EvalJob("steper-0", "some/model", "chain")
 
@@ -96,7 +97,7 @@ def fingerprint(tmp_path):
         )
         questions = write_questions(tmp_path / "questions", [distilled(n).question for n in numbers], 2)
         found = rollout_set(tmp_path / "other", [distilled(1)])
-        spec = _spec(config, job, _TestSet(questions, tmp_path, corpus))
+        spec = _spec(config, job, Source(questions, tmp_path, corpus))
         return set_fingerprint(type(found)(spec, questions))
 
     return of
@@ -107,6 +108,8 @@ def fingerprint(tmp_path):
     [
         "reasoning.max_steps=3",
         "reasoning.few_shot=true",
+        "reasoning.max_passage_chars=500",
+        "reasoning.long_passages=leave_out",
         "reasoning.confidence=0.7",
         "sampling.temperature=0.5",
         "retrieval.k1=0.9",

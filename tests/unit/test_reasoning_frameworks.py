@@ -10,36 +10,12 @@ from steper_ray.config import ReasoningConfig
 from steper_ray.errors import DataError
 from steper_ray.prompt import LAYOUTS
 from steper_ray.reasoning.frameworks import FRAMEWORKS, Fact, layout_for
-from steper_ray.reasoning.passages import PassagePool
-from steper_ray.reasoning.sentences import first_sentence, split_sentences
-from steper_ray.schema import Hit, Passage
 
 IRCOT, SELF_ASK, REACT = FRAMEWORKS["ircot"], FRAMEWORKS["self_ask"], FRAMEWORKS["react"]
 FACTS = (
     Fact("Who directed Alba?", "Bo", "The director of Alba is Bo."),
     Fact("Where was Bo born?", "Cem", "Bo was born in Cem."),
 )
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Bo made it. The end", ("Bo made it.", True)),
-        ("Bo made it.", ("Bo made it.", False)),
-        ("Dr. J. Smith made it. Then", ("Dr. J. Smith made it.", True)),
-        ("It cost 3.5 million. She", ("It cost 3.5 million.", True)),
-        ('"Is it?" He asked', ('"Is it?"', True)),
-        ("no stop at all\nnext", ("no stop at all", True)),
-        ("  led by blanks. Yes", ("led by blanks.", True)),
-        ("", ("", False)),
-    ],
-)
-def test_first_sentence_ends_at_a_real_boundary(text, expected):
-    assert first_sentence(text) == expected
-
-
-def test_sentences_are_split_without_loss():
-    assert split_sentences("Mr. A left. B stayed! C?") == ["Mr. A left.", "B stayed!", "C?"]
 
 
 def test_ircot_asks_with_the_question_then_with_the_last_sentence_that_is_no_conclusion():
@@ -216,19 +192,6 @@ def test_a_step_that_only_reasons_has_no_answer_whatever_endings_of_other_framew
     assert extract_answer(said) is None
     joiner, pieces = LAYOUTS[name].joiner, FRAMEWORKS[name].gold_chain(FACTS, "Cem")
     assert extract_answer(joiner.join([said, *pieces])) == "Cem"
-
-
-def _hit(number: int, title: str, text: str) -> Hit:
-    return Hit(Passage(str(number), title, text), 1.0)
-
-
-def test_passages_keep_their_order_lose_near_duplicates_and_are_capped():
-    pool = PassagePool(limit=2)
-    assert [h.passage.id for h in pool.add([_hit(1, "A", "x"), _hit(2, "a", "The x!")])] == ["1"]
-    assert [h.passage.id for h in pool.add([_hit(3, "B", "x"), _hit(4, "C", "x")])] == ["3"]
-    assert [p.id for p in pool.passages] == ["1", "3"]
-    signs = [_hit(n, title, text) for n, (title, text) in enumerate([("A", "x"), ("The", "x"), ("A", "?")])]
-    assert PassagePool(limit=9).add(signs) == tuple(signs)  # normalisation leaves nothing of their titles
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

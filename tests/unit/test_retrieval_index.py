@@ -9,16 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from steper_ray.cli import app
 from steper_ray.config import RetrievalConfig
 from steper_ray.core import files
 from steper_ray.core.files import TEMPORARY
 from steper_ray.core.fingerprints import passages_fingerprint as fingerprint
 from steper_ray.errors import DataError, RetrievalError
 from steper_ray.retrieval import (
+    LongPassages,
     build_index,
     ensure_index,
     index_folder,
+    long_passages,
     open_index,
     read_manifest,
 )
@@ -259,6 +263,33 @@ def test_an_empty_corpus_and_an_id_that_comes_twice_are_data_errors(folder: Path
     with pytest.raises(DataError, match="'a' comes twice"):
         build_index([*PASSAGES, PASSAGES[0]], CONFIG, folder)
     assert beside(folder) == []
+
+
+def test_passages_that_are_longer_than_a_prompt_takes_are_counted_and_the_longest_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steper_ray.retrieval.store.BATCH_ROWS", 2)
+    texts = ["\u6771" * 9, "x" * 8, "y" * 30, "z" * 9, ""]
+    build_index([Passage(str(n), "T\u00ef", text) for n, text in enumerate(texts)], CONFIG, folder)
+    found = long_passages(folder, 10)
+    assert found == LongPassages(limit=10, count=3, total=5, id="2", title="T\u00ef", chars=32)
+    assert found.summary("cut") == (
+        "3 of 5 have more than 10 characters (reasoning.max_passage_chars) and are cut there; "
+        "the longest, 'T\u00ef' (id '2'), has 32"
+    )
+    assert "are left out" in found.summary("leave_out")
+    none = long_passages(folder, 32)
+    assert none is not None
+    assert none.summary("cut") == ""
+    assert long_passages(folder.parent, 10) is None  # no index
+
+
+def test_the_index_command_names_long_passages(tmp_path: Path) -> None:
+    overrides = [f"run_dir={tmp_path}", "corpus.miniature.worlds=1", "reasoning.max_passage_chars=5"]
+    told = CliRunner().invoke(app, ["index", *overrides]).stdout.splitlines()
+    assert [line.partition(": ")[0] for line in told] == ["index", "passages"]
+    assert "reasoning.max_passage_chars) and are cut there; the longest, '" in told[1]
+    assert len(CliRunner().invoke(app, ["index", *overrides[:-1]]).stdout.splitlines()) == 1
 
 
 def test_each_setting_has_an_index_folder_of_its_own_in_one_run(tmp_path: Path) -> None:

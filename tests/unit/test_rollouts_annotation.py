@@ -56,6 +56,7 @@ def test_a_sub_question_and_its_answer_become_a_statement(written, answer, state
         ("What is the year of X?", "line\nbreak"),
         ("Bo >> last words", 'Bo said "Go home." He (of Reno, Nev.) left'),
         ("Bo >> last words", "\u201cGo!\u201d Bo said"),
+        ("\u535a >> \u7236\u4eb2", "\u4ed6\u662f\u738b\u3002\u5362\u662f\u5b50\u3002"),
     ],
 )
 def test_every_statement_is_one_sentence_by_the_rule_that_cuts_a_generation(question, answer):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+from pathlib import Path
 
 import pytest
 from distilled import question, rollout_set, trajectory
@@ -22,7 +23,7 @@ OWED = Owed("q3", 0, 0, "busy", 2)
 
 def identity(*overrides, corpus="c"):
     config = at_fixed_steps(load_config(None, overrides))
-    return _spec(config, _teachers(config)[0], corpus, [])[0].store.identity
+    return _spec(config, _teachers(config)[0], Path("index"), corpus, [])[0].store.identity
 
 
 @pytest.fixture
@@ -161,6 +162,8 @@ def test_what_circumstances_did_is_owed_and_what_the_question_did_is_final():
         "sampling.temperature=0.7",
         "sampling.seed=1",
         "reasoning.k=3",
+        "reasoning.max_passage_chars=500",
+        "reasoning.long_passages=leave_out",
         "reasoning.framework=self_ask",
         "retrieval.b=0.5",
         "engine.model=miniature:base",

@@ -161,9 +161,9 @@ def test_each_teacher_has_what_it_does_not_set_from_the_build(tmp_path, monkeypa
             "sampling.max_tokens=9",
         ],
     )
-    small, pool = _spec(config, _teachers(config)[0], "c", [])
+    small, pool = _spec(config, _teachers(config)[0], tmp_path, "c", [])
     questions = write_questions(tmp_path, [QUESTION], 1)
-    big, big_pool = _spec(config, _teachers(config)[1], "c", [RolloutSet(small, questions)])
+    big, big_pool = _spec(config, _teachers(config)[1], tmp_path, "c", [RolloutSet(small, questions)])
     assert (small.asking.first_sample, big.asking.first_sample) == (0, 2)
     assert (small.source, big.source) == ("small", "big")
     assert (small.sampling.temperature, big.sampling.temperature) == (0.7, 0.0)

@@ -101,7 +101,7 @@ export class Run {
         return card;
       }));
       const note = item.querySelector(".note");
-      if (duplicates) note.textContent = `${count(duplicates, "passage")} found again, already above`;
+      if (duplicates) note.textContent = `${count(duplicates, "passage")} not added: already above, too long, or one too many`;
       else if (!passages.length) note.textContent = "nothing new found";
       note.hidden = !note.textContent;
       item.classList.add("writing");

@@ -1,0 +1,81 @@
+"""A corpus made ready for rollouts: its questions as a file, its index, its fingerprint.
+
+- All reading is done in tasks of their own, so that the driver's memory does not grow with the corpus.
+- A corpus whose files have not changed is not read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from steper_ray.config import CorpusConfig, RetrievalConfig
+from steper_ray.corpora import open_corpus
+from steper_ray.retrieval import ensure_index, index_folder, long_passages
+from steper_ray.rollouts.questions import QuestionFile, known_questions, write_questions
+from steper_ray.rollouts.tasks import in_order
+from steper_ray.schema import Question
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The questions, the folder of the finished index, and the fingerprint of the passages."""
+
+    questions: QuestionFile
+    index: Path
+    corpus: str
+
+    def long_passages(self, limit: int, happens: str) -> str:
+        """A line on the passages of more than `limit` characters, empty where there are none."""
+        found = long_passages(self.index, limit)
+        return found.summary(happens) if found else ""
+
+
+def open_source(
+    corpus: CorpusConfig,
+    retrieval: RetrievalConfig,
+    run_dir: Path,
+    shard_size: int,
+    *,
+    questions: Sequence[Question] | None = None,
+    num_cpus: float = 1,
+) -> Source:
+    """Reads and indexes what is not there yet below `run_dir`; `questions` take the place of the corpus' own.
+
+    Raises DataError, RetrievalError and StorageError.
+    """
+    run_dir, corpus = run_dir.resolve(), _absolute(corpus)
+    (fingerprint,) = in_order(_fingerprint, [corpus], num_cpus)
+    folder = index_folder(retrieval, run_dir, fingerprint)
+    list(in_order(partial(_index, retrieval, folder, fingerprint), [corpus], num_cpus))
+    if questions is not None:
+        return Source(write_questions(run_dir / "questions", questions, shard_size), folder, fingerprint)
+    name = open_corpus(corpus).source()
+    file = known_questions(run_dir / "questions", shard_size, name)
+    if file is None:
+        (file,) = in_order(partial(_questions, run_dir / "questions", shard_size, name), [corpus], num_cpus)
+    return Source(file, folder, fingerprint)
+
+
+def _absolute(corpus: CorpusConfig) -> CorpusConfig:
+    """A task may run in another folder."""
+    paths = {"questions": corpus.questions, "passages": corpus.passages}
+    return corpus.model_copy(
+        update={name: path and path.expanduser().resolve() for name, path in paths.items()}
+    )
+
+
+def _fingerprint(corpus: CorpusConfig) -> str:
+    return open_corpus(corpus).fingerprint()
+
+
+def _index(retrieval: RetrievalConfig, folder: Path, fingerprint: str, corpus: CorpusConfig) -> None:
+    ensure_index(open_corpus(corpus).passages(), retrieval, folder, fingerprint)
+
+
+def _questions(folder: Path, shard_size: int, name: str, corpus: CorpusConfig) -> QuestionFile:
+    opened = open_corpus(corpus)
+    opened.fingerprint()  # what the passages leave out counts too
+    return write_questions(folder, opened.questions(), shard_size, name, lambda: len(opened.skipped))
