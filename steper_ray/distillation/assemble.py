@@ -20,11 +20,12 @@ import pyarrow as pa
 
 from steper_ray.config import BuildConfig, Config
 from steper_ray.core.files import replace_folder, storing, write_table, write_text
-from steper_ray.core.fingerprints import code_digest, digest, file_fingerprint
+from steper_ray.core.fingerprints import code_digest, digest
 from steper_ray.distillation.columns import Columns
 from steper_ray.distillation.dropped import Dropped, page
 from steper_ray.distillation.filtering import choose, reason_to_drop
 from steper_ray.distillation.report import BuildReport, Tally, VerifierCount
+from steper_ray.distillation.seal import SEAL, damaged, read_seal, seal
 from steper_ray.distillation.verify import UNVERIFIED, explain, first_failure, score_steps, thresholds
 from steper_ray.errors import DataError
 from steper_ray.rollouts.scores import ScoreStore
@@ -66,7 +67,8 @@ def assemble(
     """Writes run_dir/data/: kept/, step_scores/, dropped.jsonl and .md, owed.jsonl, manifest.json, report.json.
 
     `sets` are the teachers', the first one first; `run` shards were made just now, `skipped` records of the corpus were
-    left out, `passages` is a line on its long ones. Nothing is written where the same shards were assembled before. Raises DamagedShardError.
+    left out, `passages` is a line on its long ones. Nothing is written where the same shards were assembled before.
+    Raises DamagedShardError.
     """
     folder = config.run_dir / "data"
     made_of = _made_of(config, sets, skipped)
@@ -82,7 +84,8 @@ def assemble(
         tally += done.tally
         dropped.extend(done.dropped)
         files[_name(number)] = done.kept
-    (folder / "manifest.json").unlink(missing_ok=True)  # never old checksums beside new files
+    for name in ("manifest.json", SEAL):  # never old checksums beside new files
+        (folder / name).unlink(missing_ok=True)
     dropped.write(folder)
     owed = [asdict(one) for found in sets for one in found.owed()]
     write_text(folder / "owed.jsonl", "".join(json.dumps(one) + "\n" for one in owed))
@@ -111,9 +114,8 @@ def assemble(
         verifiers=tally.verifiers,
         sources=tally.sources,
     )
-    manifest = _manifest(config, sets, report, files)
-    write_text(folder / "report.json", json.dumps({"made_of": made_of, **report.to_json()}) + "\n")
-    write_text(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    write_text(folder / "manifest.json", json.dumps(_manifest(config, sets, report, files), indent=1) + "\n")
+    seal(folder, made_of, report.to_json())
     return report
 
 
@@ -247,14 +249,11 @@ def _made_of(config: Config, sets: Sequence[RolloutSet], skipped: int) -> str:
 def _finished(folder: Path, made_of: str, run: int) -> BuildReport | None:
     """The report of an earlier call, if its files stand as they were written."""
     try:
-        known = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        files = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["kept_sha256"]
-        if known.pop("made_of") != made_of:
+        sealed = read_seal(folder)
+        if sealed["made_of"] != made_of or any(damaged(folder, sealed, name) for name in sealed["files"]):
             return None
-        if any(file_fingerprint(folder / KEPT / name) != sha256 for name, sha256 in files.items()):
-            return None
-        return BuildReport.from_json(known, folder=folder, shards_run=run)
-    except (OSError, ValueError, KeyError, TypeError):
+        return BuildReport.from_json(sealed["report"], folder=folder, shards_run=run)
+    except (DataError, KeyError, TypeError):
         return None
 
 

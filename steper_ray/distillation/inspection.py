@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from steper_ray.distillation.measures import ExampleLengths, Repeats, StepCost, add_examples
+from steper_ray.distillation.seal import damaged, read_seal
 from steper_ray.errors import DataError
 from steper_ray.rollouts.shards import ShardStore
 from steper_ray.schema import SCHEMA_VERSION, Ability, Trajectory
@@ -37,15 +38,11 @@ class DataSet:
 
     def __init__(self, run_dir: Path) -> None:
         self.folder = run_dir / "data"
-        path = self.folder / "manifest.json"
-        try:
-            self.manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise DataError(
-                f"{path}: no data set here: run the build stage with this run_dir first"
-            ) from error
-        except ValueError as error:
-            raise DataError(f"{path}: not valid JSON: {error}. {_AGAIN}") from error
+        path, sealed = self.folder / "manifest.json", read_seal(self.folder)
+        for name in (path.name, "dropped.jsonl"):
+            if (wrong := damaged(self.folder, sealed, name)) is not None:
+                raise DataError(wrong)
+        self.manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version = self.manifest.get("schema_version")
         if version != SCHEMA_VERSION:
             raise DataError(

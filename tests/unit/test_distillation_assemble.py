@@ -76,7 +76,7 @@ def test_the_same_trajectories_give_the_same_bytes_whatever_their_times_and_toke
     monkeypatch.setattr(room, "QUESTIONS_A_PART", 3)
     folder = build().folder
     before = [part.read_bytes() for part in parts(folder)]
-    assert len(before) == 2
+    assert len(before) == 3
     weather = {
         "generation_seconds": 9.0,
         "retrieval_seconds": 2.0,

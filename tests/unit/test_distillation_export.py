@@ -15,6 +15,7 @@ from steper_ray.distillation import export as room
 from steper_ray.distillation.export import SCHEMAS, export, split_of
 from steper_ray.distillation.export_card import FIELDS
 from steper_ray.distillation.portable import portable
+from steper_ray.distillation.seal import seal
 from steper_ray.errors import DataError
 from steper_ray.prompt import IRCOT
 from steper_ray.schema import EXAMPLE_SCHEMA, TRAJECTORY_SCHEMA, example_from_row, to_row, trajectory_from_row
@@ -98,7 +99,7 @@ def test_a_question_and_its_samples_are_never_in_two_splits(tmp_path):
         for number in range(1, 41)
         for sample in range(3)
     ]
-    assembled(tmp_path / "run", samples, samples=3, keep="all")
+    assembled(tmp_path / "run", samples, keep="all")
     report = export(tmp_path / "run", tmp_path / "out", validation=0.25)
     seen = {}
     for config, key in (("trajectories", "id"), ("examples", "question_id")):
@@ -154,22 +155,14 @@ def test_a_data_set_of_two_builds_is_refused_and_an_earlier_export_stays(run_dir
     export(run_dir, tmp_path / "out")
     before = files_of(tmp_path / "out")
     (part,) = (run_dir / "data" / "kept").glob("*.parquet")
-    dropped = run_dir / "data" / "dropped.jsonl"
-    told = dropped.read_text()
-    for lines, why in (
-        ("", "'q2' was kept, data/kept holds 'q3' in its place"),
-        (
-            told + '{"id": "q12", "reason": "spare", "error": null}',
-            "data/kept holds 'q12', which was not kept",
-        ),
-        (told + '{"id": "q0", "reason": "spare", "error": null}', "'q0', which is no trajectory here"),
-    ):
-        dropped.write_text(lines)
-        with pytest.raises(DataError, match=f"{why}.*Build again"):
-            export(run_dir, tmp_path / "out")
-    dropped.write_text(told)
+    whole = part.read_bytes()
     pq.write_table(pq.read_table(part), part, compression="none")
     with pytest.raises(DataError, match=r"part-00000.parquet: not what was written.*Build again"):
+        export(run_dir, tmp_path / "out")
+    part.write_bytes(whole)
+    dropped = run_dir / "data" / "dropped.jsonl"
+    dropped.write_text("")
+    with pytest.raises(DataError, match=r"dropped\.jsonl: not what was written.*Build again"):
         export(run_dir, tmp_path / "out")
     assert files_of(tmp_path / "out") == before
     assert {p.name for p in tmp_path.iterdir()} == {"run", "out"}
@@ -238,6 +231,7 @@ def test_no_key_no_address_and_no_absolute_path_leaves_the_machine(tmp_path, mon
         "url": "http://inner-host",
     }
     path.write_text(json.dumps(manifest))
+    seal(run_dir / "data", "", {})
     export(run_dir, tmp_path / "out")
     for name, content in files_of(tmp_path / "out").items():
         for private in (b"someone", b"inner-host", b"pass@", b"very-secret", str(tmp_path).encode()):

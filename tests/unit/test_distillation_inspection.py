@@ -5,14 +5,17 @@ import json
 from collections import Counter
 
 import pytest
-from distilled import assembled, trajectory, with_usage
+from distilled import assembled, rollout_set, trajectory, with_usage
 from typer.testing import CliRunner
 
 from steper_ray.cli import app
+from steper_ray.config import Config
+from steper_ray.distillation.assemble import assemble
 from steper_ray.distillation.inspection import DataSet, inspect
 from steper_ray.distillation.inspection_text import page, plain, summary
 from steper_ray.distillation.inspection_text import trajectory as show
 from steper_ray.distillation.measures import Repeats, StepCost, spread
+from steper_ray.distillation.seal import seal
 from steper_ray.errors import DataError
 from steper_ray.schema import SCHEMA_VERSION, Ability, Passage, Question
 
@@ -157,7 +160,7 @@ def test_the_command_pages_through_those_that_were_asked_for(data):
 
 
 def test_a_run_that_was_not_built_is_an_error_with_the_fix(tmp_path):
-    with pytest.raises(DataError, match=r"manifest\.json: no data set here: run the build stage"):
+    with pytest.raises(DataError, match=r"report\.json: no data set here: run the build stage"):
         DataSet(tmp_path)
 
 
@@ -165,8 +168,24 @@ def test_data_of_another_schema_is_an_error_with_the_fix(tmp_path):
     assembled(tmp_path, [trajectory(1)])
     path = tmp_path / "data" / "manifest.json"
     path.write_text(path.read_text().replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 2'))
+    seal(tmp_path / "data", "", {})
     with pytest.raises(DataError, match=r"manifest\.json: written in version 2 .*build again"):
         DataSet(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "dropped.jsonl", "report.json"])
+def test_a_flipped_bit_of_what_is_shown_is_named_and_a_build_writes_it_again(tmp_path, name):
+    found = rollout_set(tmp_path, [trajectory(1), trajectory(2, answer="Bo")])
+    config = Config(run_dir=tmp_path)
+    first = assemble(config, [found], run=1, skipped=0)
+    path = tmp_path / "data" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=rf"{name}: .*Build again: finished shards are kept"):
+        DataSet(tmp_path)
+    assert assemble(config, [found], run=1, skipped=0) == first
+    assert [seen.fate for seen in DataSet(tmp_path)] == ["kept", "wrong_answer"]
 
 
 def test_a_spread_is_median_95th_percentile_and_most():
