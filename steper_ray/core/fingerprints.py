@@ -96,16 +96,16 @@ def remembered(key: Any, compute: Callable[[], str], files: Iterable[Path] = ())
     """What `compute` returns, computed again only when the key, a plain JSON value, or one of the files has changed.
 
     `compute` must depend on nothing else. It is kept in this process and in the user's cache folder, but not where a
-    file has changed just now or while it was read.
+    file has changed just now.
     """
     paths = [path.resolve() for path in files]
     before = [_state(path) for path in paths]
     name = digest([key, before])
     if (found := _known.get(name) or _recall(name)) is None:
         found = compute()
-        if not _is_settled(before) or [_state(path) for path in paths] != before:
+        if not _is_settled(before):
             return found
-        with suppress(StorageError):  # without the cache folder it is computed again
+        with suppress(StorageError, RuntimeError):  # without the cache folder it is computed again
             write_text(_cache() / name, json.dumps([found, digest([name, found])]))
     _known[name] = found
     return found
@@ -126,11 +126,12 @@ def _recall(name: str) -> str | None:
     """What the cache folder has under a name; None for nothing, or for a damaged file."""
     try:
         found, check = json.loads((_cache() / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+    except (OSError, RuntimeError, ValueError, TypeError):
         return None
     return found if isinstance(found, str) and check == digest([name, found]) else None
 
 
 def _cache() -> Path:
+    """Raises RuntimeError for a user without a home."""
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(home).expanduser() / "steper_ray" / "fingerprints"

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from steper_ray.core.files import file_sha256, synchronise, write_text
@@ -32,10 +32,10 @@ def take(folder: Path) -> dict[str, tuple[int, str]]:
     return found
 
 
-def damage(folder: Path, sums: Sums) -> str | None:
+def damage(folder: Path, sums: Sums, read: Callable[[Path], str] = file_fingerprint) -> str | None:
     """What is wrong with the first file that is missing or not what was written; None if nothing.
 
-    A file is read once, and again when it changes (see `file_fingerprint`).
+    `read` returns a file's SHA-256: by default a file is read once, and again when it changes.
     """
     for name, (size, sha256) in sums.items():
         file = folder / name
@@ -44,7 +44,7 @@ def damage(folder: Path, sums: Sums) -> str | None:
         if size is not None and (found := file.stat().st_size) != size:
             return f"{name} has {found} bytes instead of {size}"
         try:
-            if file_fingerprint(file) != sha256:
+            if read(file) != sha256:
                 return f"{name} is not what was written (SHA-256)"
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
@@ -64,7 +64,7 @@ def listed(folder: Path) -> dict[str, tuple[None, str]] | None:
     except (OSError, ValueError):
         return None
     lines = [_LINE.fullmatch(line) for line in text.split("\n")[:-1]]
-    if not lines or not all(lines) or not text.endswith("\n"):
+    if not all(lines) or not text.endswith("\n"):
         return None
     return {line[2]: (None, line[1]) for line in lines if line}
 

@@ -15,6 +15,7 @@ from random import Random
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from steper_ray.core.files import write_text
 from steper_ray.corpora.miniature import make_worlds
 from steper_ray.miniature.curriculum import reading_tree, vocabulary_text
 from steper_ray.miniature.pretrain import new_model, train, train_tokenizer
@@ -94,7 +95,7 @@ def make_base(tokenizer: PreTrainedTokenizerBase, folder: Path, steps: int | Non
         )
         mark.unlink(missing_ok=True)  # never a mark beside the weights of another phase
         model.save_pretrained(folder)
-        mark.write_text(str(number))
+        write_text(mark, str(number))
     _finish(folder, {"model": "base", "phases": [asdict(phase) for phase in PHASES]})
 
 
@@ -139,7 +140,7 @@ def ship(folder: Path, assets: Path) -> None:
 
 
 def _finish(folder: Path, recipe: dict[str, object]) -> None:
-    (folder / DONE).write_text(json.dumps(recipe) + "\n", encoding="utf-8")
+    write_text(folder / DONE, json.dumps(recipe) + "\n")
 
 
 def _reading(tokenizer: PreTrainedTokenizerBase, phase: Phase) -> Iterator[list[Tree]]:

@@ -65,7 +65,7 @@ class Stored:
 
     def damage(self, rank: int = 0, of: int = 1) -> str | None:
         """What is wrong with every `of`-th file from `rank` on, so that workers can share the reading."""
-        return damage(self.folder, dict(sorted(self.files.items())[rank::of]))
+        return damage(self.folder, dict(sorted(self.files.items())[rank::of]), file_sha256)
 
 
 class Checkpoints:

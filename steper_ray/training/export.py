@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from steper_ray.core.files import remove_leftovers, replace_folder, temporary
 from steper_ray.core.probes import Probes, write_probes
-from steper_ray.core.sums import SUMS, sums_damage, write_sums
+from steper_ray.core.sums import sums_damage, write_sums
 from steper_ray.errors import TrainingError
 from steper_ray.training.job import PROVENANCE, Task
 from steper_ray.training.lora import save_adapters, save_merged
@@ -104,7 +104,7 @@ def export_kept(
             f"this job's checkpoints below {kept.parents[1] / 'ray'} to train again from the start"
         )
     with _replaced(task.job.output) as partial:
-        own = shutil.ignore_patterns(PROVENANCE, "README.md", SUMS)
+        own = shutil.ignore_patterns(PROVENANCE, "README.md")
         shutil.copytree(kept, partial, ignore=own, copy_function=_link, dirs_exist_ok=True)
         _describe(partial, task, _record(task, steps, summary, validation) | {"exported_step": step})
 

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 PROVENANCE = "steper.json"
 _SOURCES = "made_from.json"
+#: Folder of the best student so far, beside the metrics; removed when it is exported.
+BEST = "best"
 #: Settings that change how a student is trained but not which student comes out.
 _HOW = {
     "workers",

@@ -37,7 +37,7 @@ from steper_ray.core.files import locked
 from steper_ray.errors import SteperError, TrainingError
 from steper_ray.training.agreement import one_for_all
 from steper_ray.training.checkpoints import Checkpoints, Saver, WriteError, newest, writing
-from steper_ray.training.job import Task, TrainJob, TrainResult, finished, lost, make_task, note_sources
+from steper_ray.training.job import BEST, Task, TrainJob, TrainResult, finished, lost, make_task, note_sources
 from steper_ray.training.metrics import ProgressBars
 from steper_ray.training.students import Students
 from steper_ray.training.tokenising import with_tokens
@@ -76,8 +76,7 @@ def train(
                 beside.enter_context(locked(task.metrics.parent, "training"))
             for task in left:
                 if (wrong := lost(task)) is not None:
-                    logger.warning("job '%s' was trained, but %s. It goes on from its last checkpoint and is exported "
-                                   "again", task.name, wrong)  # fmt: skip
+                    _make_again(task, wrong, run_dir / "training" / "ray")
                 with writing("what the job is made from", task.metrics.parent):
                     note_sources(task)
                     Students(task).tidy()
@@ -103,6 +102,16 @@ def train(
         if result is None:
             raise TrainingError(f"job '{task.name}': training ended without an export in {task.job.output}")
     return [result for result in results if result is not None]
+
+
+def _make_again(task: Task, wrong: str, store: Path) -> None:
+    """Reports that a trained student is damaged or gone, and from where it is trained again."""
+    start = "its last checkpoint"
+    if task.job.config.validation.keep == "best" and not (task.metrics.parent / BEST).exists():
+        # The best student of steps before the checkpoint was removed when it was exported.
+        Checkpoints(store, store, task.name, task.fingerprint).clear_beyond(0)
+        start = "the start: checkpoints do not hold the best student"
+    logger.warning("job '%s' was trained, but %s. It is trained again from %s", task.name, wrong, start)
 
 
 def _absolute(job: TrainJob) -> TrainJob:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from steper_ray.config import TrainConfig, ValidationConfig
 from steper_ray.training.data import Item, batch_of
 from steper_ray.training.engine import Engine, Worker
-from steper_ray.training.job import Task, provenance
+from steper_ray.training.job import BEST, Task, provenance
 from steper_ray.training.objective import N_TASKS, by_task, task_divisors, task_sums
 from steper_ray.training.packing import Tree
 from steper_ray.training.shares import split
@@ -74,7 +74,7 @@ class Best:
     """
 
     def __init__(self, task: Task) -> None:
-        self.folder = task.metrics.parent / "best"
+        self.folder = task.metrics.parent / BEST
         self._config = task.job.config.validation
         look = None
         if dist.get_rank() == 0:

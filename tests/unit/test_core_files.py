@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -156,6 +157,13 @@ def test_what_is_read_from_files_is_read_once_until_one_of_them_or_the_key_chang
     cache.parent.write_text("no folder can be made here")
     assert [ask("new"), ask("new")] == ["ac"] * 2
     assert reads == ["ab", "ab", "ab", "ac", "ac"]
+
+    def homeless(_):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    assert [ask("newer"), ask("newer")] == ["ac"] * 2
+    assert len(reads) == 6
 
 
 def test_a_file_that_changed_just_now_or_while_it_was_read_is_read_again(tmp_path, cache, monkeypatch):

@@ -1,18 +1,20 @@
 """Jobs that are refused or locked, the schedule, DeepSpeed's settings and the log."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from training_examples import gold_examples, write_trajectories
-from training_jobs import task_of
+from training_jobs import export_of, task_of
 
 from steper_ray.config import TrainConfig
 from steper_ray.demo import STUDENTS, _settings
 from steper_ray.errors import LockedError, ModelError, TrainingError
 from steper_ray.training import engine, trainer
+from steper_ray.training.checkpoints import Checkpoints
 from steper_ray.training.engine import _uses_liger, deepspeed_config
 from steper_ray.training.job import TrainJob
 from steper_ray.training.loop import learning_rate, shape_and_tokenizer
@@ -170,6 +172,28 @@ def test_one_training_at_a_time_works_on_a_job_and_a_killed_one_lets_go(tmp_path
         other.kill()
     with pytest.raises(TrainingError, match=started):
         train([two, task.job], run_dir=tmp_path, progress=False)
+
+
+def test_a_damaged_student_is_trained_again_from_its_checkpoint_but_a_best_one_from_the_start(
+    tmp_path, examples, monkeypatch, caplog
+):
+    monkeypatch.setattr(trainer, "_fit", lambda tasks, run_dir: None)
+    for validation, kept, start in (
+        ({}, True, "its last checkpoint"),
+        ({"share": 0.5, "keep": "best"}, False, "the start: checkpoints do not hold the best student"),
+    ):
+        task = task_of(tmp_path, examples, validation=validation)
+        export_of(task)
+        (task.job.output / "SHA256SUMS").unlink()
+        store = tmp_path / "training" / "ray"
+        checkpoint = Checkpoints(store, store / "run", task.name, task.fingerprint).folder(3)
+        checkpoint.mkdir(parents=True)
+        with pytest.raises(TrainingError, match="ended without an export"):
+            train([task.job], run_dir=tmp_path, progress=False)
+        assert checkpoint.exists() == kept
+        said = f"job 'student' was trained, but {task.job.output}: SHA256SUMS is missing. It is trained again from "
+        assert said + start in caplog.messages
+        shutil.rmtree(task.job.output)
 
 
 def test_a_student_whose_config_or_tokenizer_does_not_load_is_named(tmp_path):
