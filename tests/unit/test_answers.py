@@ -102,6 +102,7 @@ def test_normalisation_follows_squad(text, normal):
             "The the a an",
             "a-the",
             "a - the",
+            "x  -  y",
             "an.a",
             "theatre",
             "then a",

@@ -117,6 +117,12 @@ def test_a_fact_that_is_stated_in_one_place_goes_before_names_that_only_meet_in_
     assert Ground("Who?", [apart, stated]).of("The employer of Bo is Dor.") == Grounds((1,), ())
 
 
+def test_a_passage_that_holds_more_of_the_claims_goes_before_one_that_states_fewer_in_one_place():
+    close = Passage("1", "Yew", "Alba and Bo met.")
+    more = Passage("2", "", "Alba sang. Bo danced. Cem left.")
+    assert Ground("Who?", [close, more]).of("Alba, Bo and Cem met at the wedding.") == Grounds((1,), ())
+
+
 def test_a_conclusion_stands_on_what_the_chain_found_before_it():
     ground = Ground("Who?", [Passage("1", "Eve", "Eve knows Dor."), Passage("2", "Bo", "Bo works for Dor.")])
     assert ground.of("So the answer is: Dor.") == Grounds((0,), ())
