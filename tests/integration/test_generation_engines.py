@@ -20,7 +20,13 @@ from waiting import answers, wait_until
 from steper_ray.answers import is_right
 from steper_ray.config import EngineConfig, ReasoningConfig, RetrievalConfig, SamplingConfig
 from steper_ray.corpora.miniature import make_corpus
-from steper_ray.errors import EngineDeadError, GenerationError, PromptTooLongError
+from steper_ray.errors import (
+    EngineDeadError,
+    EngineSetupError,
+    GenerationError,
+    PromptTooLongError,
+    RefusedError,
+)
 from steper_ray.generation import generate, open_generator, open_students
 from steper_ray.generation.tokens import load_tokenizer
 from steper_ray.models import resolve_model
@@ -224,8 +230,27 @@ async def test_text_prompts_are_the_endpoints_to_tokenise_and_its_own_limit_is_t
 async def test_token_ids_outside_of_the_vocabulary_fail_the_request_alone(engines, prompts, wanted, kind):
     with pytest.raises(GenerationError) as raised:
         await generate(engines[kind], [5, 10**6], GREEDY)
-    assert type(raised.value) is GenerationError
+    assert type(raised.value) is RefusedError
     assert (await generate(engines[kind], prompts[0], GREEDY)).text == wanted[0].text
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "adapter-1"])
+async def test_a_check_of_an_engine_that_answers_passes(engines, kind):
+    await engines[kind].check()
+
+
+@pytest.mark.parametrize("kind", ["openai", "teacher"])
+@pytest.mark.parametrize(
+    ("wrong", "words"), [({"model": "absent"}, "no model 'absent'"), ({"url": "/v2"}, r"engine\.url")]
+)
+async def test_a_check_names_the_setting_that_a_server_answers_nobody_with(engines, kind, wrong, words):
+    settings = engines[kind]._config.model_dump()
+    if "url" in wrong:
+        wrong = {"url": settings["url"].removesuffix("/v1") + wrong["url"]}
+    generator = open_generator(EngineConfig(**settings | wrong))
+    with pytest.raises(EngineSetupError, match=words):
+        await generator.check()
+    await generator.close()
 
 
 @pytest.mark.usefixtures("endless")
@@ -302,3 +327,5 @@ async def test_a_closed_engine_is_dead_for_open_streams_and_new_ones(engines):
             [chunk async for chunk in chunks]
     with pytest.raises(EngineDeadError, match="closed"):
         await generate(engine, [5, 6, 7], GREEDY)
+    with pytest.raises(EngineDeadError, match="closed"):
+        await engine.check()

@@ -40,6 +40,8 @@ async def test_an_engine_made_before_its_loop_answers_in_one_process_and_its_dea
                 [chunk async for chunk in chunks]
         with pytest.raises(EngineDeadError, match="died"):
             await generate(generator, [5, 6, 7], GREEDY)
+        with pytest.raises(EngineDeadError, match="died"):
+            await generator.check()
         await generator.close()
 
     await asyncio.to_thread(without_a_loop)
