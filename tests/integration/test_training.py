@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from steper_ray.config import TrainConfig
 from steper_ray.config.file import load_config
+from steper_ray.core.probes import read_probes
 from steper_ray.errors import TrainingError
 from steper_ray.models import resolve_model
 from steper_ray.prompt import IRCOT, PromptEncoder
@@ -37,7 +38,7 @@ SETTINGS = {
 #: What is trained, by name. All of them in one worker group.
 VARIANTS = {
     "tree": {},
-    "padded": {"packing": "padded", "attention": "dense", "rows_per_micro_batch": 3},
+    "padded": {"packing": "padded", "attention": "eager", "rows_per_micro_batch": 3},
     "checkpointed": {"gradient_checkpointing": True, "zero_stage": 2},
     "vanilla_kd": {"method": "vanilla_kd"},
 }
@@ -202,6 +203,10 @@ def test_an_exported_student_is_a_model_folder_with_its_provenance(trained):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     ids = tokenizer("Q: Who?\nA:", return_tensors="pt").input_ids
     assert model.generate(ids, max_new_tokens=3, do_sample=False).shape[1] > ids.shape[1]
+    for one in read_probes(folder).probes:
+        logprobs = model(input_ids=torch.tensor([one.prompt])).logits[0, -1].detach().log_softmax(dim=-1)
+        assert int(logprobs.argmax()) == one.token
+        assert float(logprobs[one.token]) == pytest.approx(one.logprob, abs=1e-5)
     assert {p.name for p in folder.parent.iterdir()} == set(VARIANTS)
     record = json.loads((folder / "steper.json").read_text())
     assert record["config"]["method"] == "steper"

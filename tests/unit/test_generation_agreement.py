@@ -66,7 +66,7 @@ async def test_another_model_is_refused_with_the_fix(folder, dtype, off):
 
 
 async def test_a_token_that_the_engine_does_not_list_is_off_by_the_least_listed_one_at_least(folder):
-    with pytest.raises(EngineSetupError, match="differ by 0.8 on average"):
+    with pytest.raises(EngineSetupError, match=r"differ by 0\.8 on average"):
         await check(folder, Engine(0.4, listed=False))
 
 
