@@ -252,22 +252,27 @@ def test_a_loss_that_is_no_number_stops_the_training_and_a_rerun_goes_on_from_th
     assert torch.isfinite(saved["difficulty"]["log_sigma"]).all()
 
 
-def test_a_student_that_does_not_see_a_whole_trajectory_is_refused(ray_cluster, tmp_path):
-    folder = tmp_path / "windowed"
+@pytest.mark.parametrize(
+    ("family", "settings", "said"),
+    [
+        (
+            "mistral",
+            {"intermediate_size": 32, "num_key_value_heads": 2, "sliding_window": 512},
+            r"has layers of sliding_attention.*lower train.row_tokens \(1024\)",
+        ),
+        ("bloom", {}, r"BloomForCausalLM\) cannot be trained exactly.*train.attention=eager"),
+    ],
+)
+def test_a_student_that_packing_does_not_fit_is_refused_before_its_first_step(
+    ray_cluster, tmp_path, family, settings, said
+):
+    folder = tmp_path / "odd"
     shape = AutoConfig.for_model(
-        "mistral",
-        vocab_size=1024,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        sliding_window=512,
+        family, vocab_size=1024, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, **settings
     )
     AutoModelForCausalLM.from_config(shape).save_pretrained(folder)
     AutoTokenizer.from_pretrained(resolve_model(STUDENT)).save_pretrained(folder)
-    windowed = job(tmp_path, "student", write(tmp_path), student=str(folder))
-    with pytest.raises(
-        TrainingError, match=r"has layers of sliding_attention.*lower train.row_tokens \(1024\)"
-    ):
-        train([windowed], run_dir=tmp_path, progress=False)
+    odd = job(tmp_path, "student", write(tmp_path), student=str(folder))
+    with pytest.raises(TrainingError, match=said):
+        train([odd], run_dir=tmp_path, progress=False)
+    assert not (tmp_path / "training" / "student" / "metrics.jsonl").exists()
