@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from steper_ray.config import TrainConfig
 from steper_ray.config.file import load_config
+from steper_ray.core.probes import read_probes
 from steper_ray.errors import TrainingError
 from steper_ray.models import resolve_model
 from steper_ray.prompt import IRCOT, PromptEncoder
@@ -37,7 +38,7 @@ SETTINGS = {
 #: What is trained, by name. All of them in one worker group.
 VARIANTS = {
     "tree": {},
-    "padded": {"packing": "padded", "attention": "dense", "rows_per_micro_batch": 3},
+    "padded": {"packing": "padded", "attention": "eager", "rows_per_micro_batch": 3},
     "checkpointed": {"gradient_checkpointing": True, "zero_stage": 2},
     "vanilla_kd": {"method": "vanilla_kd"},
 }
@@ -202,6 +203,10 @@ def test_an_exported_student_is_a_model_folder_with_its_provenance(trained):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     ids = tokenizer("Q: Who?\nA:", return_tensors="pt").input_ids
     assert model.generate(ids, max_new_tokens=3, do_sample=False).shape[1] > ids.shape[1]
+    for one in read_probes(folder).probes:
+        logprobs = model(input_ids=torch.tensor([one.prompt])).logits[0, -1].detach().log_softmax(dim=-1)
+        assert int(logprobs.argmax()) == one.token
+        assert float(logprobs[one.token]) == pytest.approx(one.logprob, abs=1e-5)
     assert {p.name for p in folder.parent.iterdir()} == set(VARIANTS)
     record = json.loads((folder / "steper.json").read_text())
     assert record["config"]["method"] == "steper"
@@ -264,22 +269,27 @@ def test_a_loss_that_is_no_number_stops_the_training_and_a_rerun_goes_on_from_th
     assert torch.isfinite(saved["difficulty"]["log_sigma"]).all()
 
 
-def test_a_student_that_does_not_see_a_whole_trajectory_is_refused(ray_cluster, tmp_path):
-    folder = tmp_path / "windowed"
+@pytest.mark.parametrize(
+    ("family", "settings", "said"),
+    [
+        (
+            "mistral",
+            {"intermediate_size": 32, "num_key_value_heads": 2, "sliding_window": 512},
+            r"has layers of sliding_attention.*lower train.row_tokens \(1024\)",
+        ),
+        ("bloom", {}, r"BloomForCausalLM\) cannot be trained exactly.*train.attention=eager"),
+    ],
+)
+def test_a_student_that_packing_does_not_fit_is_refused_before_its_first_step(
+    ray_cluster, tmp_path, family, settings, said
+):
+    folder = tmp_path / "odd"
     shape = AutoConfig.for_model(
-        "mistral",
-        vocab_size=1024,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        sliding_window=512,
+        family, vocab_size=1024, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, **settings
     )
     AutoModelForCausalLM.from_config(shape).save_pretrained(folder)
     AutoTokenizer.from_pretrained(resolve_model(STUDENT)).save_pretrained(folder)
-    windowed = job(tmp_path, "student", write(tmp_path), student=str(folder))
-    with pytest.raises(
-        TrainingError, match=r"has layers of sliding_attention.*lower train.row_tokens \(1024\)"
-    ):
-        train([windowed], run_dir=tmp_path, progress=False)
+    odd = job(tmp_path, "student", write(tmp_path), student=str(folder))
+    with pytest.raises(TrainingError, match=said):
+        train([odd], run_dir=tmp_path, progress=False)
+    assert not (tmp_path / "training" / "student" / "metrics.jsonl").exists()

@@ -10,7 +10,7 @@ from transformers import AutoConfig
 from steper_ray.config import EngineConfig
 from steper_ray.core.sums import write_sums
 from steper_ray.errors import ModelError
-from steper_ray.models import absolute_engine, check_adapter, partial_attention, resolve_model
+from steper_ray.models import absolute_engine, check_adapter, context_limit, partial_attention, resolve_model
 
 
 @pytest.mark.parametrize(
@@ -22,10 +22,22 @@ from steper_ray.models import absolute_engine, check_adapter, partial_attention,
         ("mistral", {"sliding_window": None}, 10**6, []),
         ("qwen2", {}, 10**6, []),
         ("gemma2", {"sliding_window": 4096}, 8192, ["sliding_attention"]),
+        ("llama4_text", {"attention_chunk_size": 4096}, 4096, []),
+        ("llama4_text", {"attention_chunk_size": 4096}, 4097, ["chunked_attention"]),
+        ("gpt_neo", {"window_size": 256}, 256, []),
+        ("gpt_neo", {"window_size": 256}, 257, ["local_attention"]),
+        ("qwen3_next", {}, 2, ["linear_attention"]),
     ],
 )
 def test_a_window_that_no_sequence_outgrows_is_full_attention(family, settings, tokens, kinds):
     assert partial_attention(AutoConfig.for_model(family, **settings), tokens) == kinds
+
+
+@pytest.mark.parametrize(
+    ("family", "limit"), [("llama", 2048), ("gpt2", 1024), ("mpt", 2048), ("bloom", None), ("mamba", None)]
+)
+def test_the_limit_of_a_context_is_found_by_any_of_its_names(family, limit):
+    assert context_limit(AutoConfig.for_model(family)) == limit
 
 
 def test_folders_become_whole_paths_and_names_stay(tmp_path, monkeypatch):

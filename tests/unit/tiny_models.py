@@ -45,10 +45,16 @@ _MORE = {
     "helium": {"head_dim": 8},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1, "state_size": 8},
     "mixtral": {"num_local_experts": 4},
-    "qwen2_moe": {"num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
-    "qwen3_moe": {"num_experts": 4, "moe_intermediate_size": 16},
+    "qwen2_moe": {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16,
+    },
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
     "qwen3_next": {
         "num_experts": 4,
+        "num_experts_per_tok": 2,
         "moe_intermediate_size": 16,
         "shared_expert_intermediate_size": 16,
         "layer_types": ["linear_attention", "full_attention"],
@@ -66,7 +72,7 @@ def tiny_config(family, **settings):
 
 
 def tiny_model(family, **settings):
-    """In float32, with eager attention; norms, biases and sinks are random too: none of them is the identity."""
+    """In float32, with eager attention. Norms, biases and sinks are random too: none of them is without effect."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(
         tiny_config(family, **settings), dtype=torch.float32, attn_implementation="eager"
