@@ -1,4 +1,4 @@
-"""Questions and passages -> step-wise examples, on Ray Data. The room's only module that knows Ray.
+"""Questions and passages -> kept trajectories, on Ray Data. The room's only module that knows Ray.
 
 One row is one shard of questions. An actor holds an engine and a retriever, takes several shards at a time
 and keeps `in_flight` trajectories going over all of them, so the engine never waits for the slowest question
