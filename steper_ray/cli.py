@@ -70,7 +70,7 @@ app.command()(estimate)
 
 @app.command()
 def train(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Train one student on the kept trajectories under run_dir and export it. A dry run tells the memory it needs too."""
+    """Train one student on the kept trajectories under run_dir and export it. A dry run prints its memory, too."""
 
     def stage(resolved: Config) -> None:
         result = stages().train(resolved)
