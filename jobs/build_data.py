@@ -1,4 +1,4 @@
-"""Questions and passages -> teacher trajectories -> step-wise examples, on Ray Data.
+"""Questions and passages -> teacher trajectories -> those that are kept, on Ray Data.
 
 Run as: ray job submit --working-dir . -- python jobs/build_data.py --config jobs/configs/miniature.yaml
 Overrides follow (`run_dir=/shared/run1 build.engines=8`); `--dry-run` prints the resolved config. A job that was

@@ -1,4 +1,4 @@
-"""Step-wise examples -> one student, by Ray Train and DeepSpeed ZeRO-3.
+"""Kept trajectories -> one student, by Ray Train and DeepSpeed ZeRO-3.
 
 Run as: ray job submit --working-dir . -- python jobs/train.py --config jobs/configs/miniature.yaml
 Overrides follow (`run_dir=/shared/run1 train.workers=8`); `--dry-run` prints the resolved config. A job that was

@@ -58,7 +58,7 @@ def index(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRu
 
 @app.command()
 def build(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Teacher rollouts, the answer filter and the step-wise examples."""
+    """Teacher rollouts, filters, and the trajectories that are kept."""
 
     def stage(resolved: Config) -> None:
         typer.echo(stages().build(resolved).summary())
@@ -73,7 +73,7 @@ app.command()(estimate)
 
 @app.command()
 def train(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Train one student on the examples under run_dir and export it. A dry run tells the memory it needs too."""
+    """Train one student on the kept trajectories under run_dir and export it. A dry run prints its memory, too."""
 
     def stage(resolved: Config) -> None:
         result = stages().train(resolved)

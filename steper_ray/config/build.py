@@ -1,4 +1,4 @@
-"""Settings of trajectories, their verifiers and the step-wise examples."""
+"""Settings of trajectories, their verifiers and which of them are kept."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class TeacherConfig(Section):
 
 
 class BuildConfig(Section):
-    """Trajectories and step-wise examples."""
+    """Trajectories, and which of them are kept."""
 
     teacher: Literal["engine", "annotation"] = "engine"
     """A model that reasons, or the chains written from gold decompositions and evidences (no model)."""

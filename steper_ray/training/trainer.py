@@ -86,17 +86,14 @@ def train(
             from steper_ray.training.fit import print_estimates  # and with it transformers
 
             print_estimates([(task.model, task.job.config) for task in left])
-        if left:
-            made = {task.name: task for task in with_tokens(left, run_dir, progress)}
-            tasks = [made.get(task.name, task) for task in tasks]
-        if progress and left:
             beside.enter_context(ProgressBars([(task.name, task.metrics) for task in left]))
         if watched := [task for task in tasks if task.job.config.validation.questions]:
             if judge is None:
                 raise TrainingError("train.validation.questions: this call of train() was given no `judge`")
             beside.enter_context(Watcher(watched, judge))
         if left:
-            _fit(tasks, run_dir)
+            ready = {task.name: task for task in with_tokens(left, run_dir, progress)}
+            _fit([ready.get(task.name, task) for task in tasks], run_dir)
     results = [finished(task) for task in tasks]
     for task, result in zip(tasks, results, strict=True):
         if result is None:

@@ -10,9 +10,10 @@ import pytest
 from training_examples import gold_examples, write_trajectories
 from training_jobs import export_of, task_of
 
-from steper_ray.config import TrainConfig
+from steper_ray import stages
+from steper_ray.config import Config, TrainConfig
 from steper_ray.demo import STUDENTS, _settings
-from steper_ray.errors import LockedError, ModelError, TrainingError
+from steper_ray.errors import DataError, LockedError, ModelError, TrainingError
 from steper_ray.training import engine, trainer
 from steper_ray.training.checkpoints import Checkpoints
 from steper_ray.training.engine import _uses_liger, deepspeed_config
@@ -253,3 +254,11 @@ def test_a_log_is_followed_line_by_line_and_anew_when_it_was_written_anew(tmp_pa
     log = MetricsLog(path, 1)
     log.write({"step": 2})
     assert follower.new() == [{"step": 1}, {"step": 2}]
+
+
+def test_a_run_without_kept_trajectories_says_which_stage_makes_them(tmp_path):
+    (tmp_path / "data" / "examples").mkdir(parents=True)  # what an earlier version built
+    with pytest.raises(
+        DataError, match=r"data/kept: no kept trajectories here: run the build .*finished shards are"
+    ):
+        stages.train(Config(run_dir=tmp_path))
