@@ -142,7 +142,7 @@ class Stable:
 
 
 def sentences(framework: Framework, piece: str) -> list[str]:
-    """A piece cut where the framework cuts steps; joined by blanks they are the piece again."""
+    """A piece cut where the framework cuts steps; but for the blanks between them they are the piece again."""
     found, rest = list[str](), piece
     while rest:
         head, _ = framework.cut(rest)

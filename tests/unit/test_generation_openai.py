@@ -95,7 +95,7 @@ async def test_an_endpoint_that_refuses_the_token_id_extension_is_asked_without_
 @pytest.mark.parametrize(
     ("status", "error", "kind", "words"),
     [
-        (400, refusal("too much", "context_length_exceeded"), PromptTooLongError, "fewer passages"),
+        (400, refusal("too much", "context_length_exceeded"), PromptTooLongError, "max_passage_chars"),
         (400, refusal("This model's maximum context length is 8 tokens."), PromptTooLongError, "is 8 tokens"),
         (422, {"detail": "prompt is too long"}, PromptTooLongError, "is too long"),
         (400, refusal("top_p is wrong"), RefusedError, "top_p is wrong"),

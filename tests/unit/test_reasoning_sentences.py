@@ -70,6 +70,7 @@ def test_sentences_end_in_every_script_and_lose_nothing(text):
         "Bo left. then came back",
         "Hi-sCoool! (セハガール)",
         "该值为３．５",
+        "ｗｗｗ．ｂｏ．ｊｐ",
         "अध्याय ॥१॥",
         "他说：“是。”",
         "是。 」",
