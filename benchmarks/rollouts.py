@@ -14,7 +14,7 @@ Prompts begin with the demonstrations, as the paper's configs have it for a teac
 (`--no-few-shot` leaves them out). `--units` gives the teacher the cost of a larger one that writes the same (wide.py).
 
 Each round runs (b), (c) and (d) in turn, each from an empty prefix cache; (a) runs once, over a part of the questions.
-Ray Data's own overhead is shown apart (rollout_overhead.py).
+The rollouts' own cost is shown apart (growth.py).
 
     python benchmarks/rollouts.py --json PATH
 """
@@ -143,9 +143,6 @@ def main() -> None:
         figures = asyncio.run(
             measure(args.worlds, args.in_flight, args.rounds, args.few_shot, args.units, Path(folder))
         )
-    from rollout_overhead import overhead
-
-    figures["ray_data"] = overhead(args.worlds)
     text = json.dumps(figures, indent=1) + "\n"
     if args.json is not None:
         args.json.write_text(text, encoding="utf-8")

@@ -24,15 +24,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from bench_verification import CONFIDENT, PURE, Spoken
 from planted import KINDS, planted
-from steper_ray.distillation.shards import ShardStore, cut
 
 from steper_ray import stages
 from steper_ray.cluster import connect
 from steper_ray.config import Config
 from steper_ray.config.file import load_config
-from steper_ray.distillation.assemble import Part, assemble
+from steper_ray.distillation.assemble import assemble
+from steper_ray.distillation.build import _spec, _teachers
 from steper_ray.distillation.inspection import KEPT, DataSet
 from steper_ray.evaluation.pipeline import EvalJob, evaluate
+from steper_ray.rollouts.questions import write_questions
+from steper_ray.rollouts.set import RolloutSet
 from steper_ray.schema import Trajectory
 from steper_ray.training.trainer import TrainJob, train
 
@@ -110,16 +112,17 @@ def assembled(
     run_dir: Path, config: Config, trajectories: Sequence[Trajectory], least: dict[str, float]
 ) -> Path:
     """A data set of these trajectories."""
-    store = ShardStore(run_dir / "data" / "trajectories", run_dir.name)
-    store.clean()
-    shards = cut([t.question for t in trajectories], config.build.shard_size, run_dir.name)
-    made = {t.question.id: t for t in trajectories}
-    for shard in shards:
-        store.commit(shard, [made[question.id] for question in shard.questions])
     verify = config.build.verify.model_copy(update=least)
     build = config.build.model_copy(update={"verify": verify})
     own = config.model_copy(update={"run_dir": run_dir, "build": build})
-    report = assemble(own, [Part({"version": run_dir.name}, shards, store, {})], run=len(shards), skipped=0)
+    spec, _ = _spec(own, _teachers(own)[0], run_dir, "", [])
+    found = RolloutSet(
+        spec, write_questions(run_dir / "questions", [t.question for t in trajectories], build.shard_size)
+    )
+    made = {t.question.id: t for t in trajectories}
+    for number, shard in enumerate(found.shards):
+        spec.store.commit(shard, [made[question.id] for question in found.questions.read(number)])
+    report = assemble(own, [found], run=len(found.shards), skipped=0)
     print(f"{run_dir.name:9} keeps {report.kept}, drops {report.dropped}", flush=True)
     return run_dir
 
