@@ -263,7 +263,7 @@ class OpenAIGenerator:
         if is_refusal(error) and not begun:
             slot.used(0)
         if is_overload(error):
-            # Whoever stands in the line waits no longer for another one's refusal than a generation may take.
+            # Cap the pause at the request timeout, so one Retry-After cannot stall the queue.
             slot.overloaded(min(after_s, self._config.timeout_s))
         ours = as_ours(error, self._config, opened, begun)
         unreached = is_unreached(error, opened)
