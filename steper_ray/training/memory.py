@@ -113,17 +113,18 @@ def activations(size: ModelSize, config: TrainConfig) -> float:
     # (as many as queries: masked attention repeats them), the output as it comes and as it is joined; the MLP's gate
     # before and after its activation, its other half, and their product.
     layer = 1.0 * tokens * (2 * (4 * hidden + 2 * width * hidden) + width * (5 * heads + 4 * inner))
-    # The additive mask that attention makes of a boolean one and keeps, in each layer.
+    # The additive mask: one for all layers, or what each layer makes of its boolean ones and keeps.
     seen = config.row_tokens**2 * config.rows_per_micro_batch
-    layer += width * seen * (SUPERVISED if config.attention in ("blocks", "flex") else 1.0)
-    # Scores as they are multiplied, capped or masked, and their softmax in float32 and in the model's dtype.
-    layer += size.scores * seen * (3 * width + 4)
+    mask = width * seen if config.attention in ("dense", "eager") else 0
+    layer += 0 if mask else width * seen * SUPERVISED
+    # Scores once they are capped, and their softmax in float32 and in the dtype of the model.
+    layer += size.scores * seen * (2 * width + 4)
     if config.lora is not None and config.lora.dropout:
         layer += tokens * width * (2 * (4 * hidden + heads + 2 * hidden + inner))
     backward = tokens * width * 3 * inner
     if config.gradient_checkpointing:
-        return size.layers * tokens * width * hidden + layer + backward
-    return size.layers * layer + backward
+        return size.layers * tokens * width * hidden + layer + backward + mask
+    return size.layers * layer + backward + mask
 
 
 def logits(size: ModelSize, config: TrainConfig) -> float:

@@ -80,7 +80,7 @@ def kept(config):
             position_ids=packed.position_ids,
             logits_to_keep=columns,
             use_cache=False,
-            **attention_inputs(packed, config.attention),
+            **attention_inputs(packed, config.attention, getattr(torch, config.dtype)),
         )
         example_losses(output.logits, packed, columns)
     return sum(storage.nbytes() for storage in storages.values())
