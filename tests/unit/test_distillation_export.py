@@ -171,6 +171,11 @@ def test_a_data_set_of_two_builds_is_refused_and_an_earlier_export_stays(run_dir
     pq.write_table(pq.read_table(part), part, compression="none")
     with pytest.raises(DataError, match=r"part-00000.parquet: not what was written.*Build again"):
         export(run_dir, tmp_path / "out")
+    noted = run_dir / "data" / "manifest.json"
+    earlier = {key: value for key, value in json.loads(noted.read_text()).items() if key != "kept_sha256"}
+    noted.write_text(json.dumps(earlier))
+    with pytest.raises(DataError, match=r"an earlier version built them.*Build again"):
+        export(run_dir, tmp_path / "out")
     assert files_of(tmp_path / "out") == before
     assert {p.name for p in tmp_path.iterdir()} == {"run", "out"}
 
