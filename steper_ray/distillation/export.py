@@ -159,6 +159,8 @@ def _write_rows(data: DataSet, fresh: Path, out: Path, validation: float) -> tup
 
 def _kept(data: DataSet) -> Iterator[Trajectory]:
     """The trajectories of all parts, one part in memory at a time; each part is verified against the manifest."""
+    if "kept_sha256" not in data.manifest:
+        raise _torn(data, "an earlier version built them and kept examples, not trajectories")
     for name, sha256 in sorted(data.manifest["kept_sha256"].items()):
         try:
             rows = read_table(data.folder / "kept" / name, sha256).to_pylist()
