@@ -124,8 +124,9 @@ class VllmGenerator:
         from vllm.sampling_params import SamplingParams
 
         params = SamplingParams(temperature=0.0, max_tokens=1, logprobs=LISTED)
-        async for output in self._outputs(ids, params, adapter):
-            (listed,) = output.outputs[0].logprobs
+        async with aclosing(self._outputs(ids, params, adapter)) as outputs:
+            async for output in outputs:
+                (listed,) = output.outputs[0].logprobs
         return {token: at.logprob for token, at in listed.items()}
 
     async def _outputs(self, ids: list[int], params: Any, adapter: Any) -> AsyncGenerator[Any, None]:

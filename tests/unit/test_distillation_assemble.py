@@ -72,24 +72,24 @@ def test_the_manifest_ties_config_identity_and_counts_together(build):
     assert manifest["kept_sha256"] == {part.name: file_sha256(part) for part in parts(report.folder)}
 
 
-def test_the_same_trajectories_give_the_same_bytes_whatever_their_times_and_tokens(build, monkeypatch):
+def test_the_same_trajectories_give_the_same_bytes_whatever_their_times_and_tokens(tmp_path, monkeypatch):
     monkeypatch.setattr(room, "QUESTIONS_A_PART", 3)
-    folder = build().folder
-    before = [part.read_bytes() for part in parts(folder)]
-    assert len(before) == 3
-    weather = {
+    other = {
         "generation_seconds": 9.0,
         "retrieval_seconds": 2.0,
         "usage": Usage(9, 8, 7),
         "mean_logprob": -0.1,
         "confidence": 0.3,
     }
-    build([
-        dataclasses.replace(t, steps=tuple(dataclasses.replace(s, **weather) for s in t.steps))
-        for t in TRAJECTORIES
-    ])  # fmt: skip
-    assert [part.read_bytes() for part in parts(folder)] == before
-    assert {p.name for p in folder.iterdir()} == {
+    folders = []
+    for name, change in (("one", {}), *((name, {name: value}) for name, value in other.items())):
+        steps = [tuple(dataclasses.replace(s, **change) for s in t.steps) for t in TRAJECTORIES]
+        made = [dataclasses.replace(t, steps=own) for t, own in zip(TRAJECTORIES, steps, strict=True)]
+        folders.append(assembled(tmp_path / name, made).folder)
+    first, *others = ([part.read_bytes() for part in parts(folder)] for folder in folders)
+    assert len(first) == 3
+    assert others == [first] * len(other)
+    assert {p.name for p in folders[0].iterdir()} == {
         "trajectories",
         "kept",
         "dropped.jsonl",

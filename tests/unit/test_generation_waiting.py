@@ -91,6 +91,9 @@ class OneByOne(VllmGenerator):
         self._timeout_s, self._llm, self._pulse = timeout_s, object(), Pulse()
         self._turn, self.ended = asyncio.Lock(), []
 
+    async def _agreed(self, adapter):
+        pass
+
     async def _outputs(self, ids, params, adapter):
         try:
             async with self._turn:

@@ -70,7 +70,7 @@ def test_an_export_lists_its_files_for_sha256sum_and_replaces_what_a_killed_one_
     left.mkdir()
     (left / "model.safetensors").touch()
     exported(task)
-    assert sorted(p.name for p in output.parent.iterdir()) == ["base", "examples.parquet", output.name]
+    assert sorted(p.name for p in output.parent.iterdir()) == ["base", "kept.parquet", output.name]
     told = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=output, capture_output=True, text=True)
     assert told.returncode == 0
     assert told.stdout.count(": OK") == len(list(output.iterdir())) - 1

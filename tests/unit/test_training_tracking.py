@@ -6,6 +6,7 @@ import logging
 import struct
 import sys
 import threading
+import time
 
 import pytest
 import wandb.proto.wandb_internal_pb2 as wandb_records
@@ -292,6 +293,8 @@ def test_wandb_offline_holds_every_step_of_both_starts_under_one_id(make, monkey
     task = make("wandb", tracking_project="reading")
     check_trackers([task])
     train(task, 0, 3)
+    started = int(time.time())  # W&B names a start's folder by the second
+    wait_until(lambda: int(time.time()) > started, "the next second")
     train(task, 1, 5, answers=[2])
     files = sorted((task.metrics.parent / "wandb").glob(f"offline-run-*/run-{task.fingerprint[:16]}.wandb"))
     rows = [row for file in files for row in wandb_history(file)]
