@@ -17,7 +17,6 @@ from typing import Any
 
 from steper_ray import stages
 from steper_ray.config import Config, TrainConfig
-from steper_ray.core.files import write_text
 
 STUDENTS = ("vanilla_kd", "vanilla_kd_equal_steps", "steper")
 _PACKAGES = ("steper-ray", "ray", "torch", "transformers", "deepspeed", "bm25s")
@@ -27,7 +26,7 @@ def run_demo(config: Config) -> dict[str, Any]:
     """Runs everything that is missing under `config.run_dir`; writes results.json and report.html there."""
     from steper_ray.evaluation.pipeline import EvalJob, evaluate
     from steper_ray.evaluation.report import write_report
-    from steper_ray.evaluation.results import assemble_results, read_metrics
+    from steper_ray.evaluation.results import assemble_results, read_metrics, save_results
     from steper_ray.evaluation.store import pick_samples
     from steper_ray.rollouts.spec import at_fixed_steps
     from steper_ray.training.trainer import train
@@ -66,7 +65,7 @@ def run_demo(config: Config) -> dict[str, Any]:
         config=json.loads(config.model_dump_json()),
         provenance=_provenance(time.monotonic() - started),
     )
-    write_text(config.run_dir / "results.json", json.dumps(results, indent=1))
+    save_results(config.run_dir, results)
     write_report(results, config.run_dir)
     return results
 

@@ -6,7 +6,6 @@ report.html. Heavy imports wait inside the functions, so that `--dry-run` and `-
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,12 +103,9 @@ def report(run_dir: Path) -> str:
     """Writes report.html from run_dir/results.json, or from the logs of its trainings where there is none; returns
     the table and the path of sigma for a terminal."""
     from steper_ray.evaluation.report import format_sigma, format_table, write_report
+    from steper_ray.evaluation.results import load_results
 
-    path = run_dir / "results.json"
-    try:
-        results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else _trainings(run_dir)
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON: {error}") from error
+    results = load_results(run_dir) or _trainings(run_dir)
     write_report(results, run_dir)
     return "\n".join(text for text in (format_table(results), format_sigma(results)) if text)
 

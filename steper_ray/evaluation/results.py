@@ -11,11 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from steper_ray.core.files import write_text
+from steper_ray.core.fingerprints import digest
 from steper_ray.errors import DataError
 from steper_ray.evaluation.scores import EvalScores, judge
 from steper_ray.evaluation.spread import aggregate, aggregate_groups
 from steper_ray.schema import Ability, Trajectory, to_row
 
+RESULTS = "results.json"
 MAX_POINTS = 400  # of one curve: more than a plot can show
 Evaluations = Mapping[str, Mapping[str, EvalScores]]
 
@@ -31,6 +34,28 @@ class TrainingLog:
     seed: int
     records: Sequence[Mapping[str, Any]]
     answers: Sequence[Mapping[str, Any]] = ()
+
+
+def save_results(run_dir: Path, results: Mapping[str, Any]) -> None:
+    """Writes run_dir/results.json with a check of itself. Raises StorageError."""
+    plain = json.loads(json.dumps(results))
+    write_text(run_dir / RESULTS, json.dumps({**plain, "check": digest(plain)}, indent=1) + "\n")
+
+
+def load_results(run_dir: Path) -> dict[str, Any] | None:
+    """What `save_results` wrote; None where nothing was. Raises DataError for a file that was changed since."""
+    path = run_dir / RESULTS
+    try:
+        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if results.pop("check") == digest(results):
+            return results
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, AttributeError):
+        pass
+    raise DataError(
+        f"{path}: not what was written. Run the command that wrote it again: what is done is kept"
+    )
 
 
 def read_metrics(path: Path, model: str, seed: int) -> TrainingLog:

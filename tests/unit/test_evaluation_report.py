@@ -11,7 +11,15 @@ from steper_ray import stages
 from steper_ray.errors import DataError
 from steper_ray.evaluation.figures import figures, sigma_optimum
 from steper_ray.evaluation.report import format_sigma, format_table, render, write_report
-from steper_ray.evaluation.results import TrainingLog, assemble_results, read_metrics, sample, thin
+from steper_ray.evaluation.results import (
+    TrainingLog,
+    assemble_results,
+    load_results,
+    read_metrics,
+    sample,
+    save_results,
+    thin,
+)
 from steper_ray.evaluation.scores import score_trajectories
 from steper_ray.schema import Hit, Passage, Question, Step, StopReason, Trajectory
 
@@ -338,3 +346,14 @@ def test_the_best_of_a_column_is_marked_and_the_teacher_is_no_competitor(results
         "100.0",
         *steper,
     ]  # the base shares the best recall; the teacher's 100.0 EM is not marked
+
+
+def test_results_that_were_changed_are_never_shown(tmp_path):
+    assert load_results(tmp_path) is None
+    results = {"models": {"steper": {"chain": {"em": 0.25}}}}
+    save_results(tmp_path, results)
+    assert load_results(tmp_path) == results
+    path = tmp_path / "results.json"
+    path.write_text(path.read_text().replace("0.25", "0.95"))
+    with pytest.raises(DataError, match=r"results\.json: not what was written"):
+        load_results(tmp_path)
