@@ -49,9 +49,9 @@ def _build(config: Config) -> BuildReport:
     long = source.long_passages(config.reasoning.max_passage_chars, config.reasoning.long_passages)
     made = 0
     for left in reversed(range(_TRIES)):
-        sets, new = _rollouts(config, source)
-        made += new
+        sets = list[RolloutSet]()
         try:
+            made += _rollouts(config, source, sets)
             report = assemble(config, sets, run=made, skipped=source.questions.skipped, passages=long)
         except DamagedShardError as error:
             if not left:
@@ -64,17 +64,18 @@ def _build(config: Config) -> BuildReport:
     raise AssertionError("the last try returns or raises")
 
 
-def _rollouts(config: Config, source: Source) -> tuple[list[RolloutSet], int]:
-    """The teachers' sets, one after the other, and how many shards were made just now."""
+def _rollouts(config: Config, source: Source, sets: list[RolloutSet]) -> int:
+    """Adds the teachers' sets, one after the other; returns how many shards were made just now."""
     from steper_ray.rollouts.run import run
 
-    sets, made = list[RolloutSet](), 0
+    made = 0
     for teacher in _teachers(config):
         spec, pool = _spec(config, teacher, source.index, source.corpus, sets)
-        found = RolloutSet(spec, source.questions)
-        made += sum(spec.store.manifest(shard) is None for shard in found.shards)
-        sets += run([spec], source.questions, pool, what="trajectories")
-    return sets, made
+        sets.append(RolloutSet(spec, source.questions))
+        new = sum(spec.store.manifest(shard) is None for shard in sets[-1].shards)
+        run([spec], source.questions, pool, what="trajectories")
+        made += new
+    return made
 
 
 def _teachers(config: Config) -> tuple[TeacherConfig, ...]:

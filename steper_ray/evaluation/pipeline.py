@@ -56,9 +56,10 @@ def evaluate(
     files = _files(config, jobs)
     with locked(config.run_dir, "evaluation"):
         test_set = _open_test_set(config, questions)
+        sets = {job: RolloutSet(_spec(config, job, test_set), test_set.questions) for job in jobs}
         for left in reversed(range(_TRIES)):
-            sets = _run(config, jobs, test_set, shown=progress)
             try:
+                _ask(config, list(sets.values()), test_set, shown=progress)
                 scores = {job: _scores(config, job, files[job], sets[job]) for job in jobs}
                 break
             except DamagedShardError:
@@ -98,14 +99,11 @@ def _open_test_set(config: Config, questions: Sequence[Question] | None) -> Sour
     )
 
 
-def _run(
-    config: Config, jobs: Sequence[EvalJob], test_set: Source, *, shown: bool
-) -> dict[EvalJob, RolloutSet]:
-    """The jobs' sets, complete up to what is owed."""
-    own, specs = config.evaluate, [_spec(config, job, test_set) for job in jobs]
+def _ask(config: Config, sets: Sequence[RolloutSet], test_set: Source, *, shown: bool) -> None:
+    """Asks what is missing of the sets, so that they are complete up to what is owed."""
+    own = config.evaluate
     pool = Pool(own.engines, own.in_flight, own.num_cpus, own.num_gpus, "evaluate")
-    sets = run(specs, test_set.questions, pool, what="evaluate", shown=shown)
-    return dict(zip(jobs, sets, strict=True))
+    run([found.spec for found in sets], test_set.questions, pool, what="evaluate", shown=shown)
 
 
 def _spec(config: Config, job: EvalJob, test_set: Source) -> RolloutSpec:

@@ -26,6 +26,7 @@ from steper_ray.rollouts.deaths import Deaths, Verdicts
 from steper_ray.rollouts.progress import Now, Progress
 from steper_ray.rollouts.questions import QuestionFile
 from steper_ray.rollouts.set import OwedReport, RolloutSet, owed_report
+from steper_ray.rollouts.shards import DamagedShardError
 from steper_ray.rollouts.spec import Pool, RolloutSpec
 from steper_ray.rollouts.work import Work
 
@@ -204,8 +205,15 @@ def _committed(job: Job, missing: dict[int, list[int]], notes: Any) -> Iterator[
     dataset.context.print_on_execution_start = False
     for row in _alive(lambda: _rows(dataset)):
         if row["error"] is not None:
-            raise getattr(errors, row["kind"], SteperError)(row["error"])
+            raise _error(row["kind"], row["error"])
         yield (row["spec"], row["shard"]), Work(**row["work"])
+
+
+def _error(kind: str, message: str) -> SteperError:
+    """An actor's error, with its own type."""
+    found = DamagedShardError if kind == DamagedShardError.__name__ else getattr(errors, kind, SteperError)
+    error: SteperError = found(message)
+    return error
 
 
 def _rows(dataset: Any) -> Iterator[dict[str, Any]]:

@@ -26,6 +26,8 @@ from steper_ray.core.fingerprints import digest
 from steper_ray.errors import DataError
 from steper_ray.schema import TRAJECTORY_SCHEMA, Trajectory, to_row, trajectory_from_row
 
+_AGAIN = "Run the same command again: this shard alone is redone"
+
 
 @dataclass(frozen=True, slots=True)
 class Owed:
@@ -59,13 +61,6 @@ class ShardManifest:
 
 class DamagedShardError(DataError):
     """A committed shard whose file is missing or not what was written."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(f"{why}. Run the same command again: this shard alone is redone")
-        self._why = why
-
-    def __reduce__(self) -> tuple[type[DamagedShardError], tuple[str]]:
-        return DamagedShardError, (self._why,)
 
 
 class ShardStore:
@@ -133,11 +128,11 @@ class ShardStore:
         manifest = self.manifest(shard)
         path = self._path(shard, "parquet")
         if manifest is None:
-            raise DamagedShardError(f"{path}: missing, or its manifest was changed")
+            raise DamagedShardError(f"{path}: missing, or its manifest was changed. {_AGAIN}")
         try:
             return read_table(path, manifest.sha256)
         except DataError as error:
-            raise DamagedShardError(str(error)) from error
+            raise DamagedShardError(f"{error}. {_AGAIN}") from error
 
     def read(self, shard: str) -> Iterator[Trajectory]:
         """The trajectories of a committed shard. Raises DamagedShardError."""
