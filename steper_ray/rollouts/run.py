@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -111,7 +111,6 @@ class _RayNotes:
     """The notes as an actor reaches them."""
 
     handle: Any
-    actor: str = field(default="")
 
     def _me(self) -> str:
         return str(ray.get_runtime_context().get_actor_id())
