@@ -1,12 +1,49 @@
 """Which Ray a command runs on: the cluster that RAY_ADDRESS names (as in a submitted job), or one of its own.
 
-Imported by the command line alone; the stages take the Ray they find.
+The command line connects; the stages take the Ray they find, and ask here what its nodes lack.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What each of `count` processes reserves; `settings` are the config fields that set count, CPUs and GPUs."""
+
+    count: int
+    num_cpus: float
+    num_gpus: float
+    settings: tuple[str, str, str]
+
+
+def lacking(need: Need) -> str:
+    """Why no more of the processes start: what the nodes of the cluster do not have. Empty where there is room.
+
+    Nodes that an autoscaler may still add are not known: who waits for them sees what is waited for.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    wanted = {"CPU": need.num_cpus, "GPU": need.num_gpus}
+    asked = {name: amount for name, amount in wanted.items() if amount}
+    room = sum(
+        min((int(node.get(name, 0) // amount) for name, amount in asked.items()), default=need.count)
+        for node in nodes
+    )
+    if room >= need.count:
+        return ""
+    fields = dict(zip(("CPU", "GPU"), need.settings[1:], strict=True))
+    each = " and ".join(
+        f"{amount:g} {name}s ({fields[name]}; the largest node has {max(n.get(name, 0) for n in nodes):g})"
+        for name, amount in asked.items()
+    )
+    return (
+        f"waiting for the cluster: {need.settings[0]}={need.count} of {each} each; there is room for {room}"
+    )
 
 
 def connect() -> None:

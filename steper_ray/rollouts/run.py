@@ -17,6 +17,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from steper_ray import errors
+from steper_ray.cluster import Need, lacking
 from steper_ray.core.files import remove_unfinished
 from steper_ray.core.progress import Bar
 from steper_ray.errors import EngineDeadError, OwedError, SteperError
@@ -159,24 +160,15 @@ def _look(job: Job, notes: Any) -> Callable[[], Now]:
         starts, in_flight, work = ray.get(notes.snapshot.remote(), timeout=30)
         work.questions //= per_question
         waits = not starts and time.monotonic() - began > _WAIT_S
-        return Now(in_flight, work, _lacking(job.pool) if waits else "")
+        return Now(in_flight, work, lacking(_need(job.pool)) if waits else "")
 
     return look
 
 
-def _lacking(pool: Pool) -> str:
-    """Why no engine starts: what no node of the cluster has; empty where one has it all."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    needs = {"CPU": pool.num_cpus, "GPU": pool.num_gpus}
-    if any(all(node.get(name, 0) >= need for name, need in needs.items()) for node in nodes):
-        return ""
-    most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in needs}
-    lacks = " and ".join(
-        f"{need:g} {name}s ({pool.section}.num_{name.lower()}s; the largest node has {most[name]:g})"
-        for name, need in needs.items()
-        if need > most[name] or need
-    )
-    return f"waiting for the cluster: an engine needs {lacks}"
+def _need(pool: Pool) -> Need:
+    """Of one engine: a run begins with the first that starts."""
+    fields = (f"{pool.section}.{name}" for name in ("engines", "num_cpus", "num_gpus"))
+    return Need(1, pool.num_cpus, pool.num_gpus, tuple(fields))  # type: ignore[arg-type]
 
 
 def _committed(job: Job, missing: dict[int, list[int]], notes: Any) -> Iterator[tuple[Tag, Work]]:

@@ -32,6 +32,7 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 
+from steper_ray.cluster import Need, lacking
 from steper_ray.config import TrainConfig
 from steper_ray.core.files import locked
 from steper_ray.errors import SteperError, TrainingError
@@ -149,6 +150,15 @@ def _fit(tasks: Sequence[Task], run_dir: Path) -> None:
     # Ray Train's own list of checkpoints is written in place, and a list that was cut short, or that names a folder
     # which is gone, stops every later run. What counts here are the seals in the checkpoints (checkpoints.py).
     (store / name / CHECKPOINT_MANAGER_SNAPSHOT_FILENAME).unlink(missing_ok=True)
+    if missing := lacking(
+        Need(
+            config.workers,
+            config.num_cpus,
+            float(config.use_gpu),
+            ("train.workers", "train.num_cpus", "train.use_gpu"),
+        )
+    ):
+        logger.warning("training: %s", missing)
     trainer = TorchTrainer(
         _run_worker,  # type: ignore[arg-type]  # Ray's stubs do not know that a worker may return a value
         train_loop_config={"tasks": list(tasks), "store": store, "home": store / name},

@@ -5,12 +5,12 @@ import threading
 
 import pytest
 
+from steper_ray.cluster import Need, lacking
 from steper_ray.core.progress import Bar
 from steper_ray.errors import EngineDeadError, OwedError
 from steper_ray.rollouts import run
 from steper_ray.rollouts.progress import Now, Progress
 from steper_ray.rollouts.set import OwedReport
-from steper_ray.rollouts.spec import Pool
 from steper_ray.rollouts.work import Work
 
 
@@ -19,18 +19,20 @@ def nodes(*resources, alive=True):
 
 
 @pytest.mark.parametrize(
-    ("pool", "said"),
+    ("count", "cpus", "gpus", "said"),
     [
-        (Pool(1, 8, 1.0, 0.0, "build"), ""),
-        (Pool(1, 8, 64.0, 0.0, "build"), "an engine needs 64 CPUs (build.num_cpus; the largest node has 8)"),
-        (Pool(1, 8, 1.0, 4.0, "evaluate"), "4 GPUs (evaluate.num_gpus; the largest node has 2)"),
+        (5, 2.0, 0.0, ""),
+        (1, 0.0, 0.0, ""),
+        (1, 64.0, 0.0, "x.count=1 of 64 CPUs (x.cpus; the largest node has 8) each; there is room for 0"),
+        (1, 1.0, 4.0, "4 GPUs (x.gpus; the largest node has 2)"),
         # Each of them is somewhere, but no node has both.
-        (Pool(1, 8, 4.0, 2.0, "build"), "4 CPUs (build.num_cpus; the largest node has 8) and 2 GPUs"),
+        (1, 4.0, 2.0, "4 CPUs (x.cpus; the largest node has 8) and 2 GPUs"),
+        (6, 2.0, 0.0, "x.count=6 of 2 CPUs (x.cpus; the largest node has 8) each; there is room for 5"),
     ],
 )
-def test_what_no_node_of_the_cluster_has_is_said(monkeypatch, pool, said):
+def test_what_the_nodes_of_the_cluster_lack_is_said(monkeypatch, count, cpus, gpus, said):
     monkeypatch.setattr(run.ray, "nodes", lambda: nodes({"CPU": 8.0}, {"CPU": 2.0, "GPU": 2.0}))
-    found = run._lacking(pool)
+    found = lacking(Need(count, cpus, gpus, ("x.count", "x.cpus", "x.gpus")))
     assert said in found
     assert bool(found) == bool(said)
 
