@@ -27,7 +27,7 @@ _VERIFY = ("build.verify.grounding=0.5", "build.verify.support=0.5")
 
 
 def write_corpus(folder: Path, questions: int) -> list[str]:
-    """The settings of a plain corpus of so many questions, written below `folder`."""
+    """Writes a plain corpus of this many questions below `folder`; returns its settings."""
     from steper_ray.corpora.miniature import make_corpus
     from steper_ray.schema import to_row
 

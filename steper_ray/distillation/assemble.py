@@ -4,7 +4,7 @@
 - A part is one task over some shards; memory does not grow with the number of questions.
 - data/kept/ is swapped in as a whole folder, and its files' SHA-256 stand in the manifest.
 
-Ray runs the tasks (rollouts/tasks.py); nothing here knows it.
+Ray runs the tasks (core/tasks.py); nothing here knows it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import pyarrow as pa
 from steper_ray.config import BuildConfig, Config
 from steper_ray.core.files import replace_folder, storing, write_table, write_text
 from steper_ray.core.fingerprints import code_digest, digest
+from steper_ray.core.tasks import in_order
 from steper_ray.distillation.columns import Columns
 from steper_ray.distillation.dropped import Dropped, page
 from steper_ray.distillation.filtering import choose, reason_to_drop
@@ -31,7 +32,6 @@ from steper_ray.errors import DataError
 from steper_ray.rollouts.scores import ScoreStore
 from steper_ray.rollouts.set import RolloutSet
 from steper_ray.rollouts.shards import ShardStore
-from steper_ray.rollouts.tasks import in_order
 from steper_ray.schema import SCHEMA_VERSION, SCORE_SCHEMA, StepScore, to_row
 
 QUESTIONS_A_PART = 1024  # bounds the memory of a task; a part is one file

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from steper_ray.config import Config, TeacherConfig
 from steper_ray.core.files import locked
+from steper_ray.core.tasks import in_order
 from steper_ray.distillation.assemble import assemble
 from steper_ray.distillation.report import BuildReport
 from steper_ray.models import absolute_engine
@@ -23,7 +24,6 @@ from steper_ray.rollouts.spec import (
     absolute_verify,
     at_fixed_steps,
 )
-from steper_ray.rollouts.tasks import in_order
 
 logger = logging.getLogger(__name__)
 

@@ -102,7 +102,7 @@ class BuildReport:
     sources: dict[str, SourceCount] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values but for what belongs to one call; `from_json` reads it back."""
+        """Plain JSON values without what belongs to one call (folder, shards_run); `from_json` reads it back."""
         return {name: value for name, value in asdict(self).items() if name not in ("folder", "shards_run")}
 
     @classmethod

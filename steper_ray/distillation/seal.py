@@ -1,7 +1,7 @@
 """The seal of a build's data: the SHA-256 of each of its files, what they were made of, and a check of the seal itself.
 
-Nothing below data/ is shown, exported or taken for finished unless it is what the seal names. Trajectory shards carry
-seals of their own.
+Nothing below data/ is shown, exported or taken for finished unless it is what the seal names. Trajectory shards have
+their own manifests.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from functools import partial
 
 from steper_ray.config import Config
 from steper_ray.core.files import locked
+from steper_ray.core.tasks import in_order
 from steper_ray.errors import DataError
 from steper_ray.evaluation.scores import EvalScores, Scored
 from steper_ray.evaluation.store import (
@@ -27,7 +28,6 @@ from steper_ray.rollouts.set import RolloutSet, owed_report
 from steper_ray.rollouts.shards import DamagedShardError
 from steper_ray.rollouts.sources import Source, open_source
 from steper_ray.rollouts.spec import Pool, RolloutSpec, absolute_reasoning
-from steper_ray.rollouts.tasks import in_order
 from steper_ray.schema import Question, StopReason
 
 __all__ = ["EvalJob", "evaluate"]
@@ -89,7 +89,7 @@ def _files(config: Config, jobs: Sequence[EvalJob]) -> dict[EvalJob, JobFiles]:
 
 
 def _open_test_set(config: Config, questions: Sequence[Question] | None) -> Source:
-    """`retrieval.index_dir` is the index of the top-level corpus; a test set of its own has its own index."""
+    """`retrieval.index_dir` is the index of the top-level corpus; another test set has another index."""
     own, source = config.evaluate, config.evaluate.corpus or config.corpus
     retrieval = config.retrieval
     if source != config.corpus:

@@ -60,8 +60,8 @@ def question_judge(config: Config) -> Callable[[Path, str, int], dict[str, Any]]
         own = one.config.model_copy(update={"run_dir": config.run_dir / "training" / name})
         job = EvalJob(f"step-{step}", str(model), config.reasoning.unit)
         scores = evaluate(own, [job], questions=one.questions, progress=False)[job.name][job.unit]
-        told = {metric: getattr(scores, metric) for metric in METRICS}
-        return {"unit": job.unit, "n": scores.n, "errors": scores.errors, "owed": scores.owed, **told}
+        means = {metric: getattr(scores, metric) for metric in METRICS}
+        return {"unit": job.unit, "n": scores.n, "errors": scores.errors, "owed": scores.owed, **means}
 
     return judge
 

@@ -1,6 +1,6 @@
 """A corpus made ready for rollouts: its questions as a file, its index, its fingerprint.
 
-- All reading is done in tasks of their own, so that the driver's memory does not grow with the corpus.
+- Tasks read the corpus, so that the driver's memory does not grow with it.
 - A corpus whose files have not changed is not read again.
 """
 
@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 
 from steper_ray.config import CorpusConfig, RetrievalConfig
+from steper_ray.core.tasks import in_order
 from steper_ray.corpora import open_corpus
 from steper_ray.retrieval import ensure_index, index_folder, long_passages
 from steper_ray.rollouts.questions import QuestionFile, known_questions, write_questions
-from steper_ray.rollouts.tasks import in_order
 from steper_ray.schema import Question
 
 
@@ -42,7 +42,7 @@ def open_source(
     questions: Sequence[Question] | None = None,
     num_cpus: float = 1,
 ) -> Source:
-    """Reads and indexes what is not there yet below `run_dir`; `questions` take the place of the corpus' own.
+    """Reads and indexes what is not there yet below `run_dir`; `questions` replace those of the corpus.
 
     Raises DataError, RetrievalError and StorageError.
     """

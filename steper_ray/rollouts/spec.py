@@ -61,7 +61,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class RolloutSpec:
-    """One teacher or student over a file of questions. Paths are absolute: actors work in folders of their own.
+    """One teacher or student over a file of questions. Paths are absolute: an actor's working folder is another one.
 
     `source` names the teacher in its trajectories. `before` are the shards of earlier teachers: with
     `asking.until_right` a question is asked only where none of them has a right answer and none is owed.

@@ -9,16 +9,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import ray
 from filelock import FileLock
-from tqdm import tqdm
 
 from steper_ray.core.files import remove_unfinished, storing
-from steper_ray.errors import ModelError, SteperError, TrainingError
+from steper_ray.core.progress import Bar
+from steper_ray.core.tasks import in_order
+from steper_ray.errors import ModelError, TrainingError
 from steper_ray.training.job import Task
 from steper_ray.training.sources import Source, sources_of
 from steper_ray.training.tokens import Tokens, is_whole, note_of, tokens_key, write_tokens
@@ -75,26 +75,16 @@ def _make(files: dict[Path, Source], model: str, key: str, progress: bool) -> No
     for file in files:
         if note_of(file) is not None:
             logger.warning("%s: damaged (its SHA-256 is not the one noted): it is made again", file)
-    waiting = [_task.remote(source, file, model, key) for file, source in files.items()]
-    with tqdm(total=len(waiting), desc="tokens", unit="file", disable=not progress) as bar:
-        while waiting:
-            done, waiting = ray.wait(waiting)
-            for message in ray.get(done):
-                if message is not None:
-                    for task in waiting:
-                        ray.cancel(task)
-                    raise TrainingError(message)
-            bar.update(len(done))
+    bar = Bar("tokens", "files", len(files), shown=progress)
+    for done, _ in enumerate(in_order(partial(_write, model, key), files.items()), 1):
+        bar.show(done)
+    bar.close()
 
 
-@ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
-def _task(source: Source, file: Path, model: str, key: str) -> str | None:
-    """Makes one token file. Returns the message of an error that no retry can correct."""
-    try:
-        write_tokens(source, file, _tokenizer(model, key))
-    except SteperError as error:
-        return str(error)
-    return None
+def _write(model: str, key: str, made: tuple[Path, Source]) -> None:
+    """Makes one token file."""
+    file, source = made
+    write_tokens(source, file, _tokenizer(model, key))
 
 
 @lru_cache(maxsize=2)

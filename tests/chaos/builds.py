@@ -56,7 +56,7 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """The first sight of so many shards committed: others are in the middle then."""
+    """When `count` shards are first seen committed: others are in the middle then."""
 
     count: int
 

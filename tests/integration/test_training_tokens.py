@@ -46,7 +46,7 @@ def test_only_what_is_missing_or_damaged_is_made_and_a_rerun_asks_no_ray(kept, t
     assert [before[file][0] == after[file][0] for file in (damaged, missing, whole)] == [False, False, True]
     assert f"{damaged}: damaged" in caplog.text
     assert {p.suffix for p in damaged.parent.iterdir() if p.name != ".lock"} == {".arrow", ".json"}
-    monkeypatch.setattr(tokenising, "_task", None)
+    monkeypatch.setattr(tokenising, "in_order", None)
     assert tokenise(kept, BASE, tmp_path, progress=False) == tokens
 
 

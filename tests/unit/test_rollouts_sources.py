@@ -7,11 +7,11 @@ import os
 import pytest
 
 from steper_ray.config.file import load_config
+from steper_ray.core.tasks import in_order
 from steper_ray.corpora.corpus import Corpus
 from steper_ray.corpora.miniature import make_corpus
 from steper_ray.errors import DataError
 from steper_ray.rollouts.sources import open_source
-from steper_ray.rollouts.tasks import in_order
 from steper_ray.schema import to_row
 
 PASSAGES, QUESTIONS = make_corpus(5, 1, 6, "train")

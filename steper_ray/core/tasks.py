@@ -1,4 +1,7 @@
-"""A function over many items, in order: by Ray tasks where Ray runs, else in this process."""
+"""A function over many items, in order: by Ray tasks where Ray runs, else in this process.
+
+Ray is imported when the function is called, so that pure rooms may use it.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def in_order(function: Callable[[T], R], items: Iterable[T], num_cpus: float = 1
     def call(item: T) -> R:  # Ray takes no partial
         return function(item)
 
-    task = ray.remote(call).options(num_cpus=min(num_cpus, 1))
+    task = ray.remote(call).options(num_cpus=min(num_cpus, 1), scheduling_strategy="SPREAD")
     ahead = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting: deque[Any] = deque()
     stream = iter(items)
