@@ -70,14 +70,14 @@ class Deaths:
         return Verdicts(frozenset(suspects), given_up)
 
     def asked(self, actor: str, keys: Iterable[str], alone: bool) -> None:
-        """The actor is about to ask these."""
-        life = self._lives[actor]
+        """The actor is about to ask these. One that is not known began before these notes did."""
+        life = self._lives.setdefault(actor, _Life())
         life.asked.update(keys)
         life.alone = next(iter(keys), None) if alone else None
 
     def done(self, actor: str, keys: Iterable[str]) -> None:
         """These have an end, whichever it is."""
-        life = self._lives[actor]
+        life = self._lives.setdefault(actor, _Life())
         life.asked.difference_update(keys)
         life.alone = None
         for key in keys:

@@ -74,7 +74,10 @@ def check_owed(report: OwedReport, max_failed: float, what: str) -> None:
 
 
 class NotesActor:
-    """The notes of all actors of a run: deaths, and what is done but not committed yet."""
+    """The notes of all actors of a run: deaths, and what is done but not committed yet.
+
+    If its process dies it begins with none: a question that killed engines is suspected a little later.
+    """
 
     def __init__(self) -> None:
         self._deaths = Deaths()
@@ -134,9 +137,13 @@ class _RayNotes:
 
 
 def _start_notes() -> Any:
-    """On this driver's node: it lives as long as the run."""
+    """On this driver's node, for as long as the run."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(NotesActor).options(num_cpus=0, scheduling_strategy=here).remote()
+    return (
+        ray.remote(NotesActor)
+        .options(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1)
+        .remote()
+    )
 
 
 def _pass(job: Job, missing: dict[int, list[int]], notes: Any, *, what: str, shown: bool) -> None:

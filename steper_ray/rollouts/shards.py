@@ -1,8 +1,10 @@
 """Shards of trajectories on disk: the unit that is committed, verified, reused and redone.
 
 - A shard's id is a hash of its questions and of the set's identity: a committed shard is what a rerun would write.
-- It is committed once its manifest stands, which is written after the Parquet file and carries that file's SHA-256
-  and a check of itself; a shard that differs from its manifest is not committed.
+- It is committed once its manifest stands, which is written after the Parquet file and carries that file's name and
+  SHA-256 and a check of itself; a shard that differs from its manifest is not committed.
+- What is committed is never lost: a shard that is written again, because it owes something, goes to another file, and
+  its manifest is replaced in one step.
 - Final trajectories are rows; what is owed stands in the manifest, with the error and the number of attempts.
 
 Pure files: no engine, no Ray.
@@ -49,6 +51,7 @@ class ShardManifest:
 
     id: str
     identity: str
+    file: str
     sha256: str
     stop_reasons: dict[str, int]
     owed: tuple[Owed, ...]
@@ -76,9 +79,13 @@ class ShardStore:
     def manifest(self, shard: str) -> ShardManifest | None:
         """The manifest of a committed shard; None where there is none, or it was changed, or its file is missing."""
         try:
-            fields = json.loads(self._path(shard, "json").read_text(encoding="utf-8"))
+            fields = json.loads(self._note(shard).read_text(encoding="utf-8"))
             check = fields.pop("check")
-            if check != digest(fields) or fields["id"] != shard or not self._path(shard, "parquet").is_file():
+            if (
+                check != digest(fields)
+                or fields["id"] != shard
+                or not (self.folder / fields["file"]).is_file()
+            ):
                 return None
             owed = tuple(Owed(**one) for one in fields["owed"])
             return ShardManifest(**{**fields, "owed": owed, "before": tuple(fields["before"])})
@@ -97,40 +104,41 @@ class ShardStore:
         known = self.manifest(shard)
         if known is not None and not known.owed and known.before == tuple(before):
             return known
-        rows = [to_row(t) for t in trajectories]
-        # The old manifest goes first: it is not that of the new file.
-        self._path(shard, "json").unlink(missing_ok=True)
-        sha256 = write_table(
-            self._path(shard, "parquet"), pa.Table.from_pylist(rows, schema=TRAJECTORY_SCHEMA)
-        )
+        table = pa.Table.from_pylist([to_row(t) for t in trajectories], schema=TRAJECTORY_SCHEMA)
+        names = f"shard-{shard}.parquet", f"shard-{shard}.again.parquet"
+        file = names[known is not None and known.file == names[0]]
+        sha256 = write_table(self.folder / file, table)
         reasons = dict(sorted(Counter(t.stop_reason.value for t in trajectories).items()))
-        manifest = ShardManifest(shard, self.identity, sha256, reasons, tuple(owed), tuple(before))
+        manifest = ShardManifest(shard, self.identity, file, sha256, reasons, tuple(owed), tuple(before))
         fields: dict[str, Any] = json.loads(json.dumps(asdict(manifest)))
-        write_text(
-            self._path(shard, "json"), json.dumps({**fields, "check": digest(fields)}, indent=1) + "\n"
-        )
+        write_text(self._note(shard), json.dumps({**fields, "check": digest(fields)}, indent=1) + "\n")
+        if known is not None:
+            (self.folder / known.file).unlink(missing_ok=True)
         return manifest
 
     def drop(self, shard: str) -> None:
         """Forgets a shard: it is made again."""
-        self._path(shard, "json").unlink(missing_ok=True)
+        self._note(shard).unlink(missing_ok=True)
 
     def adopt(self, other: Path) -> None:
         """Copies the committed shards of another folder, of any identity, that are not here yet."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        theirs = ShardStore(other, "")
         for note in sorted(other.glob("shard-*.json")):
-            if not (self.folder / note.name).exists():
-                for source in (note.with_suffix(".parquet"), note):
-                    write_file(self.folder / source.name, partial(shutil.copyfile, source))
+            manifest = theirs.manifest(note.stem.removeprefix("shard-"))
+            if manifest is not None and not (self.folder / note.name).exists():
+                for name in (manifest.file, note.name):
+                    write_file(self.folder / name, partial(shutil.copyfile, other / name))
 
     def table(self, shard: str) -> pa.Table:
         """The rows of a committed shard, verified. Raises DamagedShardError."""
         manifest = self.manifest(shard)
-        path = self._path(shard, "parquet")
         if manifest is None:
-            raise DamagedShardError(f"{path}: missing, or its manifest was changed. {_AGAIN}")
+            raise DamagedShardError(
+                f"{self._note(shard)}: missing or changed, or its Parquet file is gone. {_AGAIN}"
+            )
         try:
-            return read_table(path, manifest.sha256)
+            return read_table(self.folder / manifest.file, manifest.sha256)
         except DataError as error:
             raise DamagedShardError(f"{error}. {_AGAIN}") from error
 
@@ -142,10 +150,10 @@ class ShardStore:
     def drop_damaged(self, shard: str) -> bool:
         """Drops a committed shard whose file is not the one that its manifest names; whether it did."""
         manifest = self.manifest(shard)
-        if manifest is None or file_sha256(self._path(shard, "parquet")) == manifest.sha256:
+        if manifest is None or file_sha256(self.folder / manifest.file) == manifest.sha256:
             return False
         self.drop(shard)
         return True
 
-    def _path(self, shard: str, ending: str) -> Path:
-        return self.folder / f"shard-{shard}.{ending}"
+    def _note(self, shard: str) -> Path:
+        return self.folder / f"shard-{shard}.json"

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from steper_ray.config.file import load_config
-from steper_ray.schema import Trajectory, trajectory_from_row
+from steper_ray.rollouts.shards import ShardStore
+from steper_ray.schema import Trajectory
 
 N_QUESTIONS, SHARD_SIZE = 16, 2
 N_SHARDS = N_QUESTIONS // SHARD_SIZE
@@ -38,7 +37,7 @@ class Watched:
     def committed(self) -> dict[str, tuple[int, int]]:
         """Shard -> its file's inode and time, both of which change when it is written again."""
         folder = self.data / "trajectories"
-        files = {note.stem: note.with_suffix(".parquet").stat() for note in folder.glob("shard-*.json")}
+        files = {note.stem: (folder / _file(note)).stat() for note in folder.glob("shard-*.json")}
         return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in files.items()}
 
     def kept(self) -> dict[str, bytes]:
@@ -50,8 +49,14 @@ class Watched:
     def trajectories(self) -> list[Trajectory]:
         """In input order."""
         shards = json.loads((self.data / "manifest.json").read_text())["teachers"][0]["shards"]
-        files = [self.data / "trajectories" / f"shard-{shard}.parquet" for shard in shards]
-        return [trajectory_from_row(row) for file in files for row in pq.read_table(file).to_pylist()]
+        store = ShardStore(self.data / "trajectories", "")
+        return [trajectory for shard in shards for trajectory in store.read(shard)]
+
+
+def _file(note: Path) -> str:
+    """The Parquet file that a shard's manifest names."""
+    name: str = json.loads(note.read_text())["file"]
+    return name
 
 
 @dataclass(frozen=True, slots=True)

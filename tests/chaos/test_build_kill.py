@@ -34,7 +34,7 @@ from steper_ray.rollouts import run
 from steper_ray.rollouts.actor import RolloutActor
 from steper_ray.rollouts.deaths import ALONE, COMPANY
 
-ENGINE = "RolloutActor"
+VICTIMS = {"engine": "RolloutActor", "notes": "NotesActor", "worker": "ray::"}
 # Agents of a raylet: it ends itself without them, which is the case of the raylet.
 AGENTS = ("DashboardAgent", "RuntimeEnvAgent")
 DRIVER = textwrap.dedent("""
@@ -71,14 +71,14 @@ def build_and_kill(build, moment, victim):
         return report, before.result()
 
 
-@pytest.mark.parametrize(("case", "seed"), rounds("engine", "worker"))
+@pytest.mark.parametrize(("case", "seed"), rounds(*VICTIMS))
 def test_a_build_survives_the_death_of_a_worker(case, seed, whole, tmp_path):
     rng = random.Random(f"{case} {seed}")
     moment, build = Moment.drawn(rng), Watched(tmp_path)
     killed = []
 
     def victim():
-        workers = children(psutil.Process(), named=ENGINE if case == "engine" else "ray::")
+        workers = children(psutil.Process(), named=VICTIMS[case])
         workers = [w for w in workers if not any(agent in w.cmdline()[0] for agent in AGENTS)]
         killed.append(rng.choice(workers))
         print(f"{case} at {moment}: {killed[0].cmdline()[0]}")

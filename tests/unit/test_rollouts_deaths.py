@@ -74,3 +74,12 @@ def test_another_actors_questions_in_flight_are_no_deaths():
     deaths.asked("a", ["q1"], alone=False)
     deaths.start("b")
     assert deaths.in_flight == 1
+
+
+def test_notes_that_began_later_than_an_actor_go_on_with_it():
+    deaths = Deaths()
+    deaths.asked("a", ["q1"], alone=False)
+    deaths.done("a", ["q1", "q2"])
+    deaths.asked("a", ["q3"], alone=False)
+    assert deaths.start("a").suspects == frozenset()
+    assert deaths.in_flight == 0

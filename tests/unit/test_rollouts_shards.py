@@ -1,6 +1,7 @@
 """Shards and question files: content-addressed, committed whole or not at all, verified, and a set's identity."""
 
 import dataclasses
+import pathlib
 import random
 from pathlib import Path
 
@@ -105,6 +106,33 @@ def test_a_complete_commit_stands_and_one_that_owes_is_replaced(store):
     store.commit("a", TRAJECTORIES[:1], [OWED])
     whole = store.commit("a", TRAJECTORIES)
     assert store.commit("a", TRAJECTORIES[:1]) == whole
+    assert list(store.read("a")) == TRAJECTORIES
+    assert sorted(p.name for p in store.folder.iterdir()) == [whole.file, "shard-a.json"]
+
+
+def test_what_is_committed_stands_at_every_moment_of_a_further_commit(store, monkeypatch):
+    first = store.commit("a", TRAJECTORIES[:1], [OWED])
+    replace, kills = pathlib.Path.replace, 0
+
+    def killed(path, target):
+        raise KeyboardInterrupt
+
+    for kept in range(2):  # the table, then the manifest
+        left = [kept]
+
+        def replace_some(path, target, left=left):
+            left[0] -= 1
+            return replace(path, target) if left[0] >= 0 else killed(path, target)
+
+        monkeypatch.setattr(pathlib.Path, "replace", replace_some)
+        with pytest.raises(KeyboardInterrupt):
+            store.commit("a", TRAJECTORIES)
+        monkeypatch.undo()
+        kills += 1
+        assert store.manifest("a") == first
+        assert list(store.read("a")) == TRAJECTORIES[:1]
+    assert kills == 2
+    store.commit("a", TRAJECTORIES)
     assert list(store.read("a")) == TRAJECTORIES
 
 
