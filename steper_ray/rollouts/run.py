@@ -20,7 +20,7 @@ from steper_ray import errors
 from steper_ray.cluster import Need, lacking
 from steper_ray.core.files import remove_unfinished
 from steper_ray.core.progress import Bar
-from steper_ray.errors import EngineDeadError, OwedError, SteperError
+from steper_ray.errors import EngineDeadError, EngineSetupError, OwedError, SteperError
 from steper_ray.rollouts.actor import Job, RolloutActor
 from steper_ray.rollouts.asker import Tag
 from steper_ray.rollouts.deaths import Deaths, Verdicts
@@ -55,7 +55,10 @@ def run(
         owing = {number: found.missing() for number, found in enumerate(sets)}
         if any(owing.values()):
             logger.warning("%s: %s. Asking them again", what, owed_report(sets))
-            _pass(job, owing, notes, what=f"{what}, again", shown=shown)
+            try:
+                _pass(job, owing, notes, what=f"{what}, again", shown=shown)
+            except EngineSetupError as error:  # it answered before: they stay owed
+                logger.warning("%s: %s", what, error)
     finally:
         ray.kill(notes)
     return sets

@@ -28,7 +28,7 @@ def configure(tmp_path, monkeypatch):
     def make(url, *overrides):
         own = f"kind: openai, model: tiny, url: '{url}', api_key_env: ENDPOINT_KEY, retries: 0, timeout_s: 3"
         corpus = ("corpus.miniature.worlds=1", f"corpus.limit={QUESTIONS}")
-        sizes = ("build.shard_size=3", "evaluate.chunk_size=3", "reasoning.stop=fixed")
+        sizes = ("build.shard_size=3", "evaluate.chunk_size=3", "evaluate.engines=1", "reasoning.stop=fixed")
         return load_config(
             None, [f"run_dir={tmp_path / 'run'}", f"engine={{{own}}}", *corpus, *sizes, *overrides]
         )
@@ -41,13 +41,15 @@ class Storm:
 
     KINDS = (500, 429, "cut", "silence")
 
-    def __init__(self):
-        self.struck = {}
-        self._seen = []
+    def __init__(self, gone_at=None):
+        """At probe number `gone_at` the endpoint has no such model."""
+        self.struck, self._gone_at = {}, gone_at
+        self._seen, self._probes = [], 0
 
     def __call__(self, question):
         if question == PROBE:
-            return "well"
+            self._probes += 1
+            return 404 if self._probes == self._gone_at else "well"
         if question not in self._seen:
             self._seen.append(question)
             if len(self._seen) % 2:
@@ -85,7 +87,7 @@ def test_what_an_outage_takes_from_a_build_is_owed_and_asked_by_the_next_alone(c
 
 
 def test_an_evaluation_counts_what_is_owed_and_scores_it_once_it_is_there(configure):
-    storm = Storm()
+    storm = Storm(gone_at=2)  # when the owed ones are asked again
     with Weather(storm) as weather:
         with pytest.raises(OwedError, match="evaluation: 4 of 8 questions are owed"):
             evaluate(configure(weather.url), [JOB])
