@@ -18,7 +18,7 @@ from steper_ray.cli_keys import key
 from steper_ray.cli_options import ConfigFile, DryRun, Overrides
 from steper_ray.config import Config
 from steper_ray.config.file import load_config
-from steper_ray.errors import SteperError
+from steper_ray.errors import OwedError, SteperError
 
 DEFAULT = Path("jobs/configs/miniature.yaml")
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -94,13 +94,9 @@ def evaluate(
     """Score models over the test set, in every step unit of the config."""
 
     def stage(resolved: Config) -> None:
-        for name, units in stages().evaluate(resolved, model or []).items():
-            for unit, scores in units.items():
-                typer.echo(
-                    f"{name:24} {unit:9} EM {scores.em:.3f}  F1 {scores.f1:.3f}  Acc {scores.acc:.3f}  "
-                    f"steps {scores.mean_steps:.2f}  n {scores.n}  errors {scores.errors}"
-                    + (f", {scores.owed} of them owed" if scores.owed else "")
-                )
+        from steper_ray.evaluation.pipeline import format_scores
+
+        typer.echo(format_scores(stages().evaluate(resolved, model or [])))
 
     _run(stage, config, overrides, dry_run)
 
@@ -180,6 +176,8 @@ def _guarded(program: Callable[[], Any]) -> None:
     try:
         program()
     except SteperError as error:
+        if isinstance(error, OwedError) and error.report:
+            typer.echo(error.report)
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:

@@ -35,10 +35,15 @@ class LockedError(SteperError):
 class OwedError(SteperError):
     """More questions than `max_failed` allows are still owed; what is done is kept and the same command asks the rest.
 
-    Its exit status is EX_TEMPFAIL: running the command again may succeed.
+    Its exit status is EX_TEMPFAIL: running the command again may succeed. `report` is what the command came to, for a
+    person.
     """
 
     exit_status = 75
+
+    def __init__(self, message: str, report: str = "") -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class GenerationError(SteperError):

@@ -59,7 +59,7 @@ def _build(config: Config) -> BuildReport:
             logger.warning("%s", error)
             _drop_damaged(sets)
             continue
-        check_owed(owed_report(sets), config.build.max_failed, f"{report.folder}")
+        check_owed(owed_report(sets), config.build.max_failed, f"{report.folder}", report.summary())
         return report
     raise AssertionError("the last try returns or raises")
 

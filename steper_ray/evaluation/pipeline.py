@@ -6,7 +6,7 @@ A rerun asks what is missing or owed, and counts again only what has changed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from steper_ray.config import Config
@@ -67,11 +67,23 @@ def evaluate(
                     raise
                 for found in sets.values():
                     list(in_order(found.spec.store.drop_damaged, found.shards, config.evaluate.num_cpus))
-        check_owed(owed_report(list(sets.values())), config.evaluate.max_failed, "evaluation")
-    results: dict[str, dict[str, EvalScores]] = {}
-    for job in jobs:
-        results.setdefault(job.name, {})[job.unit] = scores[job]
+        results: dict[str, dict[str, EvalScores]] = {}
+        for job in jobs:
+            results.setdefault(job.name, {})[job.unit] = scores[job]
+        owed = owed_report(list(sets.values()))
+        check_owed(owed, config.evaluate.max_failed, "evaluation", format_scores(results))
     return results
+
+
+def format_scores(results: Mapping[str, Mapping[str, EvalScores]]) -> str:
+    """A line for each model and unit, for a terminal."""
+    return "\n".join(
+        f"{name:24} {unit:9} EM {scores.em:.3f}  F1 {scores.f1:.3f}  Acc {scores.acc:.3f}  "
+        f"steps {scores.mean_steps:.2f}  n {scores.n}  errors {scores.errors}"
+        + (f", {scores.owed} of them owed" if scores.owed else "")
+        for name, units in results.items()
+        for unit, scores in units.items()
+    )
 
 
 def _files(config: Config, jobs: Sequence[EvalJob]) -> dict[EvalJob, JobFiles]:

@@ -64,14 +64,18 @@ def run(
     return sets
 
 
-def check_owed(report: OwedReport, max_failed: float, what: str) -> None:
-    """Raises OwedError where more than the share `max_failed` of the questions is owed; fewer are a warning."""
+def check_owed(report: OwedReport, max_failed: float, what: str, summary: str) -> None:
+    """Raises OwedError where more than the share `max_failed` of the questions is owed; fewer are a warning.
+
+    `summary` is what the command came to.
+    """
     if not report.owed:
         return
     if len(report.owed) > max_failed * report.questions:
         raise OwedError(
             f"{what}: {report}. What is done is kept: run the same command again, and it asks these alone "
-            f"(more than max_failed={max_failed:g} of the questions are owed)"
+            f"(more than max_failed={max_failed:g} of the questions are owed)",
+            summary,
         )
     logger.warning("%s: %s. Run the same command again to ask them", what, report)
 

@@ -66,6 +66,7 @@ def test_what_an_outage_takes_from_a_build_is_owed_and_asked_by_the_next_alone(c
         ) as caught:
             build_data(config)
         assert caught.value.exit_status == 75
+        assert "owed        4 questions: build again" in caught.value.report
         data = config.run_dir / "data"
         owed = [json.loads(line) for line in (data / "owed.jsonl").read_text().splitlines()]
         assert len(owed) == len(set(storm.struck.values())) == 4

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from steper_ray.cli import _guarded
 from steper_ray.cluster import Need, lacking
 from steper_ray.core.progress import Bar
 from steper_ray.errors import EngineDeadError, OwedError
@@ -77,11 +78,11 @@ def test_more_owed_than_allowed_is_an_error_that_says_how_to_continue_and_fewer_
     with pytest.raises(
         OwedError, match=r"3 of 200 questions are owed: busy \(2\); silent \(1\).*the same command"
     ):
-        run.check_owed(report, 0.01, "build")
-    run.check_owed(report, 0.02, "build")
+        run.check_owed(report, 0.01, "build", "questions 200")
+    run.check_owed(report, 0.02, "build", "")
     assert "3 of 200 questions are owed" in caplog.text
     caplog.clear()
-    run.check_owed(OwedReport(200, {}), 0.0, "build")
+    run.check_owed(OwedReport(200, {}), 0.0, "build", "")
     assert not caplog.text
 
 
@@ -118,3 +119,15 @@ def test_lines_come_now_and_then_and_at_the_end_and_a_silent_bar_says_nothing():
     silent = io.StringIO()
     Bar("build", "questions", 2, stream=silent, shown=False).show(2)
     assert silent.getvalue() == ""
+
+
+def test_a_command_that_owes_prints_what_it_came_to_and_exits_with_75(capsys):
+    def command():
+        raise OwedError("3 of 200 questions are owed", "questions   200, kept 197")
+
+    with pytest.raises(SystemExit) as ended:
+        _guarded(command)
+    assert ended.value.code == 75
+    said = capsys.readouterr()
+    assert said.out == "questions   200, kept 197\n"
+    assert said.err == "error: 3 of 200 questions are owed\n"
