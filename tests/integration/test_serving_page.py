@@ -69,9 +69,7 @@ def test_an_answer_unfolds_step_by_step_with_its_passages(service, page):
     assert {count for count, *_ in seen} == set(range(len(steps) + 1))
     assert [1, len(steps[0]["passages"]), 0, False] in seen  # the passages stand before a word is written
     growing = [length for count, _, length, _ in seen if count == 1]
-    # What follows the sentence is cut off when the step is done. The engine writes a word a millisecond, and parts come
-    # every ten: a few of them.
-    assert len(set(growing[: growing.index(max(growing))])) > 2
+    # In how many parts it comes depends on the engine's speed; test_serving_gathering.py has a clock for that.
     assert growing == sorted(growing)
 
 

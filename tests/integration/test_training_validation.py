@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from waiting import wait_until
 
 from steper_ray.config import Config
-from steper_ray.evaluation.store import read_trajectories
+from steper_ray.evaluation.store import EvalJob, job_files, read_trajectories
 from steper_ray.evaluation.watch import question_judge
 from steper_ray.prompt import IRCOT, PromptEncoder
 from steper_ray.schema import Ability
@@ -201,8 +201,9 @@ def test_the_questions_that_are_asked_are_not_learned_from(trained):
     student = trained.jobs[-1]
     tokenizer = AutoTokenizer.from_pretrained(trained.results["asked"].model_dir)
     data = load_data(tokens_of(student.trajectories, tokenizer), student.config, 2048)
-    (trajectories,) = (trained.folder / "training" / "asked" / "eval").glob("step-6-*.parquet")
-    asked = {one.question.id for one in read_trajectories(trajectories)}
+    job = EvalJob("step-6", "", "sentence")
+    files = job_files(trained.folder / "training" / "asked", job)
+    asked = {one.question.id for one in read_trajectories(files)}
     assert len(asked) == 2
     assert asked <= {item.question_id for item in data.held_out}
     assert not asked & {item.question_id for item in data.items}
