@@ -125,7 +125,7 @@ def remove_unfinished(folder: Path) -> None:
     with storing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(f"{TEMPORARY}*"):
-            if not leftover.is_dir():  # a folder has a lock of its own
+            if not leftover.is_dir():  # who makes a folder holds another lock
                 leftover.unlink(missing_ok=True)
 
 

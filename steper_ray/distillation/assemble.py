@@ -27,7 +27,15 @@ from steper_ray.distillation.dropped import Dropped, page
 from steper_ray.distillation.filtering import choose, reason_to_drop
 from steper_ray.distillation.report import BuildReport, Tally, VerifierCount
 from steper_ray.distillation.seal import SEAL, damaged, read_seal, seal
-from steper_ray.distillation.verify import UNVERIFIED, explain, first_failure, score_steps, thresholds
+from steper_ray.distillation.verify import (
+    MODEL_VERIFIERS,
+    UNSCORED,
+    UNVERIFIED,
+    explain,
+    first_failure,
+    score_steps,
+    thresholds,
+)
 from steper_ray.errors import DataError
 from steper_ray.rollouts.scores import ScoreStore
 from steper_ray.rollouts.set import RolloutSet
@@ -187,6 +195,7 @@ def _filter(
 ) -> list[int]:
     """The rows to keep; everything else is counted and noted."""
     build, plain, recalls = part.build, columns.plain, columns.recalls()
+    models = least.keys() & set(MODEL_VERIFIERS)
     kept = list[int]()
     for rows in grouped(columns):
         reasons, errors = list[str | None](), list[str | None]()
@@ -198,7 +207,9 @@ def _filter(
             if least:
                 trajectory = columns.trajectory(row)
                 of_row = [*score_steps(trajectory, list(least)), *asked.get(trajectory.id, ())]
-                if reason is None:
+                if reason is None and not models <= {score.verifier for score in of_row}:
+                    reason, error = UNSCORED, "a model has not scored its steps: build again"
+                elif reason is None:
                     tally.add_scores(of_row)
                     if (failed := first_failure(of_row, least)) is not None:
                         reason, error = UNVERIFIED + failed.verifier, explain(failed, least, trajectory)
@@ -241,7 +252,9 @@ def _made_of(config: Config, sets: Sequence[RolloutSet], skipped: int) -> str:
     for found in sets:
         manifests = [found.spec.store.manifest(shard) for shard in found.shards]
         files = [(one.id, one.sha256, len(one.owed)) if one is not None else None for one in manifests]
-        parts.append([found.spec.identity, files, [path.name for path in found.spec.scores.values()]])
+        stores = [ScoreStore(path) for path in found.spec.scores.values()]
+        scores = [[store.folder.name, *map(store.sha256, found.shards)] for store in stores]
+        parts.append([found.spec.identity, files, scores])
     settings = json.loads(config.model_dump_json(exclude={"train", "serve", "demo", "evaluate"}))
     return digest([code_digest(), QUESTIONS_A_PART, settings, parts, skipped])
 

@@ -16,6 +16,8 @@ from steper_ray.schema import StepScore, Trajectory
 
 #: Opens the drop reason of a trajectory with a step below a verifier's threshold: `unverified_grounding`.
 UNVERIFIED = "unverified_"
+#: Drop reason of a right trajectory whose scores by a model are owed: it is judged by the next build.
+UNSCORED = "unscored"
 
 
 class Reading:

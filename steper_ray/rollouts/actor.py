@@ -154,9 +154,9 @@ class RolloutActor:
         found = await _all(asker.scores(trajectory, verifier) for trajectory in missing)
         scores |= {t.id: one for t, one in zip(missing, found, strict=True) if one is not None}
         chains = {t.id: chain_digest(t) for t in trajectories if t.id in scores}
-        of = manifest.sha256 if len(chains) == len(trajectories) else None
         ordered = {t.id: scores[t.id] for t in trajectories if t.id in scores}
-        await asyncio.to_thread(store.commit, shard, ordered, chains, of)
+        owed = sorted({t.question.id for t in trajectories if t.id not in scores})
+        await asyncio.to_thread(store.commit, shard, ordered, chains, manifest.sha256, owed)
 
     @asynccontextmanager
     async def _room(self, number: int) -> AsyncIterator[tuple[_Room, Asker]]:

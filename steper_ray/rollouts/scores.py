@@ -2,7 +2,7 @@
 
 - They lie apart from the trajectories, so that another verifier asks no teacher again.
 - A score belongs to one chain: where a trajectory's chain differs, it is asked for again.
-- A shard's scores are complete once its manifest names the trajectories' file that they score.
+- A shard's scores are complete once its manifest names the trajectories' file that they score, and owes none.
 
 A folder is of one verifier with its settings, a file of one shard. Pure files: no engine, no Ray.
 """
@@ -59,14 +59,34 @@ class ScoreStore:
 
     def is_complete(self, shard: str, trajectories: str) -> bool:
         """Whether every trajectory of the shard's file with this SHA-256 has its scores."""
-        return bool(self._manifest(shard).get("of") == trajectories)
+        note = self._manifest(shard)
+        return note.get("of") == trajectories and not note["owed"]
 
-    def commit(self, shard: str, scores: Scores, chains: Mapping[str, str], of: str | None) -> None:
-        """Writes a shard's scores; `of` is the SHA-256 of the trajectories' file, None while some scores are owed."""
+    def owed(self, shard: str) -> list[str]:
+        """The questions whose trajectories have no scores yet."""
+        return list(self._manifest(shard).get("owed", ()))
+
+    def sha256(self, shard: str) -> str | None:
+        """Of the committed scores; None where there are none."""
+        found: str | None = self._manifest(shard).get("sha256")
+        return found
+
+    def commit(
+        self, shard: str, scores: Scores, chains: Mapping[str, str], of: str, owed: Sequence[str] = ()
+    ) -> None:
+        """Writes a shard's scores.
+
+        `of` is the SHA-256 of the trajectories' file, `owed` are the questions of those without scores yet.
+        """
         rows = [to_row(score) for found in scores.values() for score in found]
         table = pa.Table.from_pylist(rows, schema=SCORE_SCHEMA)
         self._path(shard, "json").unlink(missing_ok=True)
-        note = {"sha256": write_table(self._path(shard, "parquet"), table), "chains": dict(chains), "of": of}
+        note = {
+            "sha256": write_table(self._path(shard, "parquet"), table),
+            "chains": dict(chains),
+            "of": of,
+            "owed": list(owed),
+        }
         write_text(self._path(shard, "json"), json.dumps({**note, "check": digest(note)}) + "\n")
 
     def read(self, shard: str, trajectories: Iterable[Trajectory]) -> dict[str, list[StepScore]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from steper_ray.rollouts.questions import QuestionFile
 from steper_ray.rollouts.scores import ScoreStore
-from steper_ray.rollouts.shards import Owed, ShardManifest
+from steper_ray.rollouts.shards import Owed
 from steper_ray.rollouts.spec import RolloutSpec
 from steper_ray.schema import Trajectory
 
@@ -47,10 +47,13 @@ class RolloutSet:
         return [number for number in range(len(self.questions)) if not self._is_done(number)]
 
     def owed(self) -> Iterator[Owed]:
-        """What has no final trajectory. Shards that are not committed are not among it."""
+        """What has no final trajectory, or no scores by a model yet. Shards that are not committed are not among it."""
         for shard in self.shards:
             manifest = self.spec.store.manifest(shard)
             yield from manifest.owed if manifest is not None else ()
+            for verifier, folder in self.spec.scores.items():
+                for question in ScoreStore(folder).owed(shard):
+                    yield Owed(question, 0, 0, f"the {verifier} has not scored its steps", 1)
 
     def __iter__(self) -> Iterator[Trajectory]:
         """Every final trajectory, in the order of the questions. Raises DamagedShardError."""
@@ -66,11 +69,8 @@ class RolloutSet:
             others = (store.manifest(store.shard_id(digest)) for store in spec.before)
             if manifest.before != tuple(other.sha256 for other in others if other is not None):
                 return False
-        return all(self._has_scores(folder_of, manifest) for folder_of in spec.scores.values())
-
-    @staticmethod
-    def _has_scores(folder: object, manifest: ShardManifest) -> bool:
-        return ScoreStore(folder).is_complete(manifest.id, manifest.sha256)  # type: ignore[arg-type]
+        stores = map(ScoreStore, spec.scores.values())
+        return all(store.is_complete(manifest.id, manifest.sha256) for store in stores)
 
 
 def owed_report(sets: list[RolloutSet]) -> OwedReport:

@@ -51,7 +51,7 @@ def _short_branch(branch: Branch, share: float) -> Branch:
 
 
 def examples_of(trees: Sequence[Tree]) -> list[Tree]:
-    """Each example as a tree of its own, in the order in which packing numbers them."""
+    """Each example as a separate tree, in the order in which packing numbers them."""
     return [Tree(tree.trunk[: branch.cut], (branch,)) for tree in trees for branch in tree.branches]
 
 

@@ -75,8 +75,10 @@ def rollout_set(run_dir, trajectories, owed=(), size=2, before=(), judged=(), **
         manifest = spec.store.commit(shard, mine, left)
         if judged:
             scores = {t.id: [score for score in judged if score.question_id == t.id] for t in mine}
-            chains = {t.id: chain_digest(t) for t in mine}
-            ScoreStore(spec.scores["judge"]).commit(shard, scores, chains, manifest.sha256)
+            scores = {key: found for key, found in scores.items() if found}
+            chains = {t.id: chain_digest(t) for t in mine if t.id in scores}
+            left = [t.question.id for t in mine if t.id not in scores]
+            ScoreStore(spec.scores["judge"]).commit(shard, scores, chains, manifest.sha256, left)
     return found
 
 

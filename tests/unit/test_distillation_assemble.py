@@ -260,3 +260,20 @@ def test_of_several_samples_questions_and_trajectories_are_counted_apart(build):
     told = [json.loads(line) for line in (report.folder / "dropped.jsonl").read_text().splitlines()]
     assert [row["id"] for row in told][:3] == ["q1", "q1~2", "q2"]
     assert report.summary().startswith("questions   3, kept 2\nchains      9, kept 2, dropped 7")
+
+
+def test_a_trajectory_whose_scores_are_owed_is_not_kept_until_they_are_there(tmp_path):
+    made = [right(trajectory(1)), right(trajectory(2))]
+    told = [StepScore(t.id, step, "judge", 0.9) for t in made for step in (1, 2)]
+    config = Config(run_dir=tmp_path, build={"verify": {"judge": 0.5}})
+    found = rollout_set(tmp_path, made, judged=told[:2])
+    assert found.missing() == [0]
+    assert [(one.question, one.error) for one in found.owed()] == [
+        ("q2", "the judge has not scored its steps")
+    ]
+    report = room.assemble(config, [found], run=1, skipped=0)
+    assert (report.kept, report.dropped, report.owed) == (1, {"unscored": 1}, 1)
+    found = rollout_set(tmp_path, made, judged=told)
+    assert found.missing() == []
+    report = room.assemble(config, [found], run=0, skipped=0)
+    assert (report.kept, report.dropped, report.owed) == (2, {}, 0)

@@ -102,8 +102,9 @@ SCORES = {"q1": [StepScore("q1", 1, "judge", 0.25), StepScore("q1", 2, "judge", 
 def test_scores_are_complete_for_the_file_they_score_and_belong_to_its_chains(tmp_path):
     store, known = ScoreStore(tmp_path), trajectory(1)
     assert not store.is_complete("a", "sha")
-    store.commit("a", SCORES, {"q1": chain_digest(known)}, None)
+    store.commit("a", SCORES, {"q1": chain_digest(known)}, "sha", ["q2"])
     assert not store.is_complete("a", "sha")
+    assert store.owed("a") == ["q2"]
     store.commit("a", SCORES, {"q1": chain_digest(known)}, "sha")
     assert store.is_complete("a", "sha")
     assert not store.is_complete("a", "other")
