@@ -14,13 +14,16 @@ from steper_ray.errors import SteperError
 T = TypeVar("T")
 R = TypeVar("R")
 
+_LEFT_S = 60.0  # wait for tasks whose results nobody takes; on a cluster that lost its nodes they never end
+
 
 def in_order(function: Callable[[T], R], items: Iterable[T], num_cpus: float = 1) -> Iterator[R]:
     """The results in the items' order; a few more tasks than CPUs are under way, so memory is bounded.
 
     A task reserves `num_cpus`, one at most: 0 where a training holds every CPU of the cluster.
 
-    Raises the SteperError of the first task that fails, with its own type.
+    Raises the SteperError of the first task that fails, with its own type. No task outlives the call: those under
+    way are waited for, and not cancelled, since Ray 2.60 ends the driver when a cancellation meets a task's reply.
     """
     import ray
     from ray.exceptions import RayTaskError
@@ -49,5 +52,5 @@ def in_order(function: Callable[[T], R], items: Iterable[T], num_cpus: float = 1
             waiting.popleft()
             yield result
     finally:
-        for left in waiting:
-            ray.cancel(left)
+        if waiting:
+            ray.wait([*waiting], num_returns=len(waiting), timeout=_LEFT_S, fetch_local=False)
