@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -157,13 +158,34 @@ class Engine(Forward):
         return {name: value.detach().cpu() for name, value in self._engine.module.state_dict().items()}
 
     def close(self) -> None:
-        """Lets go of hooks, buffers and parameters, so that another engine can take their place."""
+        """Frees the memory of weights, gradients and optimiser state, so that another engine has it.
+
+        Hooks that ZeRO-3 leaves on the autograd graph keep its objects alive, so their storages are emptied.
+        """
         self._engine.destroy()
+        if self._stage == 3:
+            optimizer = self._engine.optimizer
+            held = (list(self._engine.module.parameters()), vars(optimizer), optimizer.state)
+            for storage in (tensor.untyped_storage() for tensor in _tensors(held)):
+                if storage.resizable():  # frozen weights may be mapped from their file
+                    storage.resize_(0)
         self._engine = self._module = None
         del self._run
         gc.collect()
         if self._worker.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _tensors(held: object) -> Iterator[torch.Tensor]:
+    """The tensors in nested lists, tuples and dicts, with their gradients and ZeRO-3's shards of parameters."""
+    if isinstance(held, torch.Tensor):
+        yield held
+        yield from _tensors([held.grad if held.is_leaf else None, getattr(held, "ds_tensor", None)])
+    elif isinstance(held, Mapping):
+        yield from _tensors(list(held.values()))
+    elif isinstance(held, list | tuple):
+        for part in held:
+            yield from _tensors(part)
 
 
 def _load(model: str, config: TrainConfig, settings: dict[str, Any] | None) -> Any:
@@ -181,8 +203,7 @@ def _load(model: str, config: TrainConfig, settings: dict[str, Any] | None) -> A
             unset_hf_deepspeed_config()
     student.config.use_cache = False
     if _uses_liger(config):
-        # Not run here, where there is no GPU. Its fused loss is left out: it would give one number for a batch, and
-        # the objective needs one for each example.
+        # Without its fused loss, which gives one number for a batch: the objective needs one for each example.
         apply_liger_kernel(student, {"fused_linear_cross_entropy": False, "cross_entropy": False})
     if config.gradient_checkpointing:
         student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -1,0 +1,49 @@
+"""The student inside DeepSpeed, in this process."""
+
+import gc
+import os
+
+import pytest
+import torch
+import torch.distributed as dist
+from tiny_models import tiny_model
+
+from steper_ray.config import TrainConfig
+from steper_ray.training import engine as room
+from steper_ray.training.engine import Engine, Worker
+from steper_ray.training.packing import Branch, Tree, pack_rows
+
+TREE = Tree(list(range(3, 30)), (Branch(20, [5, 6], [7, 2], 0), Branch(27, [5, 6], [7, 8, 2], 2)))
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A process group of this process. DeepSpeed remembers the first one it sees."""
+    os.environ["LOCAL_RANK"] = "0"
+    group = tmp_path_factory.mktemp("group") / "store"
+    dist.init_process_group("gloo", init_method=f"file://{group}", rank=0, world_size=1)
+    yield Worker(0, 1, torch.device("cpu"))
+    dist.destroy_process_group()
+    del os.environ["LOCAL_RANK"]
+
+
+def _tensor_bytes() -> int:
+    gc.collect()
+    tensors = [one for one in gc.get_objects() if type(one) in (torch.Tensor, torch.nn.Parameter)]
+    return sum({s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in tensors)}.values())
+
+
+@pytest.mark.parametrize("settings", [{}, {"dtype": "bfloat16"}, {"lora": {}}, {"zero_stage": 2}])
+def test_a_closed_engine_leaves_its_memory_to_the_next_student(alone, tmp_path, monkeypatch, settings):
+    monkeypatch.setattr(room, "SMALL", 1000)  # sharded, as a large model is
+    tiny_model("llama").save_pretrained(tmp_path / "model")
+    config = TrainConfig.model_validate({"workers": 1, "check_memory": False, **settings})
+    _tensor_bytes()  # what earlier tests left goes first
+    before = _tensor_bytes()
+    engine = Engine(str(tmp_path / "model"), config, alone)
+    for _ in range(2):
+        engine.backward(engine.losses(pack_rows([TREE], [[0]], 0)).mean(), last=True)
+        engine.step(1e-5)
+    assert _tensor_bytes() - before > 50_000
+    engine.close()
+    assert _tensor_bytes() - before < 5_000
