@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import typer
 
 from steper_ray.cli_data import estimate, export, inspect_data
-from steper_ray.cli_keys import key
 from steper_ray.cli_options import ConfigFile, DryRun, Overrides
 from steper_ray.config import Config
 from steper_ray.config.file import load_config
@@ -130,9 +129,6 @@ def serve(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRu
         run(resolved)
 
     _run(stage, config, overrides, dry_run, needs_ray=False)
-
-
-app.command()(key)
 
 
 @app.command()

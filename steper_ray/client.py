@@ -3,8 +3,8 @@
     async with Client("http://127.0.0.1:8000") as client:
         answer = await client.reason("Who is the mother of the mayor of Grelstus?")
 
-What the server refuses for the moment is asked again, when it says; a question whose answer was lost on the way is
-reasoned once all the same, because each has an idempotency key. Leaving a call (a cancelled task, a closed
+What the server refuses for the moment is asked again, when it says, and so is a question whose answer was lost on the
+way: the server then reasons it again. Leaving a call (a cancelled task, a closed
 stream) aborts the question on the server. It needs no Ray and no torch, and logs nothing.
 """
 
@@ -19,7 +19,6 @@ from contextlib import aclosing
 from random import Random
 from types import TracebackType
 from typing import Any
-from uuid import uuid4
 
 import httpx
 
@@ -176,13 +175,12 @@ class Client:
     async def _open(self, body: dict[str, Any]) -> httpx.Response:
         """A reply with status 200, not read yet, after as many attempts as it takes. Raises ReasonerError."""
         attempt = 0
-        once = {"idempotency-key": uuid4().hex}
         while True:
             attempt += 1
             least_s = 0.0
             error: ReasonerError
             try:
-                request = self._http.build_request("POST", "v1/reason", json=body, headers=once)
+                request = self._http.build_request("POST", "v1/reason", json=body)
                 reply = await self._http.send(request, stream=True)
             except _LOST as lost:
                 error = UnreachableError(f"{self._url}: {lost or type(lost).__name__}")

@@ -10,8 +10,6 @@ from steper_ray.config.reasoning import EngineConfig, ReasoningConfig, SamplingC
 from steper_ray.config.run import Config, DemoConfig, EvaluateConfig
 from steper_ray.config.serve import (
     AutoscaleConfig,
-    CallerLimits,
-    IdempotencyConfig,
     RetrieverServeConfig,
     ServeConfig,
     StudentConfig,
@@ -22,13 +20,11 @@ from steper_ray.config.validation import ValidationConfig
 __all__ = [
     "AutoscaleConfig",
     "BuildConfig",
-    "CallerLimits",
     "Config",
     "CorpusConfig",
     "DemoConfig",
     "EngineConfig",
     "EvaluateConfig",
-    "IdempotencyConfig",
     "LoraConfig",
     "MiniatureConfig",
     "ReasoningConfig",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field, model_validator
 
 from steper_ray.config.base import Positive, Section
@@ -53,28 +51,6 @@ class StudentConfig(Section):
     """Replicas of its engine; by default `serve.replicas`."""
 
 
-class CallerLimits(Section):
-    """What one caller may ask at most; None: no limit but the service's own."""
-
-    requests_per_minute: Positive | None = None
-    """Questions a minute, evenly; a minute's worth may come at once."""
-    concurrent: Positive | None = None
-    """Questions under way at once."""
-    max_question_chars: Positive | None = None
-    """Characters of a question; never more than `reasoning.max_question_chars`."""
-
-
-class IdempotencyConfig(Section):
-    """How long, and how much of it, is remembered of what was answered under an `Idempotency-Key`."""
-
-    entries: Positive = 1000
-    """Requests remembered; the oldest answer makes room for the next."""
-    max_bytes: Positive = 64 << 20
-    """Size of all remembered answers together."""
-    ttl_s: float = Field(3600.0, gt=0)
-    """How long an answer is given again."""
-
-
 class ServeConfig(Section):
     """The reasoner endpoint."""
 
@@ -112,15 +88,7 @@ class ServeConfig(Section):
     """OTLP/HTTP address to which OpenTelemetry traces go, such as http://collector:4318/v1/traces; by default none are
     made. They hold times and numbers, never a text."""
     token_env: str = "STEPER_API_TOKEN"
-    """Name of the environment variable with the bearer token; unset, and no `keys_file`: only loopback clients are
-    served."""
-    keys_file: Path | None = None
-    """YAML or JSON list of further keys, each with its name, its hash and limits of its own (`steper key` writes it);
-    read again when it changes, by every ingress that sees the file; keys that are gone from it are refused from then
-    on. One that cannot be used leaves the keys before it, and the log says why."""
-    limits: CallerLimits = CallerLimits()
-    """Limits of the token, of loopback clients together, and of each key that says nothing else."""
-    idempotency: IdempotencyConfig = IdempotencyConfig()
+    """Name of the environment variable with the bearer token; while it is unset, only loopback clients are served."""
 
     @model_validator(mode="after")
     def _names(self) -> ServeConfig:

@@ -1,11 +1,12 @@
-"""Who is let in, how much is read from him, and what a browser is told: ASGI middleware around the whole app.
+"""Authentication and security headers: ASGI middleware around the whole application. No Ray.
 
-Where there are keys (the server's token is one) one of them must be shown; with none only this machine is served.
-Refusals come before a body is read. It knows no route and no Ray.
+- With a token, every path but the page and the health checks asks for it; without one, only this machine is served.
+- A refusal comes before anything of the body is read.
 """
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 from collections.abc import Mapping
 
@@ -14,12 +15,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steper_ray.serving.api import Problem
-from steper_ray.serving.callers import Callers
-from steper_ray.serving.keys import Caller, Keyring
 
-#: Probes ask without a token and from other machines, and learn nothing but that the service is there.
+#: Health checks need no token and may come from other machines; they say that the service runs, nothing else.
 PROBES = frozenset(("/healthz", "/readyz"))
-#: The page itself is no secret: it asks for the token. Its data is behind it.
+#: The page itself is public; the data that it shows needs the token.
 PAGE = frozenset(("/", "/openapi.json"))
 PAGE_FILES = "/static/"
 #: A request that carries one of these came through a proxy, so its client is not who connected.
@@ -40,30 +39,25 @@ SECURITY_HEADERS = {
 
 
 def check_access(
-    path: str, headers: Mapping[str, str], client: str | None, keyring: Keyring
-) -> Caller | None:
-    """Who asks; None where that does not matter. Raises Problem unless the request may go on.
-
-    `client` is the address of the other end.
-    """
-    if path in PROBES:
-        return None
-    if not keyring.guarded:
+    method: str, path: str, headers: Mapping[str, str], client: str | None, token: str | None
+) -> None:
+    """Raises Problem unless the request may go on. `client` is the address of the other end of the connection."""
+    reads = method in ("GET", "HEAD")
+    if reads and path in PROBES:
+        return
+    if token is None:
         _check_loopback(headers, client)
-        return keyring.loopback
-    if path in PAGE or path.startswith(PAGE_FILES):
-        return None
-    return _check_key(headers.get("authorization", ""), keyring)
+    elif not (reads and (path in PAGE or path.startswith(PAGE_FILES))):
+        _check_token(headers.get("authorization", ""), token)
 
 
-def _check_key(header: str, keyring: Keyring) -> Caller:
+def _check_token(header: str, token: str) -> None:
     scheme, _, shown = header.partition(" ")
-    # As bytes, and as they came: headers are decoded as latin-1.
-    caller = keyring.find(shown.strip().encode("latin-1"))
-    if scheme.lower() != "bearer" or caller is None:
+    # As bytes: headers are decoded as latin-1, and the comparison takes the same time for every token.
+    right = hmac.compare_digest(shown.strip().encode("latin-1"), token.encode())
+    if scheme.lower() != "bearer" or not right:
         message = "a valid token is needed: Authorization: Bearer <token>"
         raise Problem(401, "unauthorized", message, {"www-authenticate": "Bearer"})
-    return caller
 
 
 def _check_loopback(headers: Mapping[str, str], client: str | None) -> None:
@@ -96,13 +90,10 @@ def is_loopback(host: str | None) -> bool:
 
 
 class Access:
-    """Turns away who may not come in, and adds the security headers to every answer.
+    """Refuses requests without access, and adds the security headers to every reply."""
 
-    The scope's state tells the others who the `caller` is.
-    """
-
-    def __init__(self, app: ASGIApp, callers: Callers) -> None:
-        self._app, self._callers = app, callers
+    def __init__(self, app: ASGIApp, token: str | None) -> None:
+        self._app, self._token = app, token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -119,46 +110,20 @@ class Access:
 
         client = scope["client"][0] if scope.get("client") else None
         try:
-            # Behind a route prefix the scope's path has it in front.
-            path = scope["path"].removeprefix(scope.get("root_path", ""))
-            caller = check_access(path, Headers(scope=scope), client, await self._callers.now())
+            check_access(scope["method"], path_of(scope), Headers(scope=scope), client, self._token)
         except Problem as problem:
             await problem_response(problem)(scope, receive, send_with_headers)
         else:
-            scope = {**scope, "state": {**scope.get("state", {}), "caller": caller}}
             await self._app(scope, receive, send_with_headers)
 
 
-class BodyLimit:
-    """Refuses a body of more than `max_bytes`, by its declared length or as soon as so much has come."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app, self._max = app, max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        problem = Problem(413, "body_too_large", f"the body may have {self._max} bytes at most")
-        declared = Headers(scope=scope).get("content-length", "0")
-        # 12 digits: Python refuses to read a number of thousands of them.
-        if not declared.isdecimal() or len(declared) > 12 or int(declared) > self._max:
-            await problem_response(problem)(scope, receive, send)
-            return
-        read = 0
-
-        async def receive_some() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > self._max:
-                raise problem
-            return message
-
-        await self._app(scope, receive_some, send)
+def path_of(scope: Scope) -> str:
+    """The path within the application: behind a route prefix the scope's path begins with it."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def problem_response(problem: Problem) -> Response:
-    # With the security headers: a fault is answered outside of all middleware.
+    """The reply for a problem. It has the security headers itself: a fault is answered outside of all middleware."""
     headers = {**SECURITY_HEADERS, "cache-control": "no-store", **problem.headers}
     return Response(problem.body.model_dump_json(), problem.status, headers, "application/json")

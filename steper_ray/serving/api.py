@@ -128,11 +128,6 @@ def parse_request(model: type[M], body: bytes) -> M:
     raise Problem(422, code, message, param=path or None)
 
 
-def is_complete(trajectory: Trajectory) -> bool:
-    """Whether the reasoning came to an end of its own, whatever the answer is."""
-    return bool(trajectory.steps) and trajectory.stop_reason not in DEGRADED
-
-
 def check_done(trajectory: Trajectory) -> None:
     """Raises Problem where the trajectory ended before its first step was done."""
     if not trajectory.steps:

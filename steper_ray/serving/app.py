@@ -102,7 +102,7 @@ def _greeting(config: Config) -> str:
     settings = config.serve
     shown = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
     lines = [f"steper_ray serves {config.engine.model} at http://{shown}:{settings.port}  (Ctrl-C ends it)"]
-    if not os.environ.get(settings.token_env) and settings.keys_file is None:
+    if not os.environ.get(settings.token_env):
         lines.append(f"only to clients of this machine: {settings.token_env} is not set")
     return "\n".join(lines)
 

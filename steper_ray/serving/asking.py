@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -33,11 +33,6 @@ GRACE_SECONDS = 5.0
 #: (HAProxy) finds out by them that its client has left.
 BEAT_SECONDS = 10.0
 _BEAT = b": still at it\n\n"
-
-
-def longest_s(timeout_s: float) -> float:
-    """No request of this deadline lasts longer: what one holds may be taken from it after that."""
-    return timeout_s + 4 * GRACE_SECONDS
 
 
 class EngineUnavailableError(Exception):
@@ -69,10 +64,6 @@ class Frames(Protocol):
     def problem(self, problem: Problem) -> bytes: ...
 
 
-#: Is told of a question's trajectory before its end is sent.
-Ended = Callable[[Trajectory], None]
-
-
 @dataclass(frozen=True, slots=True)
 class Asker:
     """The engine as the routes see it: `timeout_s` is the deadline of one question."""
@@ -81,18 +72,17 @@ class Asker:
     timeout_s: float
     observers: Sequence[Observer] = ()
 
-    async def answer(self, ask: Ask, ended: Ended) -> Trajectory:
+    async def answer(self, ask: Ask) -> Trajectory:
         """A trajectory of one step at least. Raises Problem."""
         with Watch(self.observers, ask) as watch:
             with _Told():
                 async with asyncio.timeout_at(self._deadline()):
                     trajectory = await self.engine.answer(ask)
             watch.finished(trajectory)
-            ended(trajectory)
             check_done(trajectory)
         return trajectory
 
-    async def stream(self, ask: Ask, frames: Frames, ended: Ended) -> Response:
+    async def stream(self, ask: Ask, frames: Frames) -> Response:
         """The events as they come. Raises Problem: what fails before the first is an HTTP error, not an event."""
         deadline = self._deadline()
         async with AsyncExitStack() as stack:
@@ -101,7 +91,7 @@ class Asker:
             first = await _next(events, deadline)
             if isinstance(first, Finished):
                 check_done(first.trajectory)
-            body = _written(watch, events, first, frames, ended, deadline)
+            body = _written(watch, events, first, frames, deadline)
             return _EventStream(body, stack.pop_all())
 
     def _deadline(self) -> float:
@@ -113,15 +103,12 @@ async def _written(
     events: AsyncGenerator[Event, None],
     event: Event | None,
     frames: Frames,
-    ended: Ended,
     deadline: float,
 ) -> AsyncGenerator[bytes, None]:
     try:
         while event is not None:
             with _Told():
                 watch.event(event)
-                if isinstance(event, Finished):
-                    ended(event.trajectory)
                 frame = frames.event(event)
             if frame:
                 yield frame

@@ -21,11 +21,9 @@ from steper_ray.config import AutoscaleConfig
 from steper_ray.errors import SteperError
 from steper_ray.retrieval import Retriever, open_index
 from steper_ray.schema import Hit
-from steper_ray.serving.asking import GRACE_SECONDS, longest_s
+from steper_ray.serving.asking import GRACE_SECONDS
 from steper_ray.serving.engine import ReasonEngine
 from steper_ray.serving.handles import EngineClient, ShardedRetriever, Students
-from steper_ray.serving.keys import KeyEntry, load_keys
-from steper_ray.serving.ledger_deployment import Ledger, LedgerClient
 from steper_ray.serving.metrics import EngineMetrics, RequestMetrics
 from steper_ray.serving.plan import EnginePlan, Plan
 from steper_ray.serving.traces import Traces
@@ -33,6 +31,9 @@ from steper_ray.serving.web import WebSettings, make_app
 
 HEALTH_SECONDS = 2.0
 INGRESS_CPUS = 0.25
+#: No limit: questions wait before the engines, unfinished bodies are bounded by `Bodies`, and health checks always
+#: have room.
+_INGRESS_REQUESTS = 1 << 16
 #: In an update a new ingress is there before an old one goes: its place is small.
 INGRESS_SURGE_PERCENT = 100
 #: Ray's own switch: with it HAProxy stands before the ingress in place of Serve's proxy.
@@ -77,8 +78,6 @@ class IngressReplica:
         engines: Mapping[str, DeploymentHandle],
         plan: Plan,
         guarded: bool,
-        keys: tuple[KeyEntry, ...] = (),
-        ledger: DeploymentHandle | None = None,
         local: bool = False,
     ) -> None:
         serve_config = plan.config.serve
@@ -88,11 +87,11 @@ class IngressReplica:
                 f"{serve_config.token_env} is set where the service is started, but not on this node: set it in the "
                 "environment of the Ray nodes, before `ray start`"
             )
-        if os.environ.get(HAPROXY_ENV) == "1" and not (local or token or keys or serve_config.keys_file):
+        if os.environ.get(HAPROXY_ENV) == "1" and not (local or token):
             # To the app all clients would be HAProxy, on this machine.
             raise SteperError(
                 f"{HAPROXY_ENV} is set, and no token: HAProxy does not tell who asks, so set {serve_config.token_env} "
-                "in the environment of the Ray nodes, or serve.keys_file"
+                "in the environment of the Ray nodes"
             )
         clients = {name: EngineClient(handle) for name, handle in engines.items()}
         self._engine = Students(
@@ -105,16 +104,11 @@ class IngressReplica:
             serve_config.request_timeout_s,
             token,
             plan.config.sampling,
-            keys,
-            serve_config.keys_file,
-            serve_config.limits,
-            serve_config.idempotency,
             observers=[RequestMetrics(), *([Traces(url)] if (url := serve_config.traces_url) else [])],
         )
-        self._ledger = LedgerClient(ledger, longest_s(serve_config.request_timeout_s)) if ledger else None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return make_app(self._engine, self._settings, self._ledger)
+        return make_app(self._engine, self._settings)
 
 
 Engine: serve.Deployment = serve.deployment(name="Engine")(EngineReplica)
@@ -123,31 +117,20 @@ Ingress: serve.Deployment = serve.deployment(name="Ingress")(serve.ingress()(Ing
 
 
 def bind(plan: Plan, engine: serve.Deployment = Engine, local: bool = False) -> serve.Application:
-    """The application of a plan, with its limits set; `engine` may take the place of its engines. Raises KeysError.
+    """The application of a plan, with its limits set; `engine` may take the place of its engines.
 
     `local`: see IngressReplica.
     """
     settings = plan.config.serve
-    keys = load_keys(settings.keys_file)
-    # A single replica of the ingress keeps the book itself.
-    several = settings.ingress_replicas > 1 or settings.ingress_autoscale is not None
-    ledger = Ledger.bind(longest_s(settings.request_timeout_s), settings.idempotency) if several else None
     shards = _bind_shards(plan)
     engines = {one.name: _bind_engine(plan, one, engine, shards) for one in plan.engines}
-    # All that the engines take and let wait is in an ingress too, and the page and the probes besides.
-    waiting = sum(
-        _most(one.replicas, settings.autoscale) * settings.max_ongoing_requests + settings.max_queued_requests
-        for one in plan.engines
-    )
     return Ingress.options(
-        max_ongoing_requests=waiting + 64,
-        max_queued_requests=waiting + 64,
-        backpressure_config=_BACKPRESSURE,
+        max_ongoing_requests=_INGRESS_REQUESTS,
         graceful_shutdown_timeout_s=_drain(plan),
         max_surge_percent=INGRESS_SURGE_PERCENT,
         ray_actor_options={"num_cpus": INGRESS_CPUS},
         **_replicas(settings.ingress_replicas, settings.ingress_autoscale),
-    ).bind(engines, plan, bool(os.environ.get(settings.token_env)), keys, ledger, local)
+    ).bind(engines, plan, bool(os.environ.get(settings.token_env)), local)
 
 
 _BACKPRESSURE = BackpressureConfig(status_code=429, retry_after_s=2)

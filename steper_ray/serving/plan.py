@@ -124,7 +124,4 @@ def _absolute(config: Config) -> Config:
     reasoning = config.reasoning
     if reasoning.demonstrations is not None:
         reasoning = reasoning.model_copy(update={"demonstrations": reasoning.demonstrations.resolve()})
-    serve = config.serve
-    if serve.keys_file is not None:
-        serve = serve.model_copy(update={"keys_file": serve.keys_file.resolve()})
-    return config.model_copy(update={"reasoning": reasoning, "serve": serve})
+    return config.model_copy(update={"reasoning": reasoning})

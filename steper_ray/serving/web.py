@@ -9,22 +9,21 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from steper_ray.config import CallerLimits, IdempotencyConfig, SamplingConfig
+from steper_ray.config import SamplingConfig
 from steper_ray.reasoning import Event
-from steper_ray.serving.access import Access, BodyLimit, problem_response
-from steper_ray.serving.admission import Idempotency, Quotas, check_length, keep_if_complete
+from steper_ray.serving.access import Access, problem_response
 from steper_ray.serving.api import (
     Grounded,
     Limits,
@@ -36,15 +35,13 @@ from steper_ray.serving.api import (
     response,
     sse,
 )
-from steper_ray.serving.asking import Asker, Engine, fault, longest_s, unavailable
-from steper_ray.serving.callers import Callers
+from steper_ray.serving.asking import Asker, Engine, fault, unavailable
+from steper_ray.serving.bodies import Bodies
 from steper_ray.serving.chat import ChatFrames, Head, as_openai, completion, to_ask
 from steper_ray.serving.chat_wire import ChatCompletion, ModelList, ModelOut, chat_model
 from steper_ray.serving.engine import Ask
-from steper_ray.serving.keys import KeyEntry
-from steper_ray.serving.ledger import Ledger, LocalLedger
 from steper_ray.serving.observing import Observer
-from steper_ray.serving.openapi import ERRORS, body, chunked, documented, streamed, true_openapi
+from steper_ray.serving.openapi import ERRORS, body, chunked, complete_openapi, documented, streamed
 from steper_ray.serving.wire import About, Examples, Health, ReasonResponse, Wire
 
 M = TypeVar("M", bound=Wire)
@@ -58,12 +55,15 @@ _PAGE = {
 }
 
 
+#: The paths that take a body.
+_ASKING = frozenset(("/v1/reason", "/v1/chat/completions"))
+
+
 @dataclass(frozen=True, slots=True)
 class WebSettings:
-    """What the app is made from. `token` None, and no `keys`: only clients of this machine are served.
+    """What the application is made from. Without a `token` only clients of this machine are served.
 
-    `sampling` is how the engine decodes: what a chat request may ask for. `keys_file` is where the keys came from: it
-    is read again when it changes.
+    `sampling` is how the engine decodes: what a chat request may ask for.
     """
 
     limits: Limits
@@ -72,20 +72,11 @@ class WebSettings:
     request_timeout_s: float
     token: str | None
     sampling: SamplingConfig
-    keys: tuple[KeyEntry, ...] = ()
-    keys_file: Path | None = None
-    caller_limits: CallerLimits = field(default_factory=CallerLimits)
-    idempotency: IdempotencyConfig = field(default_factory=IdempotencyConfig)
     observers: Sequence[Observer] = ()
 
 
-def make_app(engine: Engine, settings: WebSettings, ledger: Ledger | None = None) -> FastAPI:
-    """The whole HTTP application. There is no CORS header in it: other origins' scripts are kept out.
-
-    `ledger`: where several replicas share one; by default the app has its own.
-    """
-    callers = Callers(settings.token, settings.keys, settings.caller_limits, settings.keys_file)
-    ledger = ledger or LocalLedger(longest_s(settings.request_timeout_s), settings.idempotency)
+def make_app(engine: Engine, settings: WebSettings) -> FastAPI:
+    """The whole HTTP application. It sends no CORS header: scripts of other origins get no access."""
     app = FastAPI(
         title="steper_ray reasoner",
         version="1",
@@ -93,10 +84,8 @@ def make_app(engine: Engine, settings: WebSettings, ledger: Ledger | None = None
         redoc_url=None,
         redirect_slashes=False,  # a redirect would repeat the Host that a client made up
         middleware=[
-            Middleware(Access, callers=callers),
-            Middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes),
-            Middleware(Quotas, ledger=ledger),
-            Middleware(Idempotency, ledger=ledger, max_bytes=settings.idempotency.max_bytes),
+            Middleware(Access, token=settings.token),
+            Middleware(Bodies, paths=_ASKING, max_bytes=settings.limits.max_body_bytes),
         ],
         exception_handlers={
             Problem: _on_problem,
@@ -107,11 +96,15 @@ def make_app(engine: Engine, settings: WebSettings, ledger: Ledger | None = None
     )
     _add_page(app)
     _add_health(app, engine)
+    # The middleware asks for the token; the dependency describes it in the OpenAPI document.
+    token = Depends(HTTPBearer(scheme_name="token", auto_error=False))
+    routes = APIRouter(dependencies=[token] if settings.token else [])
     asker = Asker(engine, settings.request_timeout_s, settings.observers)
-    _add_reason(app, asker, settings)
-    _add_models(app, settings.about.models)
-    _add_chat(app, asker, settings)
-    true_openapi(app, token=callers.guarded)
+    _add_reason(routes, asker, settings)
+    _add_models(routes, settings.about.models)
+    _add_chat(routes, asker, settings)
+    app.include_router(routes)
+    complete_openapi(app)
     return app
 
 
@@ -147,19 +140,19 @@ def _add_health(app: FastAPI, engine: Engine) -> None:
         return Health(status="ready")
 
 
-def _add_reason(app: FastAPI, asker: Asker, settings: WebSettings) -> None:
+def _add_reason(routes: APIRouter, asker: Asker, settings: WebSettings) -> None:
     model = request_model(settings.limits)
     names = settings.about.models
 
-    @app.get("/v1/about", summary="What answers here", responses=documented(401, 403))
+    @routes.get("/v1/about", summary="What answers here", responses=documented(401, 403))
     async def about() -> About:
         return settings.about
 
-    @app.get("/v1/examples", summary="Questions to try", responses=documented(401, 403))
+    @routes.get("/v1/examples", summary="Questions to try", responses=documented(401, 403))
     async def examples() -> Examples:
         return Examples(questions=list(settings.examples))
 
-    @app.post(
+    @routes.post(
         "/v1/reason",
         summary="Answer a question step by step",
         response_model=ReasonResponse,
@@ -168,15 +161,13 @@ def _add_reason(app: FastAPI, asker: Asker, settings: WebSettings) -> None:
     )
     async def reason(request: Request) -> Response:
         body = await _read(request, model)
-        check_length(request, body.question)
         name = pick_model(body.model, names)
         trace = request.headers.get("traceparent")
         id = f"reason-{uuid.uuid4().hex}"
         ask = Ask(id, body.question, time.time(), name, body.unit, body.max_steps, trace, body.stop)
-        ended = partial(keep_if_complete, request)
         if body.stream:
-            return await asker.stream(ask, ReasonFrames(name, Grounded(ask.question)), ended)
-        return _json(response(await asker.answer(ask, ended), name))
+            return await asker.stream(ask, ReasonFrames(name, Grounded(ask.question)))
+        return _json(response(await asker.answer(ask), name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,25 +184,25 @@ class ReasonFrames:
         return sse("error", problem.body)
 
 
-def _add_models(app: FastAPI, names: Sequence[str]) -> None:
+def _add_models(routes: APIRouter, names: Sequence[str]) -> None:
     started = int(time.time())
     served = {name: ModelOut(id=name, created=started) for name in names}
 
-    @app.get("/v1/models", summary="The students that are served", responses=documented(401, 403))
+    @routes.get("/v1/models", summary="The students that are served", responses=documented(401, 403))
     async def models() -> ModelList:
         return ModelList(data=list(served.values()))
 
     # A path: names of models have slashes in them.
-    @app.get("/v1/models/{model:path}", summary="One student", responses=documented(401, 403, 404))
+    @routes.get("/v1/models/{model:path}", summary="One student", responses=documented(401, 403, 404, 422))
     async def one(model: str) -> ModelOut:
         return served[pick_model(model, names)]
 
 
-def _add_chat(app: FastAPI, asker: Asker, settings: WebSettings) -> None:
+def _add_chat(routes: APIRouter, asker: Asker, settings: WebSettings) -> None:
     limits, sampling = settings.limits, settings.sampling
     model = chat_model(limits.max_steps, sampling)
 
-    @app.post(
+    @routes.post(
         "/v1/chat/completions",
         summary="Answer a question, for clients of OpenAI's chat completions",
         response_model=ChatCompletion,
@@ -225,12 +216,10 @@ def _add_chat(app: FastAPI, asker: Asker, settings: WebSettings) -> None:
             name = pick_model(body.model, settings.about.models)
             head = Head(f"chatcmpl-{uuid.uuid4().hex}", int(now), name)
             ask = to_ask(body, head, now, limits, sampling, request.headers.get("traceparent"))
-            check_length(request, ask.question)
-            ended = partial(keep_if_complete, request)
             if body.stream:
                 usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-                return await asker.stream(ask, ChatFrames(head, ask.question, include_usage=usage), ended)
-            return _json(completion(await asker.answer(ask, ended), head))
+                return await asker.stream(ask, ChatFrames(head, ask.question, include_usage=usage))
+            return _json(completion(await asker.answer(ask), head))
         except Problem as problem:
             raise as_openai(problem) from problem
 

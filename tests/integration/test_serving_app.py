@@ -4,10 +4,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -77,6 +78,31 @@ def code_of(reply):
     assert set(body) == {"error"}
     assert body["error"]["message"]
     return reply.status_code, body["error"]["code"]
+
+
+# ---- connections that send half a body
+
+
+@contextmanager
+def half_bodies(url, count):
+    """Connections that each sent the head of a question and a part of its body, and now wait."""
+    where = httpx.URL(url)
+    head = (
+        f"Host: {where.host}:{where.port}\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n{{"
+    )
+    with ExitStack() as stack:
+        for number in range(count):
+            path = ("/v1/reason", "/v1/chat/completions", "/", "/healthz")[number % 4]
+            connection = stack.enter_context(socket.create_connection((where.host, where.port), timeout=60))
+            connection.sendall(f"POST {path} HTTP/1.1\r\n{head}".encode())
+        yield
+
+
+def test_a_thousand_half_sent_bodies_keep_no_health_check_and_no_question_waiting(service):
+    with half_bodies(service.url, 1000):
+        for _ in range(3):
+            assert httpx.get(f"{service.url}/healthz", timeout=60).status_code == 200
+            assert ask(service.url, service.question).status_code == 200
 
 
 # ---- the main path, on the real engine

@@ -39,6 +39,15 @@ ABOUT = About(
 )
 GREEDY = SamplingConfig()
 SECRET = "s3cret-Pässword"
+ASK = {"question": QUESTION}
+CHAT = {"model": "test", "messages": [{"role": "user", "content": QUESTION}]}
+#: Every way to ask: path and body.
+BODIES = [
+    ("/v1/reason", ASK),
+    ("/v1/reason", ASK | {"stream": True}),
+    ("/v1/chat/completions", CHAT),
+    ("/v1/chat/completions", CHAT | {"stream": True}),
+]
 
 
 def replies():

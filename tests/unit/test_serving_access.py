@@ -22,7 +22,6 @@ from steper_ray.serving.access import SECURITY_HEADERS, check_access
 from steper_ray.serving.api import Problem
 from steper_ray.serving.asking import EngineUnavailableError
 from steper_ray.serving.engine import Ask
-from steper_ray.serving.keys import Keyring
 from steper_ray.serving.web import WebSettings, make_app
 
 
@@ -57,13 +56,13 @@ def test_with_a_token_nothing_but_the_page_and_the_probes_is_open():
     ],
 )
 def test_without_a_token_only_this_machine_is_served(client_address, headers, let_in):
-    check_access("/healthz", headers, client_address, Keyring())
+    check_access("GET", "/healthz", headers, client_address, None)
     if let_in:
-        check_access("/v1/reason", headers, client_address, Keyring())
+        check_access("POST", "/v1/reason", headers, client_address, None)
         return
     for path in ("/v1/reason", "/", "/openapi.json"):
         with pytest.raises(Problem) as refused:
-            check_access(path, headers, client_address, Keyring())
+            check_access("GET", path, headers, client_address, None)
         assert (refused.value.status, refused.value.code) == (403, "loopback_only")
 
 
@@ -109,7 +108,7 @@ def test_the_openapi_document_is_true_to_the_server():
     assert request["additionalProperties"] is False
     assert request["properties"]["max_steps"]["anyOf"][0]["maximum"] == LIMITS.max_steps
     assert set(reason["responses"]) == {
-        "200", "400", "401", "403", "404", "409", "413", "415", "422", "429", "500", "503", "504"
+        "200", "400", "401", "403", "404", "408", "413", "415", "422", "429", "500", "503", "504"
     }  # fmt: skip
     assert reason["security"] == [{"token": []}]
     schemas = document["components"]["schemas"]
@@ -136,9 +135,15 @@ def test_the_openapi_document_tells_what_a_chat_may_ask_for():
     assert whole["schema"]["$ref"].endswith("/ChatCompletion")
     assert next(iter(references(chunk))).endswith("/ChatChunk")
     assert set(chat["responses"]) == {
-        "200", "400", "401", "403", "404", "409", "413", "415", "422", "429", "500", "503", "504"
+        "200", "400", "401", "403", "404", "408", "413", "415", "422", "429", "500", "503", "504"
     }  # fmt: skip
-    assert set(document["paths"]["/v1/models/{model}"]["get"]["responses"]) == {"200", "401", "403", "404"}
+    assert set(document["paths"]["/v1/models/{model}"]["get"]["responses"]) == {
+        "200",
+        "401",
+        "403",
+        "404",
+        "422",
+    }
     for path in ("/v1/chat/completions", "/v1/models", "/v1/models/{model}"):
         (operation,) = document["paths"][path].values()
         assert operation["security"] == [{"token": []}]

@@ -99,16 +99,15 @@ def test_an_unexpected_error_is_a_typed_500_and_logged_with_its_place_but_withou
     assert (engine._stats.failed, engine._stats.done) == (0 if searching else 1, 0)
 
 
-@pytest.mark.parametrize("part", ["event_out", "keep_if_complete"])
-def test_an_error_in_the_writing_of_a_stream_ends_it_with_an_error_event(part, monkeypatch):
-    real = getattr(web, part)
+def test_an_error_in_the_writing_of_a_stream_ends_it_with_an_error_event(monkeypatch):
+    real = web.event_out
 
     def failing(*args):
-        if part == "keep_if_complete" or isinstance(args[0], StepDone):
+        if isinstance(args[0], StepDone):
             raise ValueError("private")
         return real(*args)
 
-    monkeypatch.setattr(web, part, failing)
+    monkeypatch.setattr(web, "event_out", failing)
     reply = client(LocalEngine(replies())).post("/v1/reason", json={"question": QUESTION, "stream": True})
     *_, (name, last) = events_of(reply)
     assert (name, last["error"]["code"]) == ("error", "internal_error")
