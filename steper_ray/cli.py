@@ -88,7 +88,10 @@ def evaluate(
     config: ConfigFile = None,
     overrides: Overrides = None,
     dry_run: DryRun = False,
-    model: Annotated[list[str] | None, typer.Option(help="Model folder or name; may be repeated.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FOLDER, a folder or a hub name; may be repeated. By default engine.model."),
+    ] = None,
 ) -> None:
     """Score models over the test set, in every step unit of the config."""
 

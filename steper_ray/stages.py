@@ -1,7 +1,8 @@
-"""The stages of a run as functions of a config: what the command line, jobs/ and the demo all call.
+"""The stages of a run as functions of a config: the public API, the command line, jobs/ and the demo call them.
 
-Each stage reads what the one before left under `run_dir` and writes below it: index/, data/, models/, eval/,
-report.html. Heavy imports wait inside the functions, so that `--dry-run` and `--help` answer at once.
+- Each stage reads what the one before wrote under `run_dir`: index/, data/, models/, eval/, report.html.
+- Each uses the Ray that is initialised, joins the cluster of RAY_ADDRESS, or starts a Ray of this process.
+- Heavy imports wait inside the functions, so that `--dry-run` and `--help` answer at once.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steper_ray.cluster import connect
 from steper_ray.config import Config
-from steper_ray.errors import DataError
+from steper_ray.errors import DataError, SteperError
 
 if TYPE_CHECKING:
     from steper_ray.distillation.report import BuildReport
@@ -25,8 +27,12 @@ def trajectories_folder(config: Config) -> Path:
     return config.run_dir / "data" / "kept"
 
 
+def training_name(config: Config) -> str:
+    return config.train.name or config.train.method
+
+
 def model_folder(config: Config) -> Path:
-    return config.run_dir / "models" / config.train.method
+    return config.run_dir / "models" / training_name(config)
 
 
 def index(config: Config) -> Path:
@@ -50,15 +56,23 @@ def long_passages(config: Config, folder: Path) -> str:
 
 
 def build(config: Config) -> BuildReport:
-    """Questions and passages -> kept trajectories. Continues where an earlier run stopped."""
+    """Questions and passages -> kept trajectories in run_dir/data/kept. Continues where an earlier run stopped.
+
+    Raises SteperError; its subclass OwedError where more than `build.max_failed` of the questions are owed.
+    """
     from steper_ray.distillation.build import build_data
 
+    connect()
     config.save(config.run_dir / "data")
     return build_data(config)
 
 
 def train(config: Config) -> TrainResult:
-    """Kept trajectories -> one student, exported under run_dir/models/<method>."""
+    """Kept trajectories -> one student in run_dir/models/NAME, a Hugging Face folder (`train.name`).
+
+    Continues from its last checkpoint. Raises SteperError; also where that folder holds another training's student.
+    """
+    from steper_ray.training.job import make_task, refuse_other
     from steper_ray.training.trainer import TrainJob
     from steper_ray.training.trainer import train as run
 
@@ -68,7 +82,9 @@ def train(config: Config) -> TrainResult:
             f"{trajectories}: no kept trajectories here: run the build stage with the same run_dir first (or again, "
             "where an earlier version built: finished shards are kept)"
         )
-    job = TrainJob(config.train.method, config.train, trajectories, model_folder(config))
+    job = TrainJob(training_name(config), config.train, trajectories, model_folder(config))
+    refuse_other(make_task(job, config.run_dir))
+    connect()
     return run([job], run_dir=config.run_dir, judge=judge(config))[0]
 
 
@@ -90,13 +106,30 @@ def train_memory(config: Config) -> None:
 
 
 def evaluate(config: Config, models: Sequence[str] = ()) -> dict[str, dict[str, EvalScores]]:
-    """Scores of models (folders or names; by default the engine's) in every unit of the config."""
+    """Scores of models in every unit of `evaluate.units`, by name and unit; by default those of `engine.model`.
+
+    A model is NAME=PATH, or a folder or hub name alone, whose last part is then its name. Raises SteperError; also
+    where run_dir/eval has the scores of another model by that name.
+    """
     from steper_ray.evaluation.pipeline import EvalJob
     from steper_ray.evaluation.pipeline import evaluate as run
+    from steper_ray.evaluation.store import refuse_other
 
-    names = models or [config.engine.model]
-    jobs = [EvalJob(Path(name).name, name, unit) for name in names for unit in config.evaluate.units]
+    jobs = [EvalJob(*named_model(model), unit) for model in models or [config.engine.model]
+            for unit in config.evaluate.units]  # fmt: skip
+    refuse_other(config.run_dir, jobs)
+    connect()
     return run(config, jobs)
+
+
+def named_model(text: str) -> tuple[str, str]:
+    """NAME=PATH -> name and path; a path alone is named by its last part. Raises SteperError."""
+    name, equals, path = text.partition("=")
+    if not equals:
+        return Path(text).name, text
+    if not name or not path:
+        raise SteperError(f"--model {text}: give NAME=PATH, or a path alone")
+    return name, path
 
 
 def report(run_dir: Path) -> str:

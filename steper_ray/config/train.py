@@ -31,6 +31,8 @@ class LoraConfig(Section):
 class TrainConfig(Section):
     """One student: the objective, the ZeRO-3 loop and its checkpoints."""
 
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the training and of its student's folder, RUN_DIR/models/NAME; by default the `method`."""
     preset: str | None = None
     """How to run on common hardware: `0.5b`, `1.5b`, `3b`, `7b` or `8b` with `-1gpu`, `-4gpu` or `-8gpu`, or `cpu`
     (presets.py). It sets workers, use_gpu, num_cpus, zero_stage, offload, gradient_checkpointing, row_tokens and

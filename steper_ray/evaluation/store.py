@@ -54,6 +54,21 @@ def job_files(run_dir: Path, job: EvalJob) -> JobFiles:
     return JobFiles(folder / f"{stem}.json", folder / stem)
 
 
+def refuse_other(run_dir: Path, jobs: Sequence[EvalJob]) -> None:
+    """Raises DataError where the scores of another model are stored under a job's name."""
+    for job in jobs:
+        path = job_files(run_dir, job).scores
+        try:
+            model = json.loads(path.read_text(encoding="utf-8"))["model"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if model != job.model:
+            raise DataError(
+                f"{path}: scores of '{model}': name '{job.model}' otherwise (--model NAME={job.model}), or delete "
+                "the file"
+            )
+
+
 def set_fingerprint(found: RolloutSet) -> str:
     """Of everything the scores of a set depend on: its identity, questions and committed files."""
     manifests = [found.spec.store.manifest(shard) for shard in found.shards]

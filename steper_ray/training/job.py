@@ -31,6 +31,7 @@ _SOURCES = "made_from.json"
 BEST = "best"
 #: Settings that change how a student is trained but not which student comes out.
 _HOW = {
+    "name",  # a source in its place
     "workers",
     "num_cpus",
     "checkpoint_every",
@@ -140,6 +141,18 @@ def finished(task: Task) -> TrainResult | None:
     if record is None or record.get("fingerprint") != task.fingerprint or sums_damage(task.job.output):
         return None
     return TrainResult(task.name, task.job.output, task.metrics, int(str(record["steps"])))
+
+
+def refuse_other(task: Task) -> None:
+    """Raises TrainingError where the output folder holds a whole student of other settings, data or weights."""
+    record = provenance(task.job.output)
+    if record is None or record.get("fingerprint") == task.fingerprint or sums_damage(task.job.output):
+        return
+    changes = ", ".join(_changes(_noted(task) or {}, task.sources)) or "its settings or data changed"
+    raise TrainingError(
+        f"{task.job.output} holds a student of another training ({changes}): set train.name to keep both, or delete "
+        "the folder"
+    )
 
 
 def lost(task: Task) -> str | None:
