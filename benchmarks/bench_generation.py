@@ -14,10 +14,11 @@ from paired import ratios, tell
 
 from steper_ray.config import EngineConfig, SamplingConfig
 from steper_ray.corpora.miniature import make_worlds
+from steper_ray.frameworks import FRAMEWORKS
 from steper_ray.generation.base import generate
 from steper_ray.generation.prefixes import PrefixStore
 from steper_ray.generation.transformers_engine import TransformersGenerator
-from steper_ray.prompt import IRCOT, PromptEncoder
+from steper_ray.prompts import PromptEncoder
 
 PROMPTS, AT_ONCE, ROUNDS = 64, 16, 3
 SAMPLING = SamplingConfig(max_tokens=96)
@@ -37,7 +38,7 @@ def prompts(encoder: PromptEncoder) -> list[list[int]]:
 
 def main() -> None:
     engine = TransformersGenerator(EngineConfig(model="miniature:teacher", max_batch=AT_ONCE))
-    asked = prompts(PromptEncoder(engine.tokenizer, IRCOT))
+    asked = prompts(PromptEncoder(engine.tokenizer, FRAMEWORKS["ircot"].layout))
     engine._worker._batch._prefixes = PrefixStore(0)  # no round may profit from the one before
     model, texts = engine.model, dict[str, list[str]]()
 

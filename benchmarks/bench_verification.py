@@ -31,9 +31,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from steper_ray.claims import grounding, support
 from steper_ray.config import Config
 from steper_ray.distillation.verify import first_failure, score_steps
+from steper_ray.frameworks import FRAMEWORKS
 from steper_ray.generation import open_generator
 from steper_ray.models import ASSETS
-from steper_ray.prompt import IRCOT, PromptEncoder
+from steper_ray.prompts import PromptEncoder
 from steper_ray.rollouts.verifiers import ModelVerifier, open_verifiers
 from steper_ray.schema import StepScore, Trajectory
 
@@ -73,7 +74,9 @@ class Spoken:
 
     def __init__(self) -> None:
         self._model = AutoModelForCausalLM.from_pretrained(ASSETS / "teacher", dtype=torch.float32)
-        self._encoder = PromptEncoder(AutoTokenizer.from_pretrained(ASSETS / "teacher"), IRCOT)
+        self._encoder = PromptEncoder(
+            AutoTokenizer.from_pretrained(ASSETS / "teacher"), FRAMEWORKS["ircot"].layout
+        )
 
     def __call__(self, trajectory: Trajectory) -> Trajectory:
         seen = 0

@@ -14,11 +14,11 @@ from vllm.sampling_params import RequestOutputKind
 
 from steper_ray.answers import extract_answer
 from steper_ray.config import Config, SamplingConfig
+from steper_ray.frameworks import FRAMEWORKS, layout_for
 from steper_ray.generation.base import Prompt
 from steper_ray.generation.vllm_engine import VllmGenerator, _params
-from steper_ray.prompt import PromptEncoder
+from steper_ray.prompts import PromptEncoder
 from steper_ray.reasoning import Reasoner
-from steper_ray.reasoning.frameworks import FRAMEWORKS, layout_for
 from steper_ray.reasoning.passages import PassagePool
 from steper_ray.retrieval.base import Retriever
 from steper_ray.schema import Question, Trajectory

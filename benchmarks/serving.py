@@ -74,10 +74,10 @@ async def measure(folder: Path, student: str, rounds: int, loads: dict[int, int]
     from steper_ray.client import Client
     from steper_ray.config import Config
     from steper_ray.corpora import open_corpus
+    from steper_ray.frameworks import FRAMEWORKS
     from steper_ray.generation.vllm_engine import VllmGenerator
     from steper_ray.models import ASSETS
     from steper_ray.reasoning import Reasoner
-    from steper_ray.reasoning.frameworks import FRAMEWORKS
     from steper_ray.retrieval import open_index
     from steper_ray.serving.deployments import bind
     from steper_ray.serving.engine import ReasonEngine

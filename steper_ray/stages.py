@@ -72,6 +72,7 @@ def train(config: Config) -> TrainResult:
 
     Continues from its last checkpoint. Raises SteperError; also where that folder holds another training's student.
     """
+    from steper_ray.frameworks import framework_of
     from steper_ray.training.job import make_task, refuse_other
     from steper_ray.training.trainer import TrainJob
     from steper_ray.training.trainer import train as run
@@ -82,6 +83,7 @@ def train(config: Config) -> TrainResult:
             f"{trajectories}: no kept trajectories here: run the build stage with the same run_dir first (or again, "
             "where an earlier version built: finished shards are kept)"
         )
+    framework_of(config.reasoning.framework)  # its layout is then known to the tokens' writer
     job = TrainJob(training_name(config), config.train, trajectories, model_folder(config))
     refuse_other(make_task(job, config.run_dir))
     connect()

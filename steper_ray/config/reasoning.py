@@ -66,7 +66,8 @@ class SamplingConfig(Section):
 class ReasoningConfig(Section):
     """The multi-step loop."""
 
-    framework: Literal["ircot", "self_ask", "react"] = "ircot"
+    framework: str = Field("ircot", pattern=r"^\w+$|^[\w.]+:\w+$")
+    """How prompts are laid out and chains cut: `ircot`, `self_ask`, `react`, or `package.module:Name` for your own."""
     unit: Literal["sentence", "chain"] = "sentence"
     """What one step generates: cut after the framework's step (IRCoT: a sentence), or on to the end of sequence."""
     max_steps: Positive = 5

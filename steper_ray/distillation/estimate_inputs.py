@@ -21,9 +21,10 @@ from steper_ray.corpora import open_corpus
 from steper_ray.distillation.estimate import Course, Lengths, MeasuredSpeed, Model, typical_kv_bytes
 from steper_ray.distillation.inspection import DataSet, Inspection
 from steper_ray.errors import DataError, ModelError
+from steper_ray.frameworks import layout_for
+from steper_ray.frameworks.layout import Layout
 from steper_ray.models import resolve_model
-from steper_ray.prompt import Layout, PromptEncoder
-from steper_ray.reasoning.frameworks import layout_for
+from steper_ray.prompts import PromptEncoder
 from steper_ray.reasoning.passages import within_limit
 from steper_ray.rollouts.verifiers import JUDGE_PROMPT
 

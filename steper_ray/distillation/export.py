@@ -25,7 +25,7 @@ from steper_ray.distillation.inspection import KEPT, DataSet, Inspection
 from steper_ray.distillation.portable import portable
 from steper_ray.distillation.rows import NumberedFiles
 from steper_ray.errors import DataError
-from steper_ray.prompt import LAYOUTS
+from steper_ray.frameworks import framework_of
 from steper_ray.schema import (
     EXAMPLE_SCHEMA,
     TRAJECTORY_SCHEMA,
@@ -177,7 +177,7 @@ def _torn(data: DataSet, what: str) -> DataError:
 
 def _with_text(example: StepExample) -> dict[str, Any]:
     """The example with the text of its prompt and of its target, in the layout that the project trains with."""
-    layout = LAYOUTS[example.framework]
+    layout = framework_of(example.framework).layout
     passages = [passage for step in example.passages for passage in step]
     prompt = layout.text(example.question, passages, ())
     return {

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from steper_ray.config import SamplingConfig
-from steper_ray.prompt import Tokenizer
+from steper_ray.core.tokenizers import Tokenizer
 from steper_ray.schema import Usage
 
 Prompt = Sequence[int] | str

@@ -26,6 +26,7 @@ from openai import APIError, APIStatusError, AsyncOpenAI, AsyncStream, Timeout
 from openai.types import Completion, CompletionChoice, CompletionUsage
 
 from steper_ray.config import EngineConfig, SamplingConfig
+from steper_ray.core.tokenizers import Tokenizer
 from steper_ray.errors import EngineDeadError, EngineSetupError, GenerationError, ModelError, RefusedError
 from steper_ray.generation.base import Chunk, Prompt
 from steper_ray.generation.limiter import Clock, Limiter, Sleep, Slot
@@ -45,7 +46,6 @@ from steper_ray.generation.openai_errors import (
 from steper_ray.generation.retrying import backoff
 from steper_ray.generation.tokens import fit_tokens, load_tokenizer, prompt_ids, tokenizer_name
 from steper_ray.generation.waiting import Deadline, DeadlineError
-from steper_ray.prompt import Tokenizer
 from steper_ray.schema import Usage
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from random import Random
 
 from steper_ray.corpora.miniature import RELATIONS, World, ask, state
-from steper_ray.prompt import PromptEncoder
+from steper_ray.prompts import PromptEncoder
 from steper_ray.training.packing import Branch, Tree
 
 

@@ -17,9 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from steper_ray.core.files import write_text
 from steper_ray.corpora.miniature import make_worlds
+from steper_ray.frameworks import FRAMEWORKS
 from steper_ray.miniature.curriculum import reading_tree, vocabulary_text
 from steper_ray.miniature.pretrain import new_model, train, train_tokenizer
-from steper_ray.prompt import IRCOT, PromptEncoder
+from steper_ray.prompts import PromptEncoder
 from steper_ray.training.data import load_data
 from steper_ray.training.packing import Tree
 
@@ -144,7 +145,7 @@ def _finish(folder: Path, recipe: dict[str, object]) -> None:
 
 
 def _reading(tokenizer: PreTrainedTokenizerBase, phase: Phase) -> Iterator[list[Tree]]:
-    encoder, rng = PromptEncoder(tokenizer, IRCOT), Random(phase.seed)
+    encoder, rng = PromptEncoder(tokenizer, FRAMEWORKS["ircot"].layout), Random(phase.seed)
     for round_ in range(10**9):
         worlds = [world for world, _ in make_worlds(phase.seed + round_, _WORLDS, "train")]
         for _ in range(_STEPS_PER_WORLDS):

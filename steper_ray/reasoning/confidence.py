@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from steper_ray.core.tokenizers import Tokenizer
 from steper_ray.generation.base import Chunk
-from steper_ray.prompt import Tokenizer
 
 
 class Heard:

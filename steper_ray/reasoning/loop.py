@@ -18,11 +18,11 @@ from functools import lru_cache
 
 from steper_ray.config import ReasoningConfig, SamplingConfig
 from steper_ray.errors import EngineDeadError, GenerationError, RefusedError, RetrievalError
+from steper_ray.frameworks import framework_of, layout_for
 from steper_ray.generation.base import Generator, Prompt
-from steper_ray.prompt import PromptEncoder
+from steper_ray.prompts import PromptEncoder
 from steper_ray.reasoning.confidence import Heard
 from steper_ray.reasoning.events import Event, Finished, PassagesFound, ReasoningDelta, StepDone, StepStarted
-from steper_ray.reasoning.frameworks import FRAMEWORKS, layout_for
 from steper_ray.reasoning.passages import PassagePool
 from steper_ray.reasoning.stopping import Written, answer_of, policy_for, reason_at_limit
 from steper_ray.retrieval.base import AsyncRetriever, Retriever, as_async
@@ -63,7 +63,7 @@ class Reasoner:
             sampling,
             source,
         )
-        self._framework = FRAMEWORKS[config.framework]
+        self._framework = framework_of(config.framework)
         self._layout = layout_for(config)
         tokenizer = generator.tokenizer
         self._encoder = None if tokenizer is None else PromptEncoder(tokenizer, self._layout)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from steper_ray.answers import comparable
 from steper_ray.config import ReasoningConfig
-from steper_ray.reasoning.sentences import split_sentences
+from steper_ray.core.sentences import split_sentences
 from steper_ray.schema import Hit, Passage
 
 _JOINER = "\u200d"  # of emoji and of Indic letters

@@ -13,7 +13,7 @@ import time
 from steper_ray.answers import extract_answer
 from steper_ray.config import ReasoningConfig
 from steper_ray.errors import RetrievalError
-from steper_ray.reasoning.frameworks import FRAMEWORKS, Fact
+from steper_ray.frameworks import Fact, framework_of
 from steper_ray.reasoning.passages import PassagePool
 from steper_ray.retrieval.base import Retriever
 from steper_ray.rollouts.statements import fill_in, follow_up, state
@@ -42,7 +42,7 @@ class AnnotationTeacher:
 
     def __init__(self, retriever: Retriever, config: ReasoningConfig) -> None:
         self._retriever, self._config = retriever, config
-        self._framework = FRAMEWORKS[config.framework]
+        self._framework = framework_of(config.framework)
 
     async def run(self, question: Question) -> Trajectory:
         """The gold trajectory. Rejected, with the reason as data, where there is none of at most S steps."""
@@ -75,4 +75,4 @@ class AnnotationTeacher:
         self, question: Question, steps: tuple[Step, ...], reason: StopReason, error: str | None = None
     ) -> Trajectory:
         answer = extract_answer(steps[-1].reasoning) if reason is StopReason.ANSWERED else None
-        return Trajectory(question, self._framework.name, steps, answer or "", reason, error, SOURCE)
+        return Trajectory(question, self._config.framework, steps, answer or "", reason, error, SOURCE)

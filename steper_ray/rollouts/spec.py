@@ -23,6 +23,7 @@ from steper_ray.config import (
 )
 from steper_ray.core.fingerprints import digest
 from steper_ray.errors import DataError
+from steper_ray.frameworks import framework_of
 from steper_ray.models import absolute_engine, model_fingerprint
 from steper_ray.rollouts.shards import ShardStore
 from steper_ray.schema import SCHEMA_VERSION, StopReason, Trajectory
@@ -136,7 +137,8 @@ def engine_identity(config: EngineConfig) -> dict[str, Any]:
 
 
 def absolute_reasoning(config: ReasoningConfig) -> ReasoningConfig:
-    """The settings with the demonstrations by their whole path."""
+    """The settings with the demonstrations by their whole path. Raises SteperError for an unknown framework."""
+    framework_of(config.framework)
     if config.demonstrations is None:
         return config
     return config.model_copy(update={"demonstrations": config.demonstrations.resolve()})

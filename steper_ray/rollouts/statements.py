@@ -2,7 +2,7 @@
 
 Sub-questions come as natural questions ('Who was the first president of X?'), as relations ('X >> spouse')
 and as fragments ('federal leader of X'). Every statement is one sentence by the rule that cuts a generation
-(`reasoning.sentences`), so a chain written here has the same steps as a chain that was generated.
+(`core.sentences`), so a chain written here has the same steps as a chain that was generated.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from steper_ray.reasoning.sentences import CLOSING, first_sentence
+from steper_ray.core.sentences import CLOSING, first_sentence
 
 _REFERENCE = re.compile(r"#(\d+)")
 _BLANK_BEFORE = re.compile(r"\s+(?=[?,;:.!]|['\u2019]s\b)")

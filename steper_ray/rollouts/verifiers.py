@@ -14,8 +14,8 @@ from steper_ray.answers import comparable
 from steper_ray.claims import claims_of
 from steper_ray.config import ReasoningConfig, SamplingConfig, VerifyConfig
 from steper_ray.errors import RefusedError
+from steper_ray.frameworks.layout import clean
 from steper_ray.generation.base import Generator, generate
-from steper_ray.prompt import clean
 from steper_ray.reasoning import Reasoner
 from steper_ray.retrieval.base import Retriever
 from steper_ray.schema import Passage, Trajectory

@@ -19,6 +19,7 @@ from steper_ray.core.files import remove_unfinished, storing
 from steper_ray.core.progress import Bar
 from steper_ray.core.tasks import in_order
 from steper_ray.errors import ModelError, TrainingError
+from steper_ray.frameworks import Layout, layouts
 from steper_ray.training.job import Task
 from steper_ray.training.sources import Source, sources_of
 from steper_ray.training.tokens import Tokens, is_whole, note_of, tokens_key, write_tokens
@@ -76,15 +77,15 @@ def _make(files: dict[Path, Source], model: str, key: str, progress: bool) -> No
         if note_of(file) is not None:
             logger.warning("%s: damaged (its SHA-256 is not the one noted): it is made again", file)
     bar = Bar("tokens", "files", len(files), shown=progress)
-    for done, _ in enumerate(in_order(partial(_write, model, key), files.items()), 1):
+    for done, _ in enumerate(in_order(partial(_write, model, key, layouts()), files.items()), 1):
         bar.show(done)
     bar.close()
 
 
-def _write(model: str, key: str, made: tuple[Path, Source]) -> None:
+def _write(model: str, key: str, known: dict[str, Layout], made: tuple[Path, Source]) -> None:
     """Makes one token file."""
     file, source = made
-    write_tokens(source, file, _tokenizer(model, key))
+    write_tokens(source, file, _tokenizer(model, key), known)
 
 
 @lru_cache(maxsize=2)

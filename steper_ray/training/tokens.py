@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 from importlib.metadata import version
@@ -25,11 +25,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from steper_ray import prompt
+from steper_ray.core import tokenizers
 from steper_ray.core.files import file_sha256, write_file, write_text
 from steper_ray.core.fingerprints import digest, file_fingerprint
+from steper_ray.core.tokenizers import Tokenizer
 from steper_ray.errors import TrainingError
-from steper_ray.prompt import LAYOUTS, PromptEncoder, Tokenizer
+from steper_ray.frameworks import Layout, layout, layouts
+from steper_ray.prompts import PromptEncoder, encoder
 from steper_ray.schema import (
     TRAJECTORY_SCHEMA,
     Ability,
@@ -64,7 +66,9 @@ def tokens_key(tokenizer: Any) -> str:
             "class": type(tokenizer).__name__,
             "ends": [tokenizer.bos_token_id, tokenizer.eos_token_id],
             "libraries": [version("tokenizers"), version("transformers")],
-            "code": [file_sha256(Path(file)) for file in (prompt.__file__, __file__)],
+            "code": [file_sha256(Path(str(module.__file__))) for module in (tokenizers, layout, encoder)],
+            "rows": file_sha256(Path(__file__)),
+            "layouts": {name: asdict(one) for name, one in layouts().items()},
         }
     )
 
@@ -102,8 +106,13 @@ def is_whole(file: Path) -> bool:
     return note is not None and file_fingerprint(file) == note.sha256
 
 
-def write_tokens(source: Source, file: Path, tokenizer: Tokenizer) -> None:
-    """Writes the token file of one Parquet file. Raises TrainingError, naming file, trajectory and fix."""
+def write_tokens(
+    source: Source, file: Path, tokenizer: Tokenizer, known: Mapping[str, Layout] | None = None
+) -> None:
+    """Writes the token file of one Parquet file; `known` are the layouts by framework.
+
+    Raises TrainingError, naming file, trajectory and fix.
+    """
     if file_sha256(source.path) != source.sha256:
         raise TrainingError(f"{source.path}: changed since the training began: train again")
     rows, highest, sha256 = 0, -1, ""
@@ -112,7 +121,7 @@ def write_tokens(source: Source, file: Path, tokenizer: Tokenizer) -> None:
         nonlocal rows, highest, sha256
         schema = _SCHEMA.with_metadata({"eos": str(tokenizer.eos_token_id)})
         with pa.OSFile(str(fresh), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            for batch in _encoded(source.path, tokenizer):
+            for batch in _encoded(source.path, tokenizer, known or layouts()):
                 writer.write_batch(batch)
                 rows += batch.num_rows
                 highest = max(highest, _highest(batch), tokenizer.eos_token_id)
@@ -128,15 +137,15 @@ def _highest(batch: pa.RecordBatch) -> int:
     return max((-1 if value is None else value for value in highest), default=-1)
 
 
-def _encoded(path: Path, tokenizer: Tokenizer) -> Iterator[pa.RecordBatch]:
-    encoders = {name: PromptEncoder(tokenizer, layout) for name, layout in LAYOUTS.items()}
+def _encoded(path: Path, tokenizer: Tokenizer, known: Mapping[str, Layout]) -> Iterator[pa.RecordBatch]:
+    encoders = {name: PromptEncoder(tokenizer, one) for name, one in known.items()}
     rows: list[dict[str, Any]] = []
     for trajectory in _trajectories(path):
         encoder = encoders.get(trajectory.framework)
         if encoder is None:
-            known = ", ".join(LAYOUTS)
             raise TrainingError(
-                f"{path}: trajectory {trajectory.id}: unknown framework {trajectory.framework!r}: {known}"
+                f"{path}: trajectory {trajectory.id}: unknown framework '{trajectory.framework}': set "
+                f"reasoning.framework to it (known: {', '.join(known)})"
             )
         rows.append(_row(trajectory, encoder))
         if len(rows) == ROWS:

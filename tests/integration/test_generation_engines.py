@@ -27,10 +27,11 @@ from steper_ray.errors import (
     PromptTooLongError,
     RefusedError,
 )
+from steper_ray.frameworks import FRAMEWORKS
 from steper_ray.generation import generate, open_generator, open_students
 from steper_ray.generation.tokens import load_tokenizer
 from steper_ray.models import resolve_model
-from steper_ray.prompt import IRCOT, PromptEncoder
+from steper_ray.prompts import PromptEncoder
 from steper_ray.reasoning import Reasoner
 from steper_ray.retrieval.index import ensure_index
 from steper_ray.serving.teacher import build, served_name
@@ -49,7 +50,7 @@ def make_prompts():
     """The prompts of first steps: gold passages of one question each, a chain begun in every second one."""
     passages, questions = make_corpus(seed=5, worlds=2, questions_per_world=4, split="test")
     by_id = {passage.id: passage for passage in passages}
-    encoder = PromptEncoder(load_tokenizer(resolve_model(MODEL)), IRCOT)
+    encoder = PromptEncoder(load_tokenizer(resolve_model(MODEL)), FRAMEWORKS["ircot"].layout)
     for number, question in enumerate(questions):
         gold = [by_id[id] for id in question.gold_ids]
         chain = [f"The answer to the first part is {question.decomposition[0].answer}."][: number % 2]

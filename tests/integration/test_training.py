@@ -14,8 +14,9 @@ from steper_ray.config import TrainConfig
 from steper_ray.config.file import load_config
 from steper_ray.core.probes import read_probes
 from steper_ray.errors import TrainingError
+from steper_ray.frameworks import FRAMEWORKS
 from steper_ray.models import resolve_model
-from steper_ray.prompt import IRCOT, PromptEncoder
+from steper_ray.prompts import PromptEncoder
 from steper_ray.schema import Ability
 from steper_ray.training.data import load_data
 from steper_ray.training.difficulty import DifficultyWeights
@@ -96,7 +97,7 @@ def reference(batches, method):
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train(),
         AutoTokenizer.from_pretrained(folder),
     )
-    encoder = PromptEncoder(tokenizer, IRCOT)
+    encoder = PromptEncoder(tokenizer, FRAMEWORKS["ircot"].layout)
     adamw = torch.optim.AdamW(model.parameters(), lr=SETTINGS["lr"], weight_decay=SETTINGS["weight_decay"])
     log_sigma = torch.nn.Parameter(torch.zeros(3))
     adam = torch.optim.Adam([log_sigma], lr=TrainConfig().sigma_lr)

@@ -17,7 +17,8 @@ from waiting import wait_until
 from steper_ray.config import Config
 from steper_ray.evaluation.store import EvalJob, job_files, read_trajectories
 from steper_ray.evaluation.watch import question_judge
-from steper_ray.prompt import IRCOT, PromptEncoder
+from steper_ray.frameworks import FRAMEWORKS
+from steper_ray.prompts import PromptEncoder
 from steper_ray.schema import Ability
 from steper_ray.training.data import load_data
 from steper_ray.training.job import provenance
@@ -121,7 +122,10 @@ def trained(ray_cluster, tmp_path_factory):
 def loss_by_the_textbook(folder):
     """Of HELD_OUT with a student's folder: plain PyTorch, every example alone."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    encoder, losses = PromptEncoder(tokenizer, IRCOT), {ability.value: [] for ability in Ability}
+    encoder, losses = (
+        PromptEncoder(tokenizer, FRAMEWORKS["ircot"].layout),
+        {ability.value: [] for ability in Ability},
+    )
     for example in HELD_OUT:
         shown = [passage for step in example.passages for passage in step]
         prompt, target = encoder.prompt(example.question, shown, []), encoder.target(example.chain)

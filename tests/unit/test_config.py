@@ -115,7 +115,6 @@ def test_an_override_may_hold_a_list_null_and_an_equals_sign():
         ("retrieval: {b: 1.5}", ["retrieval.b", "less than or equal to 1"]),
         ("train: {lr: fast}", ["train.lr", "valid number", "'fast'"]),
         ("retrieval: {kind: elastic}", ["retrieval.kind", "'bm25s' or 'lucene'"]),
-        ("reasoning: {framework: cot}", ["reasoning.framework", "'ircot', 'self_ask' or 'react'", "'cot'"]),
         ("train: {zero_stage: 4}", ["train.zero_stage", "0, 1, 2 or 3"]),
         ("train: {fixed_weights: [1, 2]}", ["train.fixed_weights.2", "required"]),
     ],

@@ -35,10 +35,11 @@ from steper_ray.distillation.estimate_report import Options, make_estimate, text
 from steper_ray.distillation.inspection import DataSet, inspect
 from steper_ray.distillation.inspection_text import plain
 from steper_ray.errors import DataError, ModelError, SteperError
+from steper_ray.frameworks import FRAMEWORKS
 from steper_ray.generation import open_generator
 from steper_ray.generation.tokens import load_tokenizer
 from steper_ray.models import ASSETS
-from steper_ray.prompt import IRCOT, PromptEncoder
+from steper_ray.prompts import PromptEncoder
 from steper_ray.reasoning import Reasoner
 from steper_ray.retrieval.index import ensure_index, index_folder, open_index
 from steper_ray.schema import Passage
@@ -70,7 +71,7 @@ def miniature(tmp_path_factory):
 
 
 def test_the_tokens_of_each_step_are_those_of_the_prompts_to_the_token():
-    layout = dataclasses.replace(IRCOT, preamble="Answer step by step.\n\n")
+    layout = dataclasses.replace(FRAMEWORKS["ircot"].layout, preamble="Answer step by step.\n\n")
     encoder = PromptEncoder(CharTokenizer(), layout)
     passages = [Passage(str(n), "Title", f"text of {n}") for n in range(6)]
     chain = ("It is Bo.", "Bo is Cy.", "It is Cy.")
@@ -97,8 +98,8 @@ def test_a_real_run_read_and_wrote_what_its_course_says(miniature):
     assert (size.questions, size.how) == (5, "counted with the tokenizer of miniature:teacher")
     course = course_of_run(DataSet(config.run_dir), found, config)
     # The passages that were found, not the corpus' mean: in so small a world they are longer.
-    encoder = PromptEncoder(load_tokenizer(str(ASSETS / "teacher")), IRCOT)
-    blocks = [block for t in trajectories for block in IRCOT.trunk_segments(t.passages)]
+    encoder = PromptEncoder(load_tokenizer(str(ASSETS / "teacher")), FRAMEWORKS["ircot"].layout)
+    blocks = [block for t in trajectories for block in FRAMEWORKS["ircot"].layout.trunk_segments(t.passages)]
     lengths = dataclasses.replace(size.lengths, passage=fmean(len(encoder.segment(b)) for b in blocks))
     steps = step_tokens(len(trajectories), lengths, course, config.reasoning.max_passages)
     for step, told in zip(steps, found.costs, strict=True):

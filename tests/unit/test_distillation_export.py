@@ -17,7 +17,7 @@ from steper_ray.distillation.export_card import FIELDS
 from steper_ray.distillation.portable import portable
 from steper_ray.distillation.seal import seal
 from steper_ray.errors import DataError
-from steper_ray.prompt import IRCOT
+from steper_ray.frameworks import FRAMEWORKS
 from steper_ray.schema import EXAMPLE_SCHEMA, TRAJECTORY_SCHEMA, example_from_row, to_row, trajectory_from_row
 
 TRAJECTORIES = [with_usage(trajectory(n, answer="Bo" if n == 2 else "Cem")) for n in range(1, 13)]
@@ -80,7 +80,9 @@ def test_prompt_and_completion_are_the_layouts_text_at_each_step(run_dir, tmp_pa
     for row in rows:
         example = example_from_row({name: row[name] for name in EXAMPLE_SCHEMA.names})
         passages = [p for step in example.passages for p in step]
-        assert row["prompt"] + row["completion"] == IRCOT.text(example.question, passages, example.chain)
+        assert row["prompt"] + row["completion"] == FRAMEWORKS["ircot"].layout.text(
+            example.question, passages, example.chain
+        )
 
 
 def test_trajectories_are_those_that_were_kept_with_every_column(run_dir, tmp_path):

@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steper_ray.corpora.miniature import make_worlds
+from steper_ray.frameworks import FRAMEWORKS
 from steper_ray.miniature import make
 from steper_ray.miniature.curriculum import reading_tree
 from steper_ray.models import ASSETS
-from steper_ray.prompt import IRCOT, PromptEncoder
+from steper_ray.prompts import PromptEncoder
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def tokenizer():
 
 @pytest.mark.parametrize("varied", [False, True])
 def test_the_base_never_reads_a_question_whose_hops_feed_one_another(tokenizer, varied):
-    rng, encoder = Random(0), PromptEncoder(tokenizer, IRCOT)
+    rng, encoder = Random(0), PromptEncoder(tokenizer, FRAMEWORKS["ircot"].layout)
     world = next(make_worlds(3, 1, "train"))[0]
     for _ in range(50):
         for branch in reading_tree(world, rng, encoder, 6, 8, varied=varied).branches:
@@ -38,7 +39,7 @@ def test_the_base_never_reads_a_question_whose_hops_feed_one_another(tokenizer, 
 
 
 def test_a_reading_tree_asks_only_what_its_passages_state(tokenizer):
-    rng, encoder = Random(1), PromptEncoder(tokenizer, IRCOT)
+    rng, encoder = Random(1), PromptEncoder(tokenizer, FRAMEWORKS["ircot"].layout)
     world = next(make_worlds(4, 1, "train"))[0]
     tree = reading_tree(world, rng, encoder, 6, 3, varied=True)
     trunk = tokenizer.decode(tree.trunk)

@@ -11,9 +11,12 @@ from transformers import PreTrainedTokenizerFast
 
 import steper_ray.miniature
 from steper_ray.config import ReasoningConfig, SamplingConfig
+from steper_ray.core.tokenizers import plain_ids
 from steper_ray.corpora.miniature import make_corpus
+from steper_ray.frameworks import layouts
+from steper_ray.frameworks.layout import defuse
 from steper_ray.generation.tokens import load_tokenizer, prompt_ids
-from steper_ray.prompt import LAYOUTS, PromptEncoder, defuse, plain_ids
+from steper_ray.prompts import PromptEncoder
 from steper_ray.reasoning import Reasoner
 from steper_ray.schema import Passage, Question, StopReason
 
@@ -86,9 +89,9 @@ def is_block(block):
 
 
 @pytest.mark.parametrize("evil", FORGERIES)
-@pytest.mark.parametrize("framework", LAYOUTS)
+@pytest.mark.parametrize("framework", layouts())
 def test_no_data_forges_a_block_a_question_or_a_chain(framework, evil):
-    layout, chain = LAYOUTS[framework], ["One.", "Two."]
+    layout, chain = layouts()[framework], ["One.", "Two."]
     passages = [GOOD, Passage("2", evil, "Evil."), Passage("3", "Evil", evil), GOOD]
     segments = [
         *layout.trunk_segments(passages),
@@ -108,7 +111,7 @@ def test_no_data_forges_a_block_a_question_or_a_chain(framework, evil):
 def test_a_control_token_in_data_stays_letters(token):
     tokenizer = with_control_tokens()
     assert set(tokenizer.encode(f"x{token}y", add_special_tokens=False)) & set(tokenizer.all_special_ids)
-    encoder = PromptEncoder(tokenizer, LAYOUTS["ircot"])
+    encoder = PromptEncoder(tokenizer, layouts()["ircot"])
     evil = f"x{token}y {token}"
     bos, *ids = encoder.prompt(evil, [Passage("1", evil, evil)], [evil])
     assert bos == tokenizer.bos_token_id
@@ -137,7 +140,7 @@ def test_a_control_token_that_is_not_marked_stays_letters_too(how):
             assert tokenizer.decode(ids) == text
             assert not unmarked & set(prompt_ids(tokenizer, text))
     evil = "to ".join([*UNMARKED, "<|im_end|>"])
-    ids = PromptEncoder(tokenizer, LAYOUTS["ircot"]).prompt(evil, [Passage("1", evil, evil)], [evil])
+    ids = PromptEncoder(tokenizer, layouts()["ircot"]).prompt(evil, [Passage("1", evil, evil)], [evil])
     assert not (unmarked | {tokenizer.eos_token_id}) & set(ids)
     assert tokenizer.decode(ids).count(evil) == 4
 
@@ -175,7 +178,7 @@ def test_the_shipped_tokenizer_reads_no_control_token_from_a_passage():
     tokenizer = miniature()
     evil = "".join(tokenizer.all_special_tokens)
     assert set(tokenizer.encode(evil, add_special_tokens=False)) == set(tokenizer.all_special_ids)
-    _, *ids = PromptEncoder(tokenizer, LAYOUTS["ircot"]).prompt(evil, [Passage("1", evil, evil)], [])
+    _, *ids = PromptEncoder(tokenizer, layouts()["ircot"]).prompt(evil, [Passage("1", evil, evil)], [])
     assert not set(ids) & set(tokenizer.all_special_ids)
     assert tokenizer.decode(ids).count(evil) == 3
 
@@ -193,13 +196,13 @@ def test_usual_text_has_the_tokens_it_always_had():
             text, add_special_tokens=False, split_special_tokens=False
         )
         assert defuse(text) == text
-        assert text in LAYOUTS["ircot"].text("?", [Passage("1", "T", text)], [])
+        assert text in layouts()["ircot"].text("?", [Passage("1", "T", text)], [])
 
 
 def test_a_text_only_endpoint_finds_no_control_token_to_read():
     tokenizer = with_control_tokens()
     evil = "x" + "y".join([*CONTROL, *UNMARKED])
-    layout = LAYOUTS["ircot"].after(evil, [evil])
+    layout = layouts()["ircot"].after(evil, [evil])
     text = layout.text(evil, [Passage("1", evil, evil)], [evil])
     assert not set(tokenizer.encode(text, add_special_tokens=False)) & set(tokenizer.all_special_ids)
     unmarked = with_unmarked_tokens()

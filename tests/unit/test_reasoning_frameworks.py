@@ -1,15 +1,17 @@
 """What one step is, and what it asks the retriever, in every framework."""
 
 from random import Random
-from typing import get_args
 
 import pytest
+from scripted import CharTokenizer, KeywordRetriever, ScriptedGenerator
 
 from steper_ray.answers import extract_answer
-from steper_ray.config import ReasoningConfig
-from steper_ray.errors import DataError
-from steper_ray.prompt import LAYOUTS
-from steper_ray.reasoning.frameworks import FRAMEWORKS, Fact, layout_for
+from steper_ray.config import ReasoningConfig, SamplingConfig
+from steper_ray.errors import DataError, SteperError
+from steper_ray.frameworks import FRAMEWORKS, Fact, layout_for, layouts
+from steper_ray.prompts import PromptEncoder
+from steper_ray.reasoning import Reasoner
+from steper_ray.schema import Passage, Question
 
 IRCOT, SELF_ASK, REACT = FRAMEWORKS["ircot"], FRAMEWORKS["self_ask"], FRAMEWORKS["react"]
 FACTS = (
@@ -119,10 +121,68 @@ def test_a_react_observation_ends_a_generation():
     assert any("\nObservation 1: Al.".startswith(stop) for stop in REACT.stop)
 
 
-def test_the_config_offers_the_frameworks_that_there_are_each_with_its_layout():
-    offered = get_args(ReasoningConfig.model_fields["framework"].annotation)
-    assert offered == tuple(FRAMEWORKS) == tuple(LAYOUTS)
-    assert [framework.name for framework in FRAMEWORKS.values()] == list(offered)
+OWN = """
+from steper_ray.frameworks import Layout
+
+
+class Notes:
+    layout = Layout(passage="[{title}] {text}\\n", question="? {question}", joiner="\\n- ")
+    stop = ("\\n?",)
+    demonstrations = "Write notes.\\n"
+
+    def next_query(self, question, chain):
+        return chain[-1] if chain else question
+
+    def cut(self, text):
+        note, end, _ = text.lstrip("- ").partition("\\n")
+        return note.strip(), bool(end)
+
+    def clean(self, text):
+        return text.strip()
+
+    def gold_chain(self, facts, answer):
+        return (*(fact.statement for fact in facts), f"So the answer is: {answer}.")
+"""
+
+
+async def test_a_framework_of_ones_own_is_one_file_from_the_prompt_to_the_tokens_that_are_learned(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "own_framework.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    name = "own_framework:Notes"
+    config = ReasoningConfig(framework=name, stop="fixed")
+    generator = ScriptedGenerator(["- Al made Alba.\n- Al", "- So the answer is: Al."])
+    reasoner = Reasoner(
+        KeywordRetriever([Passage("1", "Alba", "Al made it.")]), generator, config, SamplingConfig()
+    )
+    try:
+        trajectory = await reasoner.run(Question("q", "Who made Alba?", ("Al",)))
+        encoder = PromptEncoder(CharTokenizer(), layouts()[name])
+        assert layout_for(config).text("Who?", [], ["Al."]) == "? Who?\n- Al."
+    finally:
+        del FRAMEWORKS[name]
+    assert (trajectory.framework, trajectory.answer) == (name, "Al")
+    assert [step.query for step in trajectory.steps] == ["Who made Alba?", "Al made Alba."]
+    assert layout_for(config).text("Who?", [], ["Al."]) == "? Who?\n- Al."
+    assert (
+        CharTokenizer().decode(encoder.chain(trajectory.chain))
+        == "\n- Al made Alba.\n- So the answer is: Al."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nothing", "'nothing' is unknown: use ircot, self_ask, react, or package.module:Name"),
+        ("no.such.module:Name", "cannot be imported: No module named 'no'"),
+        ("json:Nothing", "cannot be imported: module 'json' has no attribute 'Nothing'"),
+        ("json:JSONDecoder", "has no layout"),
+    ],
+)
+def test_a_framework_that_cannot_be_used_is_named_with_the_fix(name, said):
+    with pytest.raises(SteperError, match=said):
+        layout_for(ReasoningConfig(framework=name))
 
 
 def cut_up(framework, text):
@@ -139,7 +199,7 @@ def cut_up(framework, text):
 @pytest.mark.parametrize("framework", FRAMEWORKS.values(), ids=FRAMEWORKS)
 def test_gold_chains_are_cut_back_into_their_own_pieces(framework):
     pieces = framework.gold_chain(FACTS, "Cem")
-    chain = LAYOUTS[framework.name].joiner.join(pieces)
+    chain = framework.layout.joiner.join(pieces)
     assert len(pieces) == 3
     assert cut_up(framework, chain) == list(pieces)
     assert [extract_answer(piece) for piece in pieces] == [None, None, "Cem"]
@@ -164,7 +224,7 @@ def test_a_chain_without_facts_is_the_answer(framework):
 
 @pytest.mark.parametrize("framework", FRAMEWORKS.values(), ids=FRAMEWORKS)
 def test_a_growing_generation_is_cut_the_same_as_soon_as_its_step_is_complete(framework):
-    text = LAYOUTS[framework.name].joiner.join(framework.gold_chain(FACTS, "Cem"))
+    text = framework.layout.joiner.join(framework.gold_chain(FACTS, "Cem"))
     cuts = [framework.cut(text[:size]) for size in range(len(text) + 1)]
     complete = [piece for piece, surely in cuts if surely]
     assert set(complete) == {framework.gold_chain(FACTS, "Cem")[0]}
@@ -190,7 +250,7 @@ def test_a_step_that_only_reasons_has_no_answer_whatever_endings_of_other_framew
         "react": "Thought: Bo. So the answer is: Bo. So the final answer is: Bo.\nAction: Search[Bo]",
     }[name]
     assert extract_answer(said) is None
-    joiner, pieces = LAYOUTS[name].joiner, FRAMEWORKS[name].gold_chain(FACTS, "Cem")
+    joiner, pieces = layouts()[name].joiner, FRAMEWORKS[name].gold_chain(FACTS, "Cem")
     assert extract_answer(joiner.join([said, *pieces])) == "Cem"
 
 

@@ -9,9 +9,9 @@ from scripted import CharTokenizer, KeywordRetriever, ScriptedGenerator
 from steper_ray.config import ReasoningConfig, SamplingConfig
 from steper_ray.distillation.examples import make_examples
 from steper_ray.errors import EngineDeadError, GenerationError, RetrievalError
-from steper_ray.prompt import LAYOUTS, PromptEncoder
+from steper_ray.frameworks import FRAMEWORKS, Fact, layouts
+from steper_ray.prompts import PromptEncoder
 from steper_ray.reasoning import (
-    FRAMEWORKS,
     Finished,
     PassagesFound,
     Reasoner,
@@ -19,7 +19,6 @@ from steper_ray.reasoning import (
     StepDone,
     StepStarted,
 )
-from steper_ray.reasoning.frameworks import Fact
 from steper_ray.schema import Passage, Question, StopReason
 
 ALBA = Passage("1", "Alba", "Alba was shot by Bo.")
@@ -69,7 +68,7 @@ async def test_each_prompt_repeats_the_one_before_up_to_its_last_passage():
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 async def test_the_prompt_of_each_step_is_to_the_token_what_its_training_example_shows(framework):
-    tokenizer, joiner = CharTokenizer(), LAYOUTS[framework].joiner
+    tokenizer, joiner = CharTokenizer(), layouts()[framework].joiner
     gold = FRAMEWORKS[framework].gold_chain(FACTS, "Cem")
     written = [joiner + joiner.join(gold[i:]) for i in range(3)]
     loop, generator = reasoner(written, tokenizer=tokenizer, framework=framework)
@@ -79,7 +78,7 @@ async def test_the_prompt_of_each_step_is_to_the_token_what_its_training_example
     examples = make_examples(trajectory)
     assert [e.ability.value for e in examples] == ["initialization", "expansion", "aggregation"]
     for example, sent in zip(examples, generator.prompts, strict=True):
-        encoder = PromptEncoder(tokenizer, LAYOUTS[example.framework])
+        encoder = PromptEncoder(tokenizer, layouts()[example.framework])
         shown = [passage for step in example.passages for passage in step]
         prompt, target = encoder.prompt(example.question, shown, []), encoder.target(example.chain)
         before = encoder.chain(example.chain[:-1])

@@ -7,8 +7,8 @@ import pytest
 from scripted import KeywordRetriever, ScriptedGenerator
 
 from steper_ray.config import ReasoningConfig, SamplingConfig
+from steper_ray.core.sentences import first_sentence, split_sentences
 from steper_ray.reasoning import Reasoner
-from steper_ray.reasoning.sentences import first_sentence, split_sentences
 from steper_ray.schema import Passage, Question
 
 

@@ -11,10 +11,10 @@ from steper_ray.config import Config, ReasoningConfig, SamplingConfig
 from steper_ray.distillation.examples import make_examples
 from steper_ray.distillation.filtering import drop_reason
 from steper_ray.errors import DataError
+from steper_ray.frameworks import FRAMEWORKS, Fact
 from steper_ray.generation.base import Chunk
-from steper_ray.reasoning import FRAMEWORKS, Reasoner, StepDone
+from steper_ray.reasoning import Reasoner, StepDone
 from steper_ray.reasoning.confidence import Heard
-from steper_ray.reasoning.frameworks import Fact
 from steper_ray.reasoning.stopping import sentences
 from steper_ray.rollouts.spec import at_fixed_steps
 from steper_ray.schema import Passage, Question, StopReason

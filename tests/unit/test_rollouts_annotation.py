@@ -10,8 +10,8 @@ from steper_ray.config import ReasoningConfig, SamplingConfig
 from steper_ray.corpora.miniature import make_corpus
 from steper_ray.distillation.filtering import drop_reason
 from steper_ray.errors import RetrievalError
-from steper_ray.prompt import LAYOUTS
-from steper_ray.reasoning import FRAMEWORKS, Reasoner
+from steper_ray.frameworks import FRAMEWORKS, layouts
+from steper_ray.reasoning import Reasoner
 from steper_ray.rollouts.annotation import AnnotationTeacher, gold_facts
 from steper_ray.rollouts.statements import fill_in, follow_up, state
 from steper_ray.schema import Passage, StopReason, SubQuestion
@@ -98,7 +98,7 @@ def test_the_miniature_worlds_chains_are_the_worlds_own_statements():
 async def test_a_gold_trajectory_is_what_the_reasoner_records_when_a_model_writes_the_same(framework):
     config, asked = ReasoningConfig(k=2, framework=framework), question(hops=3)
     gold = await AnnotationTeacher(KeywordRetriever(PASSAGES), config).run(asked)
-    replies = [LAYOUTS[framework].joiner.join(gold.chain[i:]) for i in range(4)]
+    replies = [layouts()[framework].joiner.join(gold.chain[i:]) for i in range(4)]
     loop = Reasoner(KeywordRetriever(PASSAGES), ScriptedGenerator(replies), config, SamplingConfig())
     model = await loop.run(asked)
     assert model.chain == gold.chain

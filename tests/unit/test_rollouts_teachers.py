@@ -17,7 +17,8 @@ from steper_ray.distillation.inspection_text import page, plain
 from steper_ray.distillation.inspection_text import trajectory as show
 from steper_ray.distillation.report import SourceCount
 from steper_ray.errors import GenerationError, PromptTooLongError
-from steper_ray.prompt import LAYOUTS, PromptEncoder
+from steper_ray.frameworks import layouts
+from steper_ray.prompts import PromptEncoder
 from steper_ray.reasoning import Reasoner
 from steper_ray.rollouts.questions import write_questions
 from steper_ray.rollouts.set import RolloutSet
@@ -111,7 +112,7 @@ async def test_a_second_chance_sees_its_own_wrong_chain_at_every_step_and_never_
 async def test_the_examples_of_a_second_chance_do_not_show_the_first():
     generator = ScriptedGenerator([answer("Alba"), FACT, answer("Zed")], CharTokenizer())
     (_, second), _ = await asked(generator)
-    encoder = PromptEncoder(CharTokenizer(), LAYOUTS["ircot"])
+    encoder = PromptEncoder(CharTokenizer(), layouts()["ircot"])
     for example, shown in zip(make_examples(second), generator.prompts[1:], strict=True):
         passages = [p for step in example.passages for p in step]
         prompt = encoder.prompt(example.question, passages, example.chain[: example.step - 1])

@@ -11,7 +11,8 @@ from training_examples import gold_examples, tokens_of, trajectories_of, write_t
 from steper_ray.config import TrainConfig
 from steper_ray.distillation.examples import make_examples
 from steper_ray.errors import TrainingError
-from steper_ray.prompt import IRCOT, PromptEncoder
+from steper_ray.frameworks import FRAMEWORKS
+from steper_ray.prompts import PromptEncoder
 from steper_ray.schema import Ability
 from steper_ray.training.data import check_vocabulary, load_data
 from steper_ray.training.objective import TASKS
@@ -34,7 +35,7 @@ def load(path, **settings):
 
 def test_a_branch_reads_what_the_engine_is_sent_at_its_step_and_learns_the_cumulative_chain(path):
     _, data = load(path)
-    encoder, by_id = PromptEncoder(CharTokenizer(), IRCOT), {}
+    encoder, by_id = PromptEncoder(CharTokenizer(), FRAMEWORKS["ircot"].layout), {}
     for example in EXAMPLES:
         by_id.setdefault(example.question_id, []).append(example)
     for item in data.items:

@@ -16,7 +16,8 @@ from steper_ray.core.files import file_sha256, write_table
 from steper_ray.distillation.examples import make_examples
 from steper_ray.distillation.export import export
 from steper_ray.errors import TrainingError
-from steper_ray.prompt import LAYOUTS, PromptEncoder
+from steper_ray.frameworks import layouts
+from steper_ray.prompts import PromptEncoder
 from steper_ray.schema import EXAMPLE_SCHEMA, TRAJECTORY_SCHEMA, StopReason, to_row
 from steper_ray.training import tokens as module
 from steper_ray.training.data import load_data
@@ -37,13 +38,13 @@ def flip(path):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("framework", sorted(LAYOUTS))
+@pytest.mark.parametrize("framework", sorted(layouts()))
 @pytest.mark.parametrize("rows", [1024, 4])
 def test_rows_hold_what_the_examples_of_each_trajectory_say(tmp_path, monkeypatch, framework, rows):
     monkeypatch.setattr(module, "ROWS", rows)
     made = [dataclasses.replace(t, framework=framework) for t in TRAJECTORIES]
     found = items(tokens_of(write_trajectories(tmp_path / "kept.parquet", made), CharTokenizer()))
-    encoder = PromptEncoder(CharTokenizer(), LAYOUTS[framework])
+    encoder = PromptEncoder(CharTokenizer(), layouts()[framework])
     for item, source in zip(found, sorted(made, key=lambda t: t.id), strict=True):
         (tree,) = item.trees
         for branch, example in zip(tree.branches, make_examples(source), strict=True):
@@ -216,7 +217,7 @@ def test_what_is_no_file_of_kept_trajectories_is_named_with_the_fix(tmp_path):
     ("change", "message"),
     [
         ({"stop_reason": StopReason.STEP_LIMIT}, "has no answer .step_limit.*Train on the build's data/kept"),
-        ({"framework": "tarot"}, "unknown framework 'tarot': ircot"),
+        ({"framework": "tarot"}, "unknown framework 'tarot'"),
         (
             {"steps": tuple(dataclasses.replace(s, taken_back="So") for s in TRAJECTORIES[0].steps)},
             "took back what it wrote.*reasoning.stop=fixed",

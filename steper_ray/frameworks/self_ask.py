@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from steper_ray.answers import extract_answer
-from steper_ray.reasoning.frameworks.base import Fact
+from steper_ray.frameworks.base import Fact, shipped_demonstrations
+from steper_ray.frameworks.layout import Layout
 
 
 class SelfAsk:
@@ -17,8 +18,17 @@ class SelfAsk:
     it is answered, so that it can query the retriever in between.
     """
 
-    name: str = "self_ask"
+    layout = Layout(
+        passage="Title: {title}\n{text}\n\n",
+        question="Question: {question}\nAre follow up questions needed here: Yes.",
+        joiner="\n",
+    )
     stop: tuple[str, ...] = ("\n\n", "\nQuestion:")
+
+    @property
+    def demonstrations(self) -> str:
+        return shipped_demonstrations("self_ask")
+
     _follow_up = "Follow up:"
 
     def next_query(self, question: str, chain: Sequence[str]) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from steper_ray.reasoning.frameworks.base import Fact
-from steper_ray.reasoning.sentences import first_sentence, split_sentences
+from steper_ray.core.sentences import first_sentence, split_sentences
+from steper_ray.frameworks.base import Fact, shipped_demonstrations
+from steper_ray.frameworks.layout import Layout
 
 _CONCLUSION = re.compile(r"^(thus|so|therefore|hence)\b", re.IGNORECASE)
 _WH_WORD = re.compile(r"\b(who|whom|whose|what|when|where|why|which|how)\b", re.IGNORECASE)
@@ -15,8 +16,12 @@ _WH_WORD = re.compile(r"\b(who|whom|whose|what|when|where|why|which|how)\b", re.
 class IRCoT:
     """One step is one reasoning sentence; the last one queries the retriever."""
 
-    name: str = "ircot"
+    layout = Layout(passage="Title: {title}\n{text}\n\n", question="Q: {question}\nA:", joiner=" ")
     stop: tuple[str, ...] = ("\n",)
+
+    @property
+    def demonstrations(self) -> str:
+        return shipped_demonstrations("ircot")
 
     def next_query(self, question: str, chain: Sequence[str]) -> str:
         """The question first, then the last sentence that is no conclusion ('So ...', 'Thus ...')."""

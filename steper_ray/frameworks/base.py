@@ -1,10 +1,13 @@
-"""What a framework is: pure text logic over the chain, the tuple of each step's piece of reasoning."""
+"""The protocol of a framework: pure text logic over the chain, the tuple of each step's piece of reasoning."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from typing import Protocol
+
+from steper_ray.frameworks.layout import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +20,22 @@ class Fact:
 
 
 class Framework(Protocol):
-    """How a chain is cut into steps. `stop` holds the strings that end a generation in any case."""
+    """How a prompt is laid out and how a chain is cut into steps."""
 
-    name: str
-    stop: tuple[str, ...]
+    @property
+    def layout(self) -> Layout:
+        """The prompt's templates."""
+        ...
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Strings that end every generation."""
+        ...
+
+    @property
+    def demonstrations(self) -> str:
+        """Text before the prompt for models that were not trained on the layout (`reasoning.few_shot`)."""
+        ...
 
     def next_query(self, question: str, chain: Sequence[str]) -> str:
         """What step len(chain) + 1 asks the retriever."""
@@ -37,3 +52,8 @@ class Framework(Protocol):
     def gold_chain(self, facts: Sequence[Fact], answer: str) -> tuple[str, ...]:
         """The pieces a perfect reasoner writes: one a hop, then the answer."""
         ...
+
+
+def shipped_demonstrations(name: str) -> str:
+    """The text of demonstrations/NAME.txt in this package."""
+    return (resources.files(__package__) / "demonstrations" / f"{name}.txt").read_text(encoding="utf-8")

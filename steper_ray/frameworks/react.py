@@ -1,6 +1,6 @@
 """ReAct (Yao et al. 2023): a thought, then an action, which searches or finishes.
 
-The paper's observations are the passages in front of the question (prompt.py), in the order they were found, so the
+The paper's observations are the passages in front of the question (layout), in the order they were found, so the
 chain holds thoughts and actions alone; an observation that a model writes is made up and ends its step.
 """
 
@@ -10,7 +10,8 @@ import re
 from collections.abc import Sequence
 
 from steper_ray.answers import extract_answer, in_brackets
-from steper_ray.reasoning.frameworks.base import Fact
+from steper_ray.frameworks.base import Fact, shipped_demonstrations
+from steper_ray.frameworks.layout import Layout
 
 _LABEL = re.compile(r"\**(thought|action|observation)(?: ?\d+)? ?:\** ?", re.IGNORECASE)
 _CALL = re.compile(r"(search|finish) ?(?=\[)", re.IGNORECASE)
@@ -27,8 +28,12 @@ class ReAct:
     however a model wrote them: numbered, in small letters, in bold, without a label or a closing bracket.
     """
 
-    name: str = "react"
+    layout = Layout(passage="Title: {title}\n{text}\n\n", question="Question: {question}", joiner="\n")
     stop: tuple[str, ...] = ("\nObservation", "\nQuestion:", "\nTitle:")
+
+    @property
+    def demonstrations(self) -> str:
+        return shipped_demonstrations("react")
 
     def next_query(self, question: str, chain: Sequence[str]) -> str:
         """The question first, then the last search; the thought where a step's action is none that searches."""
