@@ -164,7 +164,6 @@ async def test_a_framework_of_ones_own_is_one_file_from_the_prompt_to_the_tokens
         del FRAMEWORKS[name]
     assert (trajectory.framework, trajectory.answer) == (name, "Al")
     assert [step.query for step in trajectory.steps] == ["Who made Alba?", "Al made Alba."]
-    assert layout_for(config).text("Who?", [], ["Al."]) == "? Who?\n- Al."
     assert (
         CharTokenizer().decode(encoder.chain(trajectory.chain))
         == "\n- Al made Alba.\n- So the answer is: Al."
