@@ -1,6 +1,6 @@
 # Every target works in a fresh clone: what it needs is set up first, once.
 # See scripts/setup.sh for PYTHON, ACCELERATOR, EXTRAS and TORCH_INDEX_URL.
-.PHONY: help setup demo test lint bench freeze clean
+.PHONY: help setup demo check test lint docs bench freeze clean
 .DEFAULT_GOAL := help
 
 BIN := .venv/bin
@@ -15,6 +15,9 @@ setup: ## .venv with the tested versions of everything (about 5 minutes, 5 GB, o
 demo: setup ## the whole path on the miniature world: teacher, students, table, report
 	@$(BIN)/steper demo
 
+check: lint ## lint, and every test that needs no Ray, engine or browser
+	@$(BIN)/python -m pytest -q -n 2 -m "not java and not vllm" tests/unit
+
 test: setup ## unit, integration and chaos tests; ARGS="-k packing" narrows them
 	@$(BIN)/python -m pytest $(ARGS)
 
@@ -23,7 +26,10 @@ lint: setup ## ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: setup ## the figures of the README, measured again
+docs: setup ## the documentation as HTML in docs/_build; a warning is an error
+	@$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
+
+bench: setup ## figures of docs/benchmarks.md, measured again
 	@set -e; for script in benchmarks/bench_*.py benchmarks/packing.py benchmarks/rollouts.py; do echo "$$script"; $(BIN)/python "$$script"; done
 
 freeze: setup ## write constraints.txt from .venv (after an upgrade that passes `make test`)

@@ -6,7 +6,8 @@ project = "steper_ray"
 author = "The steper_ray authors"
 copyright = "The steper_ray authors"
 release = steper_ray.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx_autodoc_typehints"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+autodoc_typehints = "description"
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 html_theme = "furo"
@@ -16,5 +17,4 @@ autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "undoc-members": False, "show-inheritance": False}
 # Docstrings are plain text with `code` in single backquotes.
 default_role = "code"
-suppress_warnings = ["sphinx_autodoc_typehints.forward_reference", "sphinx_autodoc_typehints.guarded_import"]
 exclude_patterns = ["_build"]

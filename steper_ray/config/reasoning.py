@@ -77,7 +77,7 @@ class ReasoningConfig(Section):
     is taken back, and a further step, up to `max_steps`, writes it again with the passages that it finds; an answer
     that is still doubted is given with stop reason `unsure`. `stable`: when two successive steps state the same one.
     A build always runs `fixed`. An engine that tells no log-probabilities is believed, and the log says so once.
-    On the miniature `confident` has the most right answers for its steps (README, "How many steps")."""
+    On the miniature `confident` has the most right answers for its steps (docs/benchmarks.md)."""
     confidence: float = Field(0.5, ge=0, le=1)
     """For `confident`: the least probability of a sentence's least likely token; 0 takes nothing back. Above 0.5 the
     miniature's students spend many more steps, most of them on what is right (unit `chain` gains by that)."""
