@@ -28,9 +28,9 @@ from planted import KINDS, planted, right_ones
 from tiny_judge import make_judge
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from steper_ray.claims import grounding, support
 from steper_ray.config import Config
-from steper_ray.distillation.verify import first_failure, score_steps
+from steper_ray.core.claims import grounding, support
+from steper_ray.data.verify import first_failure, score_steps
 from steper_ray.frameworks import FRAMEWORKS
 from steper_ray.generation import open_generator
 from steper_ray.models import ASSETS

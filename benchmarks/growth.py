@@ -47,7 +47,7 @@ def build(teacher: str, settings: Sequence[str]) -> None:
     """One build in this process; prints the seconds of its rollouts and of its assembly as JSON."""
     from steper_ray.cluster import connect
     from steper_ray.config.file import load_config
-    from steper_ray.distillation import build as room
+    from steper_ray.data import build as room
     from steper_ray.rollouts import run
     from steper_ray.stages import build
 

@@ -13,11 +13,11 @@ import asyncio
 from dataclasses import replace
 from random import Random
 
-from steper_ray.claims import grounding
 from steper_ray.config import Config
+from steper_ray.core.claims import grounding
 from steper_ray.core.sentences import split_sentences
 from steper_ray.corpora import open_corpus
-from steper_ray.distillation.filtering import drop_reason
+from steper_ray.data.filtering import drop_reason
 from steper_ray.retrieval.index import ensure_index, index_folder, open_index
 from steper_ray.rollouts.annotation import AnnotationTeacher
 from steper_ray.schema import Trajectory

@@ -12,8 +12,8 @@ from typing import Any
 from vllm.inputs import tokens_input
 from vllm.sampling_params import RequestOutputKind
 
-from steper_ray.answers import extract_answer
 from steper_ray.config import Config, SamplingConfig
+from steper_ray.core.answers import extract_answer
 from steper_ray.frameworks import FRAMEWORKS, layout_for
 from steper_ray.generation.base import Prompt
 from steper_ray.generation.vllm_engine import VllmGenerator, _params

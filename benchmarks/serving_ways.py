@@ -19,7 +19,7 @@ from ray.serve.handle import DeploymentHandle
 from rollout_ways import Request
 
 from steper_ray.client import Client
-from steper_ray.client_replies import Answer
+from steper_ray.client.replies import Answer
 from steper_ray.config import SamplingConfig
 from steper_ray.generation import Generator
 from steper_ray.reasoning import Finished, ReasoningDelta

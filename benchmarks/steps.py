@@ -27,8 +27,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from steper_ray import stages
-from steper_ray.answers import contains
 from steper_ray.config import Config, ReasoningConfig
+from steper_ray.core.answers import contains
 from steper_ray.corpora import open_corpus
 from steper_ray.evaluation.plots import Line, LinePanel, draw
 from steper_ray.evaluation.scores import EvalScores, judge, score_trajectories

@@ -29,9 +29,9 @@ from steper_ray import stages
 from steper_ray.cluster import connect
 from steper_ray.config import Config
 from steper_ray.config.file import load_config
-from steper_ray.distillation.assemble import assemble
-from steper_ray.distillation.build import _spec, _teachers
-from steper_ray.distillation.inspection import KEPT, DataSet
+from steper_ray.data.assemble import assemble
+from steper_ray.data.build import _spec, _teachers
+from steper_ray.data.inspection import KEPT, DataSet
 from steper_ray.evaluation.pipeline import EvalJob, evaluate
 from steper_ray.rollouts.questions import write_questions
 from steper_ray.rollouts.set import RolloutSet

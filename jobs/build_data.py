@@ -5,7 +5,7 @@ Overrides follow (`run_dir=/shared/run1 build.engines=8`); `--dry-run` prints th
 stopped goes on where it was when it is submitted again. `run_dir` must be a folder that all nodes see.
 """
 
-from steper_ray.cli import build, run_job
+from steper_ray.cli.main import build, run_job
 
 if __name__ == "__main__":
     run_job(build)

@@ -5,7 +5,7 @@ Overrides follow (`run_dir=/shared/run1 evaluate.engines=8`); `--dry-run` prints
 stopped goes on where it was when it is submitted again. `run_dir` must be a folder that all nodes see.
 """
 
-from steper_ray.cli import evaluate, run_job
+from steper_ray.cli.main import evaluate, run_job
 
 if __name__ == "__main__":
     run_job(evaluate)

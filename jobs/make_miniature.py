@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from steper_ray.cli import run_job
+from steper_ray.cli.main import run_job
 
 
 def make_miniature(

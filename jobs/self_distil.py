@@ -6,7 +6,7 @@ resolved config. A job that was stopped goes on where it was when it is submitte
 that all nodes see.
 """
 
-from steper_ray.cli import run_job, self_distil
+from steper_ray.cli.main import run_job, self_distil
 
 if __name__ == "__main__":
     run_job(self_distil)

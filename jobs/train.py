@@ -5,7 +5,7 @@ Overrides follow (`run_dir=/shared/run1 train.workers=8`); `--dry-run` prints th
 stopped goes on where it was when it is submitted again. `run_dir` must be a folder that all nodes see.
 """
 
-from steper_ray.cli import run_job, train
+from steper_ray.cli.main import run_job, train
 
 if __name__ == "__main__":
     run_job(train)

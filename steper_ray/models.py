@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from steper_ray.config import EngineConfig
+from steper_ray.core.errors import ModelError
 from steper_ray.core.fingerprints import folder_fingerprint
 from steper_ray.core.sums import SUMS, sums_damage
-from steper_ray.errors import ModelError
 
 ASSETS = Path(__file__).parent / "miniature" / "assets"
 _PREFIX = "miniature:"

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from steper_ray.cluster import connect
 from steper_ray.config import Config
-from steper_ray.errors import DataError, SteperError
+from steper_ray.core.errors import DataError, SteperError
 
 if TYPE_CHECKING:
-    from steper_ray.distillation.report import BuildReport
+    from steper_ray.data.report import BuildReport
     from steper_ray.evaluation.scores import EvalScores
     from steper_ray.training.trainer import TrainResult
     from steper_ray.training.watch import Judge
@@ -60,7 +60,7 @@ def build(config: Config) -> BuildReport:
 
     Raises SteperError; its subclass OwedError where more than `build.max_failed` of the questions are owed.
     """
-    from steper_ray.distillation.build import build_data
+    from steper_ray.data.build import build_data
 
     connect()
     config.save(config.run_dir / "data")

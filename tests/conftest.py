@@ -12,7 +12,7 @@ from functools import cache
 
 import pytest
 
-from steper_ray.errors import RetrievalError
+from steper_ray.core.errors import RetrievalError
 
 # Before anything imports torch, Ray or transformers. What the caller has set stays.
 for _name, _value in {

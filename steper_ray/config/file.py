@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from steper_ray.config import Config, Section
-from steper_ray.errors import SteperError
+from steper_ray.core.errors import SteperError
 
 
 class ConfigError(SteperError):

@@ -1,1 +1,1 @@
-"""What every room may use: files, fingerprints, progress, tasks. Knows no other room but `errors`."""
+"""What every room may use: errors, files, fingerprints, answers, claims, progress, tasks. Knows no other room."""

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from steper_ray.errors import DataError, LockedError, StorageError
+from steper_ray.core.errors import DataError, LockedError, StorageError
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from steper_ray.core.errors import StorageError
 from steper_ray.core.files import file_sha256, write_text
-from steper_ray.errors import StorageError
 
 #: Smaller files are read again each time.
 _WORTH_KEEPING = 1 << 20  # bytes

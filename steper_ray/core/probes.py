@@ -10,8 +10,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from steper_ray.core.errors import ModelError
 from steper_ray.core.files import write_text
-from steper_ray.errors import ModelError
 
 PROBES = "agreement.json"
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from steper_ray.errors import SteperError
+from steper_ray.core.errors import SteperError
 
 T = TypeVar("T")
 R = TypeVar("R")

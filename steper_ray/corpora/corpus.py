@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from steper_ray.config import CorpusConfig
 from steper_ray.core import fingerprints
+from steper_ray.core.errors import DataError
 from steper_ray.core.files import file_sha256
 from steper_ray.core.fingerprints import digest, passages_fingerprint, remembered
 from steper_ray.corpora import hotpotqa, musique, plain, twowiki
@@ -23,7 +24,6 @@ from steper_ray.corpora.fields import Record
 from steper_ray.corpora.miniature import make_corpus
 from steper_ray.corpora.pooled import Entry, Parser, content_id, link, pool, relink
 from steper_ray.corpora.records import ErrorLog, Malformed, Place, Skipped, find_files, read_records
-from steper_ray.errors import DataError
 from steper_ray.schema import Passage, Question
 
 T = TypeVar("T")

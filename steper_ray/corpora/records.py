@@ -19,7 +19,7 @@ import ijson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from steper_ray.errors import DataError
+from steper_ray.core.errors import DataError
 
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
 _PARQUET_ROWS = 256

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from steper_ray.config import Config
+from steper_ray.core.errors import DataError
 from steper_ray.core.files import locked
 from steper_ray.core.tasks import in_order
-from steper_ray.errors import DataError
 from steper_ray.evaluation.scores import EvalScores, Scored
 from steper_ray.evaluation.store import (
     EvalJob,

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from steper_ray.core.errors import DataError
 from steper_ray.core.files import write_text
 from steper_ray.core.fingerprints import digest
-from steper_ray.errors import DataError
 from steper_ray.evaluation.scores import EvalScores, judge
 from steper_ray.evaluation.spread import aggregate, aggregate_groups
 from steper_ray.schema import Ability, Trajectory, to_row

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from steper_ray.answers import Score, score
-from steper_ray.errors import DataError
+from steper_ray.core.answers import Score, score
+from steper_ray.core.errors import DataError
 from steper_ray.schema import Question, StopReason, Trajectory
 
 FAILED = frozenset((StopReason.RETRIEVER_FAILED, StopReason.GENERATOR_FAILED, StopReason.REJECTED))

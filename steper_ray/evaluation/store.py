@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steper_ray.core.errors import DataError
 from steper_ray.core.files import write_text
 from steper_ray.core.fingerprints import digest
-from steper_ray.errors import DataError
 from steper_ray.evaluation.results import sample
 from steper_ray.evaluation.scores import EvalScores
 from steper_ray.rollouts.set import RolloutSet

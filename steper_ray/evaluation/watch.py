@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from steper_ray.config import Config, EngineConfig
+from steper_ray.core.errors import DataError
+from steper_ray.core.splits import draw
 from steper_ray.corpora import open_corpus
-from steper_ray.errors import DataError
 from steper_ray.evaluation.pipeline import EvalJob, evaluate
 from steper_ray.evaluation.scores import METRICS
 from steper_ray.retrieval import index_folder
 from steper_ray.schema import Question
-from steper_ray.splits import draw
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 from steper_ray.config import ReasoningConfig
-from steper_ray.errors import DataError, SteperError
+from steper_ray.core.errors import DataError, SteperError
 from steper_ray.frameworks.base import Fact, Framework
 from steper_ray.frameworks.ircot import IRCoT
 from steper_ray.frameworks.layout import Layout

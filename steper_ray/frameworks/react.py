@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from steper_ray.answers import extract_answer, in_brackets
+from steper_ray.core.answers import extract_answer, in_brackets
 from steper_ray.frameworks.base import Fact, shipped_demonstrations
 from steper_ray.frameworks.layout import Layout
 

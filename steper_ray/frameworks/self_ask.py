@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from steper_ray.answers import extract_answer
+from steper_ray.core.answers import extract_answer
 from steper_ray.frameworks.base import Fact, shipped_demonstrations
 from steper_ray.frameworks.layout import Layout
 

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from steper_ray.core.errors import EngineSetupError
 from steper_ray.core.probes import PROBES, Probe, Probes, read_probes
-from steper_ray.errors import EngineSetupError
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from json import JSONDecodeError
 from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
 
 from steper_ray.config import EngineConfig
-from steper_ray.errors import EngineSetupError, GenerationError, PromptTooLongError, RefusedError
+from steper_ray.core.errors import EngineSetupError, GenerationError, PromptTooLongError, RefusedError
 from steper_ray.generation.retrying import retry_after
 
 #: What goes wrong between the client and the endpoint. A broken stream may end within an event.

@@ -26,8 +26,14 @@ from openai import APIError, APIStatusError, AsyncOpenAI, AsyncStream, Timeout
 from openai.types import Completion, CompletionChoice, CompletionUsage
 
 from steper_ray.config import EngineConfig, SamplingConfig
+from steper_ray.core.errors import (
+    EngineDeadError,
+    EngineSetupError,
+    GenerationError,
+    ModelError,
+    RefusedError,
+)
 from steper_ray.core.tokenizers import Tokenizer
-from steper_ray.errors import EngineDeadError, EngineSetupError, GenerationError, ModelError, RefusedError
 from steper_ray.generation.base import Chunk, Prompt
 from steper_ray.generation.limiter import Clock, Limiter, Sleep, Slot
 from steper_ray.generation.openai_errors import (

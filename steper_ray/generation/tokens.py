@@ -11,8 +11,8 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from steper_ray.config import EngineConfig
+from steper_ray.core.errors import ModelError, PromptTooLongError, RefusedError
 from steper_ray.core.tokenizers import Tokenizer, plain_ids
-from steper_ray.errors import ModelError, PromptTooLongError, RefusedError
 from steper_ray.generation.base import Prompt
 from steper_ray.models import resolve_model
 

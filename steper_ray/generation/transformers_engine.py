@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from steper_ray.config import EngineConfig, SamplingConfig
-from steper_ray.errors import EngineDeadError, GenerationError, ModelError
+from steper_ray.core.errors import EngineDeadError, GenerationError, ModelError
 from steper_ray.generation.base import Chunk, Prompt
 from steper_ray.generation.batch import Batch, Running, is_out_of_memory, next_group
 from steper_ray.generation.tokens import (

@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from steper_ray.config import EngineConfig, SamplingConfig
-from steper_ray.errors import EngineDeadError, GenerationError, ModelError
+from steper_ray.core.errors import EngineDeadError, GenerationError, ModelError
 from steper_ray.generation.agreement import LISTED, Agreement
 from steper_ray.generation.base import Chunk, Prompt
 from steper_ray.generation.tokens import fit_tokens, load_tokenizer, model_prompt, tokenizer_name

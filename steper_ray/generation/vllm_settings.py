@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from steper_ray.config import EngineConfig
-from steper_ray.errors import ModelError
+from steper_ray.core.errors import ModelError
 from steper_ray.generation.tokens import tokenizer_name
 from steper_ray.models import adapter_rank
 

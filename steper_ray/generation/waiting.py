@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
-from steper_ray.errors import GenerationError
+from steper_ray.core.errors import GenerationError
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from steper_ray.config import ReasoningConfig, SamplingConfig
-from steper_ray.errors import EngineDeadError, GenerationError, RefusedError, RetrievalError
+from steper_ray.core.errors import EngineDeadError, GenerationError, RefusedError, RetrievalError
 from steper_ray.frameworks import framework_of, layout_for
 from steper_ray.generation.base import Generator, Prompt
 from steper_ray.prompts import PromptEncoder

@@ -6,8 +6,8 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 
-from steper_ray.answers import comparable
 from steper_ray.config import ReasoningConfig
+from steper_ray.core.answers import comparable
 from steper_ray.core.sentences import split_sentences
 from steper_ray.schema import Hit, Passage
 

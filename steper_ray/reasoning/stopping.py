@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from steper_ray.answers import comparable, extract_answer
 from steper_ray.config import ReasoningConfig
+from steper_ray.core.answers import comparable, extract_answer
 from steper_ray.frameworks.base import Framework
 from steper_ray.reasoning.confidence import Heard
 from steper_ray.schema import Step, StopReason

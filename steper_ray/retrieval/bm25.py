@@ -19,7 +19,7 @@ import numpy as np
 import Stemmer
 from bm25s.stopwords import STOPWORDS_EN
 
-from steper_ray.errors import DataError
+from steper_ray.core.errors import DataError
 from steper_ray.retrieval.store import PassageStore
 from steper_ray.schema import Hit, Passage
 

@@ -22,10 +22,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from steper_ray.config import RetrievalConfig
+from steper_ray.core.errors import RetrievalError
 from steper_ray.core.files import locked, remove_leftovers, replace_folder, storing, temporary, write_text
 from steper_ray.core.fingerprints import digest
 from steper_ray.core.sums import damage, take
-from steper_ray.errors import RetrievalError
 from steper_ray.retrieval import bm25, lucene
 from steper_ray.retrieval.base import Retriever
 from steper_ray.retrieval.store import PASSAGES, PassageStore, write_passages

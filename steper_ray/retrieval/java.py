@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from steper_ray.errors import RetrievalError
+from steper_ray.core.errors import RetrievalError
 
 MINIMUM = 21
 MODULE = "jdk.incubator.vector"

@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from steper_ray.errors import RetrievalError
+from steper_ray.core.errors import RetrievalError
 from steper_ray.retrieval.java import find_java
 from steper_ray.retrieval.store import PassageStore
 from steper_ray.schema import Hit, Passage

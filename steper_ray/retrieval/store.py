@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from steper_ray.core.errors import DataError
 from steper_ray.core.fingerprints import PassageDigest
-from steper_ray.errors import DataError
 from steper_ray.schema import PASSAGE_SCHEMA, Passage
 
 PASSAGES = "passages.arrow"  # the file's name in an index

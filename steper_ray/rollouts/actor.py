@@ -21,7 +21,7 @@ from typing import NoReturn, TypeVar
 import pyarrow as pa
 
 from steper_ray.config import EngineConfig, RetrievalConfig
-from steper_ray.errors import EngineDeadError, SteperError
+from steper_ray.core.errors import EngineDeadError, SteperError
 from steper_ray.generation.base import Generator
 from steper_ray.reasoning import Reasoner
 from steper_ray.retrieval.base import Retriever

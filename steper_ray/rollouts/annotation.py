@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 
-from steper_ray.answers import extract_answer
 from steper_ray.config import ReasoningConfig
-from steper_ray.errors import RetrievalError
+from steper_ray.core.answers import extract_answer
+from steper_ray.core.errors import RetrievalError
 from steper_ray.frameworks import Fact, framework_of
 from steper_ray.reasoning.passages import PassagePool
 from steper_ray.retrieval.base import Retriever

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, Protocol, TypeVar
 
-from steper_ray.errors import (
+from steper_ray.core.errors import (
     EngineDeadError,
     EngineSetupError,
     GenerationError,

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from steper_ray.errors import EngineDeadError
+from steper_ray.core.errors import EngineDeadError
 
 COMPANY, ALONE = 2, 2
 BARREN, BARREN_LATER = 5, 15

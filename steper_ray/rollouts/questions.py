@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from steper_ray.core.errors import DataError
 from steper_ray.core.files import TEMPORARY, file_sha256, storing, synchronise, write_text
 from steper_ray.core.fingerprints import digest, file_fingerprint
-from steper_ray.errors import DataError
 from steper_ray.schema import QUESTION_SCHEMA, Question, question_from_row, to_row
 
 

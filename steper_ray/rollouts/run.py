@@ -16,11 +16,11 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from steper_ray import errors
 from steper_ray.cluster import Need, lacking
+from steper_ray.core import errors
+from steper_ray.core.errors import EngineDeadError, EngineSetupError, OwedError, SteperError
 from steper_ray.core.files import remove_unfinished
 from steper_ray.core.progress import Bar
-from steper_ray.errors import EngineDeadError, EngineSetupError, OwedError, SteperError
 from steper_ray.rollouts.actor import Job, RolloutActor
 from steper_ray.rollouts.asker import Tag
 from steper_ray.rollouts.deaths import Deaths, Verdicts

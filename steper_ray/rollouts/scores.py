@@ -17,9 +17,9 @@ from typing import Any
 import pyarrow as pa
 
 from steper_ray.config import EngineConfig, SamplingConfig, VerifyConfig
+from steper_ray.core.errors import DataError
 from steper_ray.core.files import read_table, write_table, write_text
 from steper_ray.core.fingerprints import digest
-from steper_ray.errors import DataError
 from steper_ray.rollouts.spec import engine_identity
 from steper_ray.rollouts.verifiers import JUDGE_PROMPT, agreement_sampling
 from steper_ray.schema import SCORE_SCHEMA, StepScore, Trajectory, to_row

@@ -23,9 +23,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from steper_ray.core.errors import DataError
 from steper_ray.core.files import file_sha256, read_table, write_file, write_table, write_text
 from steper_ray.core.fingerprints import digest
-from steper_ray.errors import DataError
 from steper_ray.schema import TRAJECTORY_SCHEMA, Trajectory, to_row, trajectory_from_row
 
 _AGAIN = "Run the same command again: this shard alone is redone"

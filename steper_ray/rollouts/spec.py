@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from steper_ray.answers import is_right
 from steper_ray.config import (
     Config,
     EngineConfig,
@@ -21,8 +20,9 @@ from steper_ray.config import (
     SamplingConfig,
     VerifyConfig,
 )
+from steper_ray.core.answers import is_right
+from steper_ray.core.errors import DataError
 from steper_ray.core.fingerprints import digest
-from steper_ray.errors import DataError
 from steper_ray.frameworks import framework_of
 from steper_ray.models import absolute_engine, model_fingerprint
 from steper_ray.rollouts.shards import ShardStore

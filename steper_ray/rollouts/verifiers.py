@@ -10,10 +10,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from steper_ray.answers import comparable
-from steper_ray.claims import claims_of
 from steper_ray.config import ReasoningConfig, SamplingConfig, VerifyConfig
-from steper_ray.errors import RefusedError
+from steper_ray.core.answers import comparable
+from steper_ray.core.claims import claims_of
+from steper_ray.core.errors import RefusedError
 from steper_ray.frameworks.layout import clean
 from steper_ray.generation.base import Generator, generate
 from steper_ray.reasoning import Reasoner

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from pydantic import Field, ValidationError, create_model
 
-from steper_ray.claims import Ground
+from steper_ray.core.claims import Ground
 from steper_ray.core.sentences import split_sentences
 from steper_ray.reasoning import Event, Finished, PassagesFound, ReasoningDelta, StepDone, StepStarted
 from steper_ray.schema import Hit, Step, StopReason, Trajectory, Usage

@@ -19,7 +19,7 @@ import ray
 from ray import serve
 
 from steper_ray.config import Config, EngineConfig
-from steper_ray.errors import EngineSetupError, SteperError
+from steper_ray.core.errors import EngineSetupError, SteperError
 from steper_ray.serving.access import is_loopback
 from steper_ray.serving.args import ConfigArgs
 from steper_ray.serving.deployments import bind

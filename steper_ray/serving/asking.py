@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from steper_ray.errors import EngineDeadError, EngineSetupError, PromptTooLongError
+from steper_ray.core.errors import EngineDeadError, EngineSetupError, PromptTooLongError
 from steper_ray.reasoning import Event, Finished
 from steper_ray.schema import Trajectory
 from steper_ray.serving.api import RETRY, Problem, check_done

@@ -18,7 +18,7 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.handle import DeploymentHandle
 
 from steper_ray.config import AutoscaleConfig
-from steper_ray.errors import SteperError
+from steper_ray.core.errors import SteperError
 from steper_ray.retrieval import Retriever, open_index
 from steper_ray.schema import Hit
 from steper_ray.serving.asking import GRACE_SECONDS

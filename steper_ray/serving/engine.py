@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from steper_ray.config import ReasoningConfig, SamplingConfig, ServeConfig
-from steper_ray.errors import (
+from steper_ray.core.errors import (
     EngineDeadError,
     EngineSetupError,
     GenerationError,

@@ -25,7 +25,7 @@ from ray.serve.exceptions import (
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from ray.serve.schema import DeploymentStatus, ReplicaState
 
-from steper_ray.errors import EngineDeadError
+from steper_ray.core.errors import EngineDeadError
 from steper_ray.reasoning import Event
 from steper_ray.retrieval import merge
 from steper_ray.schema import Hit, Trajectory

@@ -18,7 +18,7 @@ from ray import serve
 
 from steper_ray.config import Config
 from steper_ray.config.base import Positive
-from steper_ray.errors import ModelError
+from steper_ray.core.errors import ModelError
 from steper_ray.models import absolute_engine, resolve_model
 from steper_ray.serving.args import ConfigArgs
 from steper_ray.serving.deployments import INGRESS_CPUS

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from steper_ray.errors import SteperError
+from steper_ray.core.errors import SteperError
 from steper_ray.schema import Step
 from steper_ray.serving.engine import Ask
 from steper_ray.serving.observing import CLIENT_LEFT, Outcome

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steper_ray.core.errors import StorageError, TrainingError
 from steper_ray.core.files import file_sha256, room, write_text
 from steper_ray.core.sums import damage
-from steper_ray.errors import StorageError, TrainingError
 from steper_ray.training.agreement import Agree
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from random import Random
 import pyarrow.compute as pc
 
 from steper_ray.config import TrainConfig
-from steper_ray.errors import TrainingError
+from steper_ray.core.errors import TrainingError
 from steper_ray.schema import Ability
 from steper_ray.training.objective import N_TASKS, TASKS
 from steper_ray.training.packing import Branch, Tree

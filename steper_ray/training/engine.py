@@ -22,7 +22,7 @@ from transformers.integrations import apply_liger_kernel
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
 from steper_ray.config import TrainConfig
-from steper_ray.errors import TrainingError
+from steper_ray.core.errors import TrainingError
 from steper_ray.training.fit import Memory, check_fit, worker_memory
 from steper_ray.training.forward import Forward
 from steper_ray.training.lora import add_adapters

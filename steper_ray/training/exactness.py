@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 
 from steper_ray.config import TrainConfig
+from steper_ray.core.errors import TrainingError
 from steper_ray.core.probes import Probe, Probes
-from steper_ray.errors import TrainingError
 from steper_ray.training.data import Item
 from steper_ray.training.forward import Forward
 from steper_ray.training.memory import training_dtype

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+from steper_ray.core.errors import TrainingError
 from steper_ray.core.files import remove_leftovers, replace_folder, temporary
 from steper_ray.core.probes import Probes, write_probes
 from steper_ray.core.sums import sums_damage, write_sums
-from steper_ray.errors import TrainingError
 from steper_ray.training.job import PROVENANCE, Task
 from steper_ray.training.lora import save_adapters, save_merged
 from steper_ray.training.memory import training_dtype

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig
 
 from steper_ray.config import LoraConfig, TrainConfig
-from steper_ray.errors import TrainingError
+from steper_ray.core.errors import TrainingError
 from steper_ray.training.memory import Estimate, estimate_memory, training_dtype
 from steper_ray.training.sizes import model_size
 

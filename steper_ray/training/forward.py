@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from steper_ray.errors import TrainingError
+from steper_ray.core.errors import TrainingError
 from steper_ray.training.attention import IMPLEMENTATIONS, Attention, model_inputs
 from steper_ray.training.packing import Packed, example_losses, supervised_columns, supervised_tokens
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from steper_ray.config import TrainConfig, ValidationConfig
+from steper_ray.core.errors import TrainingError
 from steper_ray.core.files import write_text
 from steper_ray.core.fingerprints import folder_fingerprint
 from steper_ray.core.sums import SUMS, listed, sums_damage
-from steper_ray.errors import TrainingError
 from steper_ray.models import resolve_model
 from steper_ray.training.metrics import read_records
 from steper_ray.training.sources import data_fingerprint

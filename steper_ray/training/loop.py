@@ -20,8 +20,8 @@ import torch.distributed as dist
 from transformers import AutoConfig, AutoTokenizer
 
 from steper_ray.config import TrainConfig
+from steper_ray.core.errors import ModelError, SteperError, TrainingError
 from steper_ray.core.probes import Probes
-from steper_ray.errors import ModelError, SteperError, TrainingError
 from steper_ray.models import context_limit, partial_attention
 from steper_ray.training.checkpoints import writing
 from steper_ray.training.data import Batch, TrainingData, check_vocabulary, load_data

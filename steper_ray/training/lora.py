@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from steper_ray.config import LoraConfig
-from steper_ray.errors import TrainingError
+from steper_ray.core.errors import TrainingError
 from steper_ray.training.checkpoints import WriteError
 
 

@@ -15,8 +15,8 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+from steper_ray.core.errors import DataError
 from steper_ray.core.files import write_text
-from steper_ray.errors import DataError
 
 
 class MetricsLog:

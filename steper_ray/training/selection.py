@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from steper_ray.config import TrainConfig, ValidationConfig
-from steper_ray.errors import TrainingError
+from steper_ray.core.errors import TrainingError
 from steper_ray.schema import Ability
 from steper_ray.training.objective import N_TASKS, TASKS
 from steper_ray.training.tokens import Chunk, Ints, OpenTokens

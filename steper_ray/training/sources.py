@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from steper_ray.core.errors import TrainingError
 from steper_ray.core.fingerprints import file_fingerprint
-from steper_ray.errors import TrainingError
 
 _AGAIN = "Build again: finished shards are kept"
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from filelock import FileLock
 
+from steper_ray.core.errors import ModelError, TrainingError
 from steper_ray.core.files import remove_unfinished, storing
 from steper_ray.core.progress import Bar
 from steper_ray.core.tasks import in_order
-from steper_ray.errors import ModelError, TrainingError
 from steper_ray.frameworks import Layout, layouts
 from steper_ray.training.job import Task
 from steper_ray.training.sources import Source, sources_of

@@ -26,10 +26,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from steper_ray.core import tokenizers
+from steper_ray.core.errors import TrainingError
 from steper_ray.core.files import file_sha256, write_file, write_text
 from steper_ray.core.fingerprints import digest, file_fingerprint
+from steper_ray.core.splits import draw, question_of
 from steper_ray.core.tokenizers import Tokenizer
-from steper_ray.errors import TrainingError
 from steper_ray.frameworks import Layout, layout, layouts
 from steper_ray.prompts import PromptEncoder, encoder
 from steper_ray.schema import (
@@ -40,7 +41,6 @@ from steper_ray.schema import (
     ability_of,
     trajectory_from_row,
 )
-from steper_ray.splits import draw, question_of
 from steper_ray.training.sources import Source
 
 Ints = npt.NDArray[np.int32]

@@ -16,8 +16,8 @@ from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Self
 
+from steper_ray.core.errors import StorageError, TrainingError
 from steper_ray.core.files import write_text
-from steper_ray.errors import StorageError, TrainingError
 from steper_ray.training.job import Task
 from steper_ray.training.metrics import Follower
 from steper_ray.training.students import Students

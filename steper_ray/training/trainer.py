@@ -34,8 +34,8 @@ from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAM
 
 from steper_ray.cluster import Need, lacking
 from steper_ray.config import TrainConfig
+from steper_ray.core.errors import SteperError, TrainingError
 from steper_ray.core.files import locked
-from steper_ray.errors import SteperError, TrainingError
 from steper_ray.training.agreement import one_for_all
 from steper_ray.training.checkpoints import Checkpoints, Saver, WriteError, newest, writing
 from steper_ray.training.job import BEST, Task, TrainJob, TrainResult, finished, lost, make_task, note_sources

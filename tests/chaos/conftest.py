@@ -9,7 +9,7 @@ import pytest
 from builds import Watched, config
 from local_ray import local_ray
 
-from steper_ray.distillation.build import build_data
+from steper_ray.data.build import build_data
 
 
 @pytest.fixture

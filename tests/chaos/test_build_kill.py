@@ -28,8 +28,8 @@ from builds import (
 from processes import ROUNDS, Driver, children, kill, rounds
 from waiting import wait_until
 
-from steper_ray.distillation.build import build_data
-from steper_ray.errors import OwedError
+from steper_ray.core.errors import OwedError
+from steper_ray.data.build import build_data
 from steper_ray.rollouts import run
 from steper_ray.rollouts.actor import RolloutActor
 from steper_ray.rollouts.deaths import ALONE, COMPANY
@@ -41,7 +41,7 @@ DRIVER = textwrap.dedent("""
     import sys
     import ray
     from steper_ray.config.file import load_config
-    from steper_ray.distillation.build import build_data
+    from steper_ray.data.build import build_data
 
     if __name__ == "__main__":
         address, temp, *settings = sys.argv[1:]

@@ -18,7 +18,7 @@ from processes import ROUNDS, Driver, kill
 from trainings import EVERY, KEEP, STEPS, Watched, kept_lines, make_student, same_student
 from waiting import wait_until
 
-from steper_ray.errors import TrainingError
+from steper_ray.core.errors import TrainingError
 from steper_ray.training.trainer import train
 
 DRIVER = textwrap.dedent("""

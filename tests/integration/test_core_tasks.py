@@ -2,8 +2,8 @@
 
 import pytest
 
+from steper_ray.core.errors import DataError
 from steper_ray.core.tasks import in_order
-from steper_ray.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -6,7 +6,7 @@ import pytest
 
 from steper_ray import stages
 from steper_ray.config.file import load_config
-from steper_ray.demo import STUDENTS, run_demo
+from steper_ray.recipes.demo import STUDENTS, run_demo
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 SMALL = [

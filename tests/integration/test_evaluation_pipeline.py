@@ -5,9 +5,9 @@ import json
 import pytest
 
 from steper_ray.config.file import load_config
+from steper_ray.core.errors import DataError, LockedError, ModelError
 from steper_ray.core.files import locked
 from steper_ray.corpora import open_corpus
-from steper_ray.errors import DataError, LockedError, ModelError
 from steper_ray.evaluation.pipeline import EvalJob, evaluate
 from steper_ray.evaluation.scores import score_trajectories
 from steper_ray.evaluation.store import job_files, read_trajectories

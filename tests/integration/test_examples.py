@@ -9,7 +9,7 @@ from local_endpoint import QUESTION, LocalEngine, listening, replies
 
 from steper_ray.config import ReasoningConfig
 from steper_ray.corpora.miniature import make_corpus
-from steper_ray.distillation.export import export
+from steper_ray.data.export import export
 from steper_ray.frameworks import FRAMEWORKS, layout_for
 from steper_ray.schema import to_row
 

@@ -17,16 +17,16 @@ from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from serving_apps import serving
 from waiting import answers, wait_until
 
-from steper_ray.answers import is_right
 from steper_ray.config import EngineConfig, ReasoningConfig, RetrievalConfig, SamplingConfig
-from steper_ray.corpora.miniature import make_corpus
-from steper_ray.errors import (
+from steper_ray.core.answers import is_right
+from steper_ray.core.errors import (
     EngineDeadError,
     EngineSetupError,
     GenerationError,
     PromptTooLongError,
     RefusedError,
 )
+from steper_ray.corpora.miniature import make_corpus
 from steper_ray.frameworks import FRAMEWORKS
 from steper_ray.generation import generate, open_generator, open_students
 from steper_ray.generation.tokens import load_tokenizer

@@ -13,8 +13,8 @@ from endless import LONG
 from transformers import AutoModelForCausalLM
 
 from steper_ray.config import EngineConfig, SamplingConfig, TrainConfig
+from steper_ray.core.errors import EngineDeadError, EngineSetupError, ModelError
 from steper_ray.core.probes import write_probes
-from steper_ray.errors import EngineDeadError, EngineSetupError, ModelError
 from steper_ray.generation import generate, open_generator
 from steper_ray.models import resolve_model
 from steper_ray.training.exactness import probe

@@ -7,8 +7,8 @@ from distilled import assembled, trajectory
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
-from steper_ray.distillation.inspection import DataSet, inspect
-from steper_ray.distillation.inspection_text import page
+from steper_ray.data.inspection import DataSet, inspect
+from steper_ray.data.inspection_text import page
 
 pytestmark = pytest.mark.chromium
 

@@ -9,8 +9,8 @@ import pytest
 from retriever_contract import CORPUS, QUESTIONS, RetrieverContract
 
 from steper_ray.config import RetrievalConfig
+from steper_ray.core.errors import RetrievalError
 from steper_ray.core.fingerprints import passages_fingerprint
-from steper_ray.errors import RetrievalError
 from steper_ray.retrieval import Retriever, build_index, ensure_index, open_index, read_manifest
 
 pytestmark = pytest.mark.java

@@ -7,9 +7,9 @@ import pytest
 from weather import Weather
 
 from steper_ray.config.file import load_config
-from steper_ray.distillation.build import build_data
-from steper_ray.distillation.inspection import DataSet
-from steper_ray.errors import EngineSetupError, LockedError, OwedError, StorageError
+from steper_ray.core.errors import EngineSetupError, LockedError, OwedError, StorageError
+from steper_ray.data.build import build_data
+from steper_ray.data.inspection import DataSet
 from steper_ray.evaluation.pipeline import EvalJob, evaluate
 from steper_ray.evaluation.store import job_files, read_trajectories
 

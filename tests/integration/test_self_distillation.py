@@ -5,9 +5,9 @@ import json
 import pytest
 
 from steper_ray.config.file import load_config
-from steper_ray.errors import DataError
+from steper_ray.core.errors import DataError
+from steper_ray.recipes.self_distillation import format_rounds, self_distil
 from steper_ray.rollouts.shards import ShardStore
-from steper_ray.rounds import format_rounds, self_distil
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 SMALL = [

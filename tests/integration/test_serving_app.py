@@ -285,7 +285,7 @@ def command(folder, port, **environ):
     config.save(folder)
     assert load_config(folder / "config.yaml") == config
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    call = [sys.executable, "-m", "steper_ray.cli", "serve", "--config", str(folder / "config.yaml")]
+    call = [sys.executable, "-m", "steper_ray.cli.main", "serve", "--config", str(folder / "config.yaml")]
     log = folder / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(call, stdout=out, stderr=subprocess.STDOUT, env=kept | environ)

@@ -5,7 +5,7 @@ from local_endpoint import PASSAGES, QUESTION, LocalEngine, replies
 from scripted import KeywordRetriever
 from selenium.webdriver.common.keys import Keys
 
-from steper_ray.errors import GenerationError
+from steper_ray.core.errors import GenerationError
 from steper_ray.schema import Passage
 
 pytestmark = pytest.mark.chromium

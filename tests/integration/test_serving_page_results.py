@@ -6,8 +6,8 @@ from page_driver import PHONE, answered
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
-from steper_ray.answers import comparable
-from steper_ray.errors import GenerationError
+from steper_ray.core.answers import comparable
+from steper_ray.core.errors import GenerationError
 from steper_ray.serving import asking
 from steper_ray.serving.asking import OverloadedError
 

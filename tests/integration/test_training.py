@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from steper_ray.config import TrainConfig
 from steper_ray.config.file import load_config
+from steper_ray.core.errors import TrainingError
 from steper_ray.core.probes import read_probes
-from steper_ray.errors import TrainingError
 from steper_ray.frameworks import FRAMEWORKS
 from steper_ray.models import resolve_model
 from steper_ray.prompts import PromptEncoder

@@ -11,7 +11,7 @@ from training_examples import gold_examples, write_trajectories
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steper_ray.config import TrainConfig
-from steper_ray.errors import ModelError
+from steper_ray.core.errors import ModelError
 from steper_ray.models import resolve_model
 from steper_ray.training.metrics import read_lines
 from steper_ray.training.trainer import TrainJob, train

@@ -5,7 +5,7 @@ from training_examples import gold_examples, trajectories_of, write_trajectories
 from transformers import AutoTokenizer
 
 from steper_ray.config import TrainConfig
-from steper_ray.errors import ModelError, TrainingError
+from steper_ray.core.errors import ModelError, TrainingError
 from steper_ray.models import resolve_model
 from steper_ray.training import tokenising
 from steper_ray.training.data import load_data

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from steper_ray.cli import app
+from steper_ray.cli.main import app
 from steper_ray.config import Config
 from steper_ray.config.file import load_config
 

@@ -8,8 +8,8 @@ import pytest
 from transformers import AutoConfig
 
 from steper_ray.config import EngineConfig
+from steper_ray.core.errors import ModelError
 from steper_ray.core.sums import write_sums
-from steper_ray.errors import ModelError
 from steper_ray.models import absolute_engine, check_adapter, context_limit, partial_attention, resolve_model
 
 

@@ -10,8 +10,8 @@ from training_examples import gold_examples, write_trajectories
 import steper_ray
 from steper_ray import stages
 from steper_ray.config.file import load_config
+from steper_ray.core.errors import DataError, SteperError, TrainingError
 from steper_ray.core.sums import write_sums
-from steper_ray.errors import DataError, SteperError, TrainingError
 from steper_ray.training.job import PROVENANCE
 
 

@@ -1,0 +1,127 @@
+"""Questions and passages -> teacher trajectories -> those to learn from. Every teacher asks through rollouts/."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from steper_ray.config import Config, TeacherConfig
+from steper_ray.core.files import locked
+from steper_ray.core.tasks import in_order
+from steper_ray.data.assemble import assemble
+from steper_ray.data.report import BuildReport
+from steper_ray.models import absolute_engine
+from steper_ray.rollouts.scores import score_folders
+from steper_ray.rollouts.set import RolloutSet, owed_report
+from steper_ray.rollouts.shards import DamagedShardError
+from steper_ray.rollouts.sources import Source, open_source
+from steper_ray.rollouts.spec import (
+    Asking,
+    Pool,
+    RolloutSpec,
+    absolute_reasoning,
+    absolute_verify,
+    at_fixed_steps,
+)
+
+logger = logging.getLogger(__name__)
+
+_TRIES = 3  # assemblies of one build: shards that are damaged in between are made again
+
+
+def build_data(config: Config) -> BuildReport:
+    """Builds, or continues to build, run_dir/data/: trajectories/, kept/, dropped.jsonl, owed.jsonl, manifest.json.
+
+    Raises DataError (corpus, duplicate question ids), RetrievalError, ModelError, EngineSetupError, EngineDeadError,
+    StorageError, LockedError where another build is at work on this run_dir, and OwedError where more than
+    `build.max_failed` of the questions are owed, after everything else is assembled. The same call continues from what
+    was committed.
+    """
+    with locked(config.run_dir, "build"):
+        return _build(at_fixed_steps(config))
+
+
+def _build(config: Config) -> BuildReport:
+    from steper_ray.rollouts.run import check_owed
+
+    source = open_source(config.corpus, config.retrieval, config.run_dir, config.build.shard_size)
+    long = source.long_passages(config.reasoning.max_passage_chars, config.reasoning.long_passages)
+    made = 0
+    for left in reversed(range(_TRIES)):
+        sets = list[RolloutSet]()
+        try:
+            made += _rollouts(config, source, sets)
+            report = assemble(config, sets, run=made, skipped=source.questions.skipped, passages=long)
+        except DamagedShardError as error:
+            if not left:
+                raise
+            logger.warning("%s", error)
+            _drop_damaged(sets)
+            continue
+        check_owed(owed_report(sets), config.build.max_failed, f"{report.folder}", report.summary())
+        return report
+    raise AssertionError("the last try returns or raises")
+
+
+def _rollouts(config: Config, source: Source, sets: list[RolloutSet]) -> int:
+    """Adds the teachers' sets, one after the other; returns how many shards were made just now."""
+    from steper_ray.rollouts.run import run
+
+    made = 0
+    for teacher in _teachers(config):
+        spec, pool = _spec(config, teacher, source.index, source.corpus, sets)
+        sets.append(RolloutSet(spec, source.questions))
+        new = sum(spec.store.manifest(shard) is None for shard in sets[-1].shards)
+        run([spec], source.questions, pool, what="trajectories")
+        made += new
+    return made
+
+
+def _teachers(config: Config) -> tuple[TeacherConfig, ...]:
+    """The teachers in the order they are asked in; `engine` alone where none are named."""
+    build = config.build
+    return build.teachers or (TeacherConfig(engine=config.engine, samples=build.samples),)
+
+
+def _spec(
+    config: Config, teacher: TeacherConfig, index: Path, fingerprint: str, sets: list[RolloutSet]
+) -> tuple[RolloutSpec, Pool]:
+    build, run_dir, sampling = config.build, config.run_dir.resolve(), config.sampling
+    if teacher.temperature is not None:
+        sampling = sampling.model_copy(update={"temperature": teacher.temperature})
+    engine, verify = absolute_engine(teacher.engine), absolute_verify(build.verify)
+    annotated = build.teacher == "annotation"
+    asking = Asking(
+        samples=teacher.samples,
+        first_sample=sum(found.spec.asking.samples for found in sets),
+        until_right=build.until_right,
+        self_correct=build.self_correct,
+        match=build.match,
+    )
+    spec = RolloutSpec(
+        engine=engine,
+        sampling=sampling,
+        reasoning=absolute_reasoning(config.reasoning),
+        retrieval=config.retrieval,
+        index=index,
+        corpus=fingerprint,
+        folder=run_dir / "data" / "trajectories",
+        source="annotation" if annotated else teacher.engine.model,
+        teacher=build.teacher,
+        asking=asking,
+        before=tuple(found.spec.store for found in sets),
+        verify=verify,
+        scores=score_folders(run_dir / "data" / "scores", engine, sampling, verify),
+    )
+    own = {name: getattr(teacher, name) for name in ("engines", "in_flight", "num_cpus", "num_gpus")}
+    pool = Pool(build.engines, build.in_flight, build.num_cpus, build.num_gpus, "build")
+    return spec, replace(pool, **{name: value for name, value in own.items() if value is not None})
+
+
+def _drop_damaged(sets: list[RolloutSet]) -> None:
+    """Drops every damaged shard, so that one more run makes them all."""
+    for found in sets:
+        dropped = sum(in_order(found.spec.store.drop_damaged, found.shards))
+        if dropped:
+            logger.warning("%s: %d damaged shards are made again", found.spec.folder, dropped)

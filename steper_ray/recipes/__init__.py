@@ -1,0 +1,1 @@
+"""Stages put together: the demo on the miniature, and rounds of self-distillation."""
