@@ -1,1 +1,1 @@
-"""What every room may use: errors, files, fingerprints, answers, claims, progress, tasks. Knows no other room."""
+"""What every room may use: errors, files, fingerprints, answers, claims, progress, tasks. Knows schema alone."""
