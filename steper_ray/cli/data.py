@@ -76,7 +76,6 @@ def estimate(
     gpus: Annotated[
         int | None, typer.Option(min=1, help="GPUs in all; by default build.engines engines.")
     ] = None,
-    price: Annotated[float | None, typer.Option(min=0, help="Price of a GPU hour.")] = None,
     params: Annotated[
         float | None, typer.Option(min=1, help="Parameters of a model not on this disk.")
     ] = None,
@@ -86,15 +85,10 @@ def estimate(
     from_run: Annotated[
         Path | None, typer.Option("--from", help="Run whose speed and steps are taken.")
     ] = None,
-    steps: Annotated[float | None, typer.Option(min=1, help="Mean steps of a trajectory; else S.")] = None,
-    written: Annotated[float | None, typer.Option(min=1, help="Mean tokens written in a step.")] = None,
 ) -> None:
     """What a build will take, before it runs: generations, tokens and engine hours, with what they assume."""
-    from rich.console import Console
-
     from steper_ray.config.file import load_config
-    from steper_ray.data.estimate_report import Options, make_estimate, text
+    from steper_ray.data.estimate import Options, make_estimate, text
 
-    options = Options(gpu, gpus, price, params, tokens_per_second, from_run, steps, written)
-    console = Console(markup=False, highlight=False)
-    console.print(text(make_estimate(load_config(config, overrides or []), options)))
+    options = Options(gpu, gpus, params, tokens_per_second, from_run)
+    typer.echo(text(make_estimate(load_config(config, overrides or []), options)))

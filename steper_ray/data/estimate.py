@@ -1,21 +1,57 @@
-"""What a build will cost, before it runs: generations, tokens read and written at each step, time of engines. Pure.
+"""`steper estimate`: what a build will take before it runs, with every assumption beside its figure.
 
-The arithmetic of tokens follows the prompt layout: step s reads the preamble, the passages of steps 1..s, the question
-and the chain so far, and repeats the prompt of step s-1 up to its last passage, which the engine's prefix cache holds.
+- Tokens follow the prompt layout: step s reads instruction, passages of steps 1 to s, question and chain, and finds the
+  prompt of step s-1 up to its last passage in the engine's prefix cache.
+- Time follows an earlier run, a given speed, or a roofline of the GPU's stated figures.
+- Corpus, tokenizer and the headers of weights are read from the disk. No engine, no network, no Ray.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from itertools import accumulate
+import json
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+from itertools import accumulate, islice
+from pathlib import Path
+from statistics import fmean
 
-from steper_ray.core.errors import SteperError
+from steper_ray.config import Config, EngineConfig
+from steper_ray.core.errors import DataError, ModelError
+from steper_ray.corpora import open_corpus
+from steper_ray.data.inspection import DataSet, inspect
+from steper_ray.frameworks import layout_for
+from steper_ray.models import resolve_model
+from steper_ray.prompts import PromptEncoder
+from steper_ray.reasoning.passages import within_limit
+
+SAMPLE = 1000  # first texts of each kind, which are tokenised
+CHARS_A_TOKEN = 4  # without a tokenizer: about right for English
+SENTENCE_TOKENS = 32  # written in a step that is cut after its first sentence
+#: Vendors' data sheets: dense bfloat16 FLOP/s, bytes a second from memory, bytes of memory.
+GPUS = {
+    "A100": (312e12, 2.039e12, 80e9),  # SXM
+    "H100": (989e12, 3.35e12, 80e9),  # SXM
+    "H200": (989e12, 4.8e12, 141e9),  # SXM
+}
+#: Shares of those peaks that engines reach: in the middle of what is published for dense models.
+COMPUTE_SHARE, BANDWIDTH_SHARE = 0.4, 0.6
+_WIDTHS = (14, 16, 16, 14)  # of the table's columns
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the config does not say."""
+
+    gpu: str = "H100"
+    gpus: int | None = None
+    params: float | None = None
+    tokens_per_second: float | None = None
+    from_run: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Mean tokens of the segments of a prompt; the preamble with the begin of sequence."""
+    """Mean tokens of a prompt's segments; the preamble with the begin of sequence."""
 
     preamble: float
     passage: float
@@ -23,175 +59,192 @@ class Lengths:
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
-    """How trajectories go, step by step: the share of them that takes a step, the passages that are new at it, the
-    tokens that it writes."""
+class Profile:
+    """Of each step: the share of trajectories that take it, its new passages, and the tokens it writes."""
 
-    reach: tuple[float, ...]
+    share: tuple[float, ...]
     found: tuple[float, ...]
     written: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class StepTokens:
-    """All generations at one step. `cached` of the `prompt` tokens are in the engine's prefix cache."""
+    """All generations of one step. `cached` of the `prompt` tokens are in the prefix cache."""
 
-    generations: float = 0.0
-    prompt: float = 0.0
-    cached: float = 0.0
-    written: float = 0.0
-
-    @property
-    def fresh(self) -> float:
-        return self.prompt - self.cached
-
-    def __add__(self, other: StepTokens) -> StepTokens:
-        return StepTokens(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(StepTokens)))
-
-
-def even_course(steps: float, max_steps: int, found: float, written: float) -> Course:
-    """Each trajectory takes `steps` steps; where that is no whole number, some take one more."""
-    reach = tuple(min(1.0, max(0.0, steps - number)) for number in range(max_steps))
-    return Course(reach, (found,) * max_steps, (written,) * max_steps)
+    generations: float
+    prompt: float
+    cached: float
+    written: float
 
 
 @dataclass(frozen=True, slots=True)
-class Checks:
-    """Generations beside the steps: `drafts` of each step for the verifier `agreement`, and a judge that says one word
-    on each step, whose own instruction has so many tokens."""
+class Estimate:
+    """`hours` with all of `engines` busy to the end; each spans `gpus_each` GPUs."""
 
-    drafts: int = 0
-    judge: float | None = None
-
-
-def step_tokens(
-    trajectories: int, lengths: Lengths, course: Course, max_passages: int, checks: Checks = Checks()
-) -> list[StepTokens]:
-    """The tokens of each step, over all trajectories."""
-    seen = [min(float(max_passages), passages) for passages in accumulate(course.found)]
-    steps = []
-    for number, (reach, written) in enumerate(zip(course.reach, course.written, strict=True)):
-        n = trajectories * reach
-        passages, before = (
-            lengths.passage * seen[number],
-            lengths.passage * seen[number - 1] if number else 0.0,
-        )
-        own = passages + lengths.question + sum(course.written[:number])
-        # The instruction and demonstrations are in every prompt before, the passages in that of the step before.
-        prompt, cached = lengths.preamble + own, lengths.preamble + before
-        one = StepTokens(n, n * prompt, n * cached, n * written)
-        step = one
-        if checks.drafts:  # the first reads what the step read, those after it find all of that in the cache
-            more = n * (checks.drafts - 1)
-            step += one + StepTokens(more, more * prompt, more * prompt, more * written)
-        if checks.judge is not None:
-            step += StepTokens(n, n * (checks.judge + own), n * before, n)
-        steps.append(step)
-    return steps
-
-
-def total(steps: Sequence[StepTokens]) -> StepTokens:
-    return sum(steps, start=StepTokens())
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """What the maker states: dense bfloat16 operations a second, bytes a second from memory, bytes of memory."""
-
-    flops: float
-    bandwidth: float
-    memory: float
-
-
-GPUS = {
-    "A100": Gpu(312e12, 2.039e12, 80e9),  # SXM, 80 GB
-    "H100": Gpu(989e12, 3.35e12, 80e9),  # SXM
-    "H200": Gpu(989e12, 4.8e12, 141e9),  # SXM
-}
-#: Shares of those peaks that engines reach; figures of ours, in the middle of what is published for dense models.
-COMPUTE_SHARE = 0.4
-BANDWIDTH_SHARE = 0.6
-_WEIGHT_BYTES = 2  # bfloat16
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A dense model: parameters, and bytes of keys and values that one token of context takes."""
-
-    params: float
-    kv_bytes: float
-
-
-def typical_kv_bytes(params: float) -> float:
-    """Keys and values of a token in a model with grouped queries whose config is not at hand.
-
-    A power law through Llama 3: 131 kB at 8e9 parameters, 328 kB at 70e9.
-    """
-    return float(131_072 * (params / 8e9) ** 0.423)
-
-
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """Tokens a second of one engine: reading fresh prompts, and writing with `batch` generations side by side."""
-
-    read: float
-    write: float
-    batch: int
-
-    def seconds(self, tokens: StepTokens) -> float:
-        """Of one engine; reading and writing share its time."""
-        return tokens.fresh / self.read + tokens.written / self.write
-
-
-@dataclass(frozen=True, slots=True)
-class MeasuredSpeed:
-    """Tokens that one engine writes in a second of all its time, reading included."""
-
-    write: float
-
-    def seconds(self, tokens: StepTokens) -> float:
-        return tokens.written / self.write
-
-
-def roofline(
-    model: Model, gpu: Gpu, gpus: int, *, batch: int, context: float, memory_share: float = 0.9
-) -> Speed:
-    """The speed of one engine that spans `gpus` of this kind.
-
-    Reading is bound by operations, 2 a parameter and token. A forward pass that writes one token in each of `batch`
-    sequences reads all weights and the keys and values of `context` tokens of each, or is bound by operations too. The
-    batch is as large as the memory left by the weights holds. Raises SteperError where they leave none for one.
-    """
-    weights, kept = model.params * _WEIGHT_BYTES, model.kv_bytes * context
-    room = gpus * gpu.memory * memory_share - weights
-    if room < kept:
-        raise SteperError(
-            f"{weights / 1e9:,.0f} GB of weights do not fit into {gpus} x {gpu.memory / 1e9:.0f} GB: set "
-            "engine.tensor_parallel_size (and --gpus) higher, or name another --gpu"
-        )
-    fitting = max(1, min(batch, int(room / kept)))
-    operations = gpus * gpu.flops * COMPUTE_SHARE / (2 * model.params)  # tokens a second
-    moved = (weights + fitting * kept) / (gpus * gpu.bandwidth * BANDWIDTH_SHARE)  # seconds a pass
-    return Speed(operations, fitting / max(moved, fitting / operations), fitting)
-
-
-@dataclass(frozen=True, slots=True)
-class Bill:
-    """Time and price of `engines` engines with `gpus_each`, all of them busy to the end."""
-
-    engine_hours: float
+    questions: int
+    passages: int
+    trajectories: int
+    lengths: Lengths
+    steps: tuple[StepTokens, ...]
+    hours: float
     engines: int
     gpus_each: int
-    gpu_price: float | None = None
+    assumptions: tuple[str, ...]
 
-    @property
-    def hours(self) -> float:
-        return self.engine_hours / self.engines
 
-    @property
-    def gpu_hours(self) -> float:
-        return self.engine_hours * self.gpus_each
+def make_estimate(config: Config, options: Options) -> Estimate:
+    """Raises DataError and ModelError, naming the fix."""
+    each, assumed = config.engine.tensor_parallel_size, ["passages found are as long as the corpus' mean"]
+    engines = config.build.engines if options.gpus is None else options.gpus // each
+    if config.build.teacher != "engine":
+        raise DataError(f"build.teacher is '{config.build.teacher}': no model is asked")
+    if options.gpu not in GPUS:
+        raise DataError(f"--gpu {options.gpu}: known are {', '.join(GPUS)}; or give --tokens-per-second")
+    if not engines:
+        raise DataError(f"--gpus {options.gpus}: one engine takes {each} (engine.tensor_parallel_size)")
+    questions, passages, lengths = _corpus(config, assumed)
+    profile, write = _profile(config, options, assumed)
+    n = questions * config.build.samples
+    steps = step_tokens(n, lengths, profile, config.reasoning.max_passages)
+    if config.build.verify.agreement is not None or config.build.verify.judge is not None:
+        assumed.append("the generations of the verifiers agreement and judge come on top")
+    whole = total(steps)
+    seconds = whole.written / write if write else _roofline(config, options, whole, n, assumed)
+    hours = seconds / 3600 / engines
+    return Estimate(questions, passages, n, lengths, steps, hours, engines, each, tuple(assumed))
 
-    @property
-    def price(self) -> float | None:
-        return None if self.gpu_price is None else self.gpu_hours * self.gpu_price
+
+def step_tokens(n: int, lengths: Lengths, profile: Profile, max_passages: int) -> tuple[StepTokens, ...]:
+    """The tokens of each step, over `n` trajectories."""
+    seen = [min(float(max_passages), passages) for passages in accumulate(profile.found)]
+    steps = []
+    for number, (share, written) in enumerate(zip(profile.share, profile.written, strict=True)):
+        count = n * share
+        chain = sum(profile.written[:number])
+        before = lengths.preamble + (lengths.passage * seen[number - 1] if number else 0.0)
+        prompt = lengths.preamble + lengths.passage * seen[number] + lengths.question + chain
+        steps.append(StepTokens(count, count * prompt, count * before, count * written))
+    return tuple(steps)
+
+
+def total(steps: Iterable[StepTokens]) -> StepTokens:
+    return StepTokens(*map(sum, zip(*map(astuple, steps), strict=True)))
+
+
+def _corpus(config: Config, assumed: list[str]) -> tuple[int, int, Lengths]:
+    """Questions, passages and mean lengths. Raises DataError."""
+    from steper_ray.generation.tokens import load_tokenizer, tokenizer_name  # brings transformers
+
+    corpus, layout = open_corpus(config.corpus), layout_for(config.reasoning)
+    questions = list(islice(corpus.questions(), SAMPLE))
+    passages = list(islice(corpus.passages(), SAMPLE))
+    shown = [p for passage in passages if (p := within_limit(passage, config.reasoning)) is not None]
+    name = config.engine.tokenizer or config.engine.model
+    try:
+        encoder = PromptEncoder(load_tokenizer(tokenizer_name(config.engine), local=True), layout)
+        assumed.append(f"counted with the tokenizer of {name}")
+    except ModelError:
+        encoder = None
+        assumed.append(f"the tokenizer of {name} is not on this disk: {CHARS_A_TOKEN} characters a token")
+
+    def size(text: str) -> float:
+        return len(text) / CHARS_A_TOKEN if encoder is None else len(encoder.segment(text))
+
+    lengths = Lengths(
+        preamble=size(layout.preamble) if encoder is None else len(encoder.trunk(())),
+        passage=fmean(size(layout.trunk_segments([passage])[-1]) for passage in shown or passages),
+        question=fmean(size(layout.question_segment(question.text)) for question in questions),
+    )
+    return sum(1 for _ in corpus.questions()), sum(1 for _ in corpus.passages()), lengths
+
+
+def _profile(config: Config, options: Options, assumed: list[str]) -> tuple[Profile, float | None]:
+    """How trajectories go, and the tokens one engine writes a second where a run or an option says so."""
+    write, reasoning = options.tokens_per_second, config.reasoning
+    if options.from_run is not None:
+        data = DataSet(options.from_run)
+        found = inspect(data)
+        seconds = found.cost.engine_seconds(data.in_flight)
+        if not seconds or not found.cost.completion_tokens:
+            raise DataError(f"{data.folder}: trajectories without times or tokens: no model wrote them")
+        write = write or found.cost.completion_tokens / seconds
+        assumed.append(f"as in the {found.trajectories:,} trajectories of {options.from_run}")
+        assumed.append(f"one engine writes {write:,.0f} tokens a second, reading included")
+        wider = reasoning.k / data.manifest["config"]["reasoning"]["k"]
+        costs = found.costs[: reasoning.max_steps]
+        return Profile(
+            tuple(cost.n / found.trajectories for cost in costs),
+            tuple(wider * cost.passages / cost.n for cost in costs),
+            tuple(cost.completion_tokens / cost.n for cost in costs),
+        ), write
+    steps, most = reasoning.max_steps, config.sampling.max_tokens
+    written = min(SENTENCE_TOKENS, most) if reasoning.unit == "sentence" else most
+    assumed.append(f"{steps} steps a trajectory, {reasoning.k} new passages a step (often fewer)")
+    assumed.append(f"{written} tokens written a step")
+    if write is not None:
+        assumed.append(f"one engine writes {write:,.0f} tokens a second, reading included")
+    return Profile((1.0,) * steps, (reasoning.k,) * steps, (written,) * steps), write
+
+
+def _roofline(
+    config: Config, options: Options, tokens: StepTokens, trajectories: int, assumed: list[str]
+) -> float:
+    """Seconds of one engine: reading is bound by operations, writing by memory traffic or operations."""
+    params, each = parameters(config.engine, options.params), config.engine.tensor_parallel_size
+    flops, bandwidth, memory = GPUS[options.gpu]
+    weights = 2 * params  # bytes in bfloat16
+    # Keys and values of a token: a power law through Llama 3, 131 kB at 8e9 parameters and 328 kB at 70e9.
+    kept = 131_072 * (params / 8e9) ** 0.423 * (tokens.prompt + tokens.written) / tokens.generations
+    room = each * memory * config.engine.gpu_memory_utilization - weights
+    if room < kept:
+        raise ModelError(
+            f"{weights / 1e9:,.0f} GB of weights do not fit into {each} x {memory / 1e9:.0f} GB: raise "
+            "engine.tensor_parallel_size (and --gpus), or name another --gpu"
+        )
+    batch = max(1, min(config.build.in_flight, config.engine.max_batch, trajectories, int(room / kept)))
+    read = each * flops * COMPUTE_SHARE / (2 * params)  # tokens a second
+    moved = (weights + batch * kept) / (each * bandwidth * BANDWIDTH_SHARE)  # seconds a pass
+    write = batch / max(moved, batch / read)
+    assumed.append(
+        f"a dense model of {params / 1e9:,.3g}e9 parameters in bfloat16 on {each} x {options.gpu} an engine, at "
+        f"{COMPUTE_SHARE:.0%} of its operations and {BANDWIDTH_SHARE:.0%} of its bandwidth: {read:,.0f} fresh tokens "
+        f"a second read, {write:,.0f} written with {batch} generations side by side"
+    )
+    assumed.append(
+        "the prefix cache holds the prompt of the step before; retrieval is hidden behind the engine"
+    )
+    return (tokens.prompt - tokens.cached) / read + tokens.written / write
+
+
+def parameters(engine: EngineConfig, params: float | None = None) -> float:
+    """As given, or by the size of a local folder's weights. Raises ModelError where neither is known."""
+    folder = None if engine.kind == "openai" else Path(resolve_model(engine.model))
+    if params is None and folder is not None and folder.is_dir():
+        shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        width = 4 if (shape.get("dtype") or shape.get("torch_dtype")) == "float32" else 2  # bytes
+        params = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / width
+    if not params:
+        raise ModelError(
+            f"model '{engine.model}' is not on this disk: give its size, such as --params 70e9, "
+            "or its speed by --tokens-per-second or --from RUN_DIR"
+        )
+    return params
+
+
+def text(made: Estimate) -> str:
+    """Tokens by step, hours, and what they assume."""
+    lengths = made.lengths
+    lines = [
+        f"{made.questions:,} questions, {made.trajectories:,} trajectories; {made.passages:,} passages",
+        f"tokens: passage {lengths.passage:,.1f}, question {lengths.question:,.1f}, preamble {lengths.preamble:,.1f}",
+        f"{'step':>5}{'generations':>14}{'tokens read':>16}{'cached':>16}{'written':>14}",
+    ]
+    for name, step in [*enumerate(made.steps, 1), ("all", total(made.steps))]:
+        lines.append(
+            f"{name:>5}" + "".join(f"{v:>{w},.0f}" for v, w in zip(astuple(step), _WIDTHS, strict=True))
+        )
+    gpu_hours = made.hours * made.engines * made.gpus_each
+    lines.append(
+        f"time: {made.hours:,.3g} h on {made.engines} x {made.gpus_each} GPU, {gpu_hours:,.3g} GPU hours"
+    )
+    return "\n".join([*lines, "assumed:", *(f"- {line}" for line in made.assumptions)])
