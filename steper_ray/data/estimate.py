@@ -194,7 +194,7 @@ def _roofline(
     flops, bandwidth, memory = GPUS[options.gpu]
     weights = 2 * params  # bytes in bfloat16
     # Keys and values of a token: a power law through Llama 3, 131 kB at 8e9 parameters and 328 kB at 70e9.
-    kept = 131_072 * (params / 8e9) ** 0.423 * (tokens.prompt + tokens.written) / tokens.generations
+    kept: float = 131_072 * (params / 8e9) ** 0.423 * (tokens.prompt + tokens.written) / tokens.generations
     room = each * memory * config.engine.gpu_memory_utilization - weights
     if room < kept:
         raise ModelError(

@@ -54,7 +54,7 @@ class DataSet:
     def in_flight(self) -> int:
         """Most trajectories side by side in an engine: as the last build was told, and as there were."""
         build, counts = self.manifest["config"]["build"], self.manifest["counts"]
-        return max(1, min(build["in_flight"], counts["trajectories"] // build["engines"]))
+        return int(max(1, min(build["in_flight"], counts["trajectories"] // build["engines"])))
 
     @property
     def recall(self) -> list[float]:

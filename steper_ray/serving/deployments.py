@@ -53,7 +53,7 @@ class RetrieverReplica:
 class EngineReplica(ReasonEngine):
     """One engine, opened from its plan. `shards`: the deployed retriever, or none to search in this process."""
 
-    def __init__(self, plan: Plan, engine: EnginePlan, shards: Sequence[DeploymentHandle] = ()) -> None:
+    def __init__(self, plan: Plan, engine: EnginePlan, shards: Sequence[DeploymentHandle[Any]] = ()) -> None:
         from steper_ray.generation import open_students  # brings torch, which the ingress does not need
 
         config = plan.config
@@ -75,7 +75,7 @@ class IngressReplica:
 
     def __init__(
         self,
-        engines: Mapping[str, DeploymentHandle],
+        engines: Mapping[str, DeploymentHandle[Any]],
         plan: Plan,
         guarded: bool,
         local: bool = False,

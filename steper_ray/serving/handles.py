@@ -23,7 +23,7 @@ from ray.serve.exceptions import (
     ReplicaUnavailableError,
 )
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
-from ray.serve.schema import DeploymentStatus, ReplicaState
+from ray.serve.schema import DeploymentStatus, ReplicaState  # type: ignore[attr-defined]
 
 from steper_ray.core.errors import EngineDeadError
 from steper_ray.reasoning import Event
@@ -61,7 +61,7 @@ class EngineClient:
     stays. Once more only: it may be what the replica died of.
     """
 
-    def __init__(self, handle: DeploymentHandle) -> None:
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self._handle = handle
         self._last_sign = self._last_state = float("-inf")
         self._state = _State(running=False, coming=False)
@@ -193,7 +193,7 @@ class ShardedRetriever:
     until the search's time is over.
     """
 
-    shards: Sequence[DeploymentHandle]
+    shards: Sequence[DeploymentHandle[Any]]
 
     async def find(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """See `Retriever.search`. Raises RetrievalError."""
@@ -222,7 +222,7 @@ async def _call(method: Any, *args: Any) -> Any:
         raise
 
 
-def _state(handle: DeploymentHandle) -> _State:
+def _state(handle: DeploymentHandle[Any]) -> _State:
     """What Serve's controller knows of the deployment."""
     app = serve.status().applications.get(handle.app_name)
     deployment = None if app is None else app.deployments.get(handle.deployment_name)

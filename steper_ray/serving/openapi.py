@@ -106,4 +106,5 @@ def _other_schemas() -> dict[str, Any]:
     sent: list[type[Wire]] = [*EVENTS.values(), ChatChunk]
     pairs: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "serialization") for model in sent]
     parts = ChatRequest.model_json_schema(ref_template=_REF)["$defs"]
-    return parts | models_json_schema(pairs, ref_template=_REF)[1]["$defs"]
+    schemas: dict[str, Any] = parts | models_json_schema(pairs, ref_template=_REF)[1]["$defs"]
+    return schemas

@@ -180,14 +180,15 @@ def _attend(
 ) -> torch.Tensor:
     """Attention under a boolean or additive mask, or causal without one, by the fastest kernel that expresses it."""
     if softcap is None and s_aux is None:
-        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0]
+        plain: torch.Tensor = sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0]
+        return plain
     scores = _scores(query, key, kwargs.get("scaling"), softcap)
     if mask is None:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
     shares = _softmax(scores, s_aux).to(query.dtype)
     shares = torch.nn.functional.dropout(shares, p=kwargs.get("dropout", 0.0), training=module.training)
-    seen = shares @ repeat_kv(value, query.shape[1] // value.shape[1])
+    seen: torch.Tensor = shares @ repeat_kv(value, query.shape[1] // value.shape[1])
     return seen.transpose(1, 2).contiguous()
 
 

@@ -106,7 +106,7 @@ def learned(
 ) -> Mask:
     """Which of the steps of some trajectories the config learns; `name` is the id of the trajectory of a number."""
     if config.method == "vanilla_kd":
-        return tasks == TASK[Ability.AGGREGATION]
+        return np.equal(tasks, TASK[Ability.AGGREGATION])
     if config.steps == "all":
         return np.ones(len(tasks), np.bool_)
     chosen: Mask = tasks != TASK[Ability.EXPANSION]
@@ -133,7 +133,8 @@ def away(draws: Floats, validation: ValidationConfig) -> Mask:
             f"of {len(questions)} questions {number} would be held out and {max(0, len(questions) - number)} learned "
             "from: change train.validation.share or number"
         )
-    return draws <= questions[number - 1]
+    found: Mask = draws <= questions[number - 1]
+    return found
 
 
 def short(found: Measured, config: TrainConfig, max_positions: int) -> Measured:

@@ -9,8 +9,9 @@ import torch
 
 from steper_ray.config import TrainConfig
 from steper_ray.training.data import Batch
-from steper_ray.training.engine import Worker, training_dtype
+from steper_ray.training.engine import Worker
 from steper_ray.training.flops import peak_flops, step_flops
+from steper_ray.training.memory import training_dtype
 from steper_ray.training.sizes import model_size
 
 _KIB = 1024
