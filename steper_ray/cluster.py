@@ -1,4 +1,4 @@
-"""Which Ray a command runs on: the cluster that RAY_ADDRESS names (as in a submitted job), or one of its own.
+"""Which Ray a command runs on: the cluster that RAY_ADDRESS names (as in a submitted job), or a local one.
 
 The command line connects; the stages take the Ray they find, and ask here what its nodes lack.
 """
@@ -49,7 +49,7 @@ def lacking(need: Need) -> str:
 def connect() -> None:
     """Joins the cluster of RAY_ADDRESS, or starts a quiet Ray on this machine; nothing where Ray runs already.
 
-    A Ray of its own never reaches for another that happens to run here, opens no dashboard, and counts at least
+    A local Ray never joins another that runs here, opens no dashboard, and counts at least
     two CPUs, so that the two workers of the default config start on any machine.
     """
     import ray

@@ -111,7 +111,7 @@ def adapter_rank(folder: str) -> int:
 def absolute_engine(engine: EngineConfig) -> EngineConfig:
     """The engine with its folders by their whole paths, for processes that work in other folders.
 
-    An endpoint's model is a name that it serves; its tokenizer may be a folder all the same.
+    An endpoint's model is a name that it serves; its tokenizer may be a folder.
     """
     names = {"tokenizer": engine.tokenizer} | ({} if engine.kind == "openai" else {"model": engine.model})
     folders = {
@@ -123,7 +123,7 @@ def absolute_engine(engine: EngineConfig) -> EngineConfig:
 
 
 def partial_attention(model_config: Any, tokens: int) -> list[str]:
-    """The kinds of a model's layers that do not see everything before them in a sequence of so many tokens.
+    """The kinds of a model's layers that do not see everything before them in a sequence of `length` tokens.
 
     `model_config` is a text model's config of transformers; a window that no sequence outgrows is full attention.
     """

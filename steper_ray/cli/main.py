@@ -1,7 +1,7 @@
 """The command line: one command a stage, the same functions as jobs/.
 
 Every command takes `--config FILE`, any number of `section.field=value` overrides and `--dry-run`, which prints the
-resolved config and does nothing else. An error that a user can mend is one message and exit status 2.
+resolved config and does nothing else. An error that a user can correct is one message and exit status 2.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def evaluate(
 
 @app.command()
 def self_distil(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Rounds in which a student learns from right trajectories of its own, with no teacher."""
+    """Rounds in which a student learns from its own right trajectories, without a teacher."""
 
     def stage(resolved: Config) -> None:
         from steper_ray.recipes.self_distillation import format_rounds
@@ -153,7 +153,7 @@ def demo(config: ConfigFile = DEFAULT, overrides: Overrides = None, dry_run: Dry
 
 
 def run_job(command: Callable[..., None]) -> None:
-    """One command as a script of its own, with the same options and the same errors."""
+    """One command as a script, with the same options and errors."""
     script = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     script.command()(command)
     _guarded(script)

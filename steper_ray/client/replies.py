@@ -127,7 +127,7 @@ def refusal(status: int, data: bytes) -> ReasonerError:
     try:
         error = _Error.model_validate(json.loads(data)["error"])
     except (ValueError, LookupError, TypeError):  # a proxy's page
-        return _error(status)(f"status {status}, and no more is told", status)
+        return _error(status)(f"status {status} without an error body", status)
     return _error(status)(error.message, status, error.code)
 
 

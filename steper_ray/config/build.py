@@ -104,5 +104,5 @@ class BuildConfig(Section):
         if self.teacher == "annotation" and (self.teachers or self.self_correct):
             raise ValueError("annotations are no model: leave `teachers` and `self_correct` out")
         if self.teachers and self.samples > 1:
-            raise ValueError("with `teachers` each has `samples` of its own: leave build.samples out")
+            raise ValueError("with `teachers` each has its own `samples`: leave build.samples out")
         return self

@@ -34,7 +34,7 @@ class CorpusConfig(Section):
     on_error: Literal["stop", "skip"] = "stop"
     """What a malformed line does: stop with its file and line, or be counted, named and skipped."""
     limit: Positive | None = None
-    """Take only the first so many questions."""
+    """Take only this many questions, from the first on."""
     miniature: MiniatureConfig = MiniatureConfig()
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Presets of `train.preset`: how a student of a size is trained on so many GPUs, or on a CPU.
+"""Presets of `train.preset`: how a student of a size is trained on a number of GPUs, or on a CPU.
 
 A preset says how to run, never what is learned: neither objective, data, batch nor learning rate. What is set beside
 it wins. tests/unit/test_training_memory.py holds each of them against its GPU by the estimate of training/memory.py.

@@ -60,7 +60,7 @@ class SamplingConfig(Section):
     """Tokens before the end of sequence is allowed: a step says something, even where its retrieval found nothing
     new and the prompt is that of an example which ends there. An endpoint that does not know it may ignore it."""
     seed: int = 0
-    """Every step of every question and sample draws numbers of its own from it, the same ones in every run."""
+    """Every step of every question and sample draws separate numbers from it, the same in every run."""
 
 
 class ReasoningConfig(Section):
@@ -76,7 +76,7 @@ class ReasoningConfig(Section):
     """When an answer counts. `fixed`: as soon as it is stated (the paper). `confident`: a sentence below `confidence`
     is taken back, and a further step, up to `max_steps`, writes it again with the passages that it finds; an answer
     that is still doubted is given with stop reason `unsure`. `stable`: when two successive steps state the same one.
-    A build always runs `fixed`. An engine that tells no log-probabilities is believed, and the log says so once.
+    A build always runs `fixed`. Without log-probabilities `confident` behaves like `fixed` (logged once).
     On the miniature `confident` has the most right answers for its steps (docs/benchmarks.md)."""
     confidence: float = Field(0.5, ge=0, le=1)
     """For `confident`: the least probability of a sentence's least likely token; 0 takes nothing back. Above 0.5 the

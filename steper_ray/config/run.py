@@ -53,8 +53,8 @@ class SelfDistilConfig(Section):
     """Self-distillation: students that learn from right trajectories of their own, with no teacher."""
 
     rounds: Positive = 1
-    """Rounds: in each the last student reasons over the questions that have no right trajectory yet, what it gets right
-    joins the data, and a student is trained on it, from `train.student` anew (as STaR does, Zelikman et al., 2022)."""
+    """Rounds: in each the last student reasons over the questions without a right trajectory, what it gets right joins
+    the data, and a student is trained on it, starting from `train.student` (as STaR, Zelikman et al., 2022)."""
     student: str | None = None
     """The first student, who reasons in round 1: a folder or name; by default run_dir/models/<train.method>."""
     engine: EngineConfig | None = None

@@ -20,10 +20,10 @@ class AutoscaleConfig(Section):
 
 
 class RetrieverServeConfig(Section):
-    """The retriever as deployments of its own, beside the engines; without them each engine searches by itself."""
+    """The retriever as separate deployments; without them each engine searches by itself."""
 
     shards: Positive = 1
-    """Parts of the corpus that are searched side by side, each by replicas of its own (bm25s alone): the result is
+    """Parts of the corpus that are searched side by side, each by its own replicas (bm25s alone): the result is
     that of the whole index."""
     replicas: Positive = 1
     """Replicas of each shard."""
@@ -95,5 +95,5 @@ class ServeConfig(Section):
         names = [student.name for student in self.students]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"students: the name '{name}' comes twice: names tell students apart")
+                raise ValueError(f"students: the name '{name}' comes twice: give each student another name")
         return self

@@ -19,7 +19,7 @@ class ValidationConfig(Section):
     """Share of the questions that are taken out of the training data, with all their trajectories, by a hash of their
     ids: the same ones in every run, and more data moves none of them."""
     number: Positive | None = None
-    """Or so many questions: those that a growing share would take first."""
+    """Hold out this many questions instead of a share."""
     trajectories: Path | None = None
     """Or other trajectories, a Parquet file or a folder of them; all of the training data is then learned from."""
     every: Positive = 50

@@ -136,7 +136,7 @@ class Ground:
         if not claims.all:
             return None
         held = self._held(claims.all)
-        words = {word for word in _plain(reasoning).split() if len(word) > 3}  # 'is' and 'of' tell nothing
+        words = {word for word in _plain(reasoning).split() if len(word) > 3}  # 'is' and 'of' carry no claim
 
         def fitness(n: int) -> tuple[int, int, int]:
             passage = self._passages[n]

@@ -134,7 +134,7 @@ def open_corpus(config: CorpusConfig) -> Corpus:
     if read_passages is None:
         raise DataError("corpus.passages: kind 'plain' needs a passages file")
     no_passage = f"{config.passages or config.questions}: no passage in it: the corpus is empty"
-    no_question = f"{config.questions}: no question in it: mend corpus.questions"
+    no_question = f"{config.questions}: no question in it: correct corpus.questions"
     return Corpus(
         partial(_some, read_passages, no_passage, log),
         partial(_some, read_questions, no_question, log),

@@ -82,13 +82,15 @@ def find_files(path: Path, setting: str) -> list[Path]:
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES))
         if not files:
-            raise DataError(f"{path}: no data files in this folder ({', '.join(SUFFIXES)}): mend {setting}")
+            raise DataError(
+                f"{path}: no data files in this folder ({', '.join(SUFFIXES)}): correct {setting}"
+            )
         return files
     if path.is_file():
         return [path]
     files = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
     if not files:
-        raise DataError(f"{path}: no such file: mend {setting}")
+        raise DataError(f"{path}: no such file: correct {setting}")
     return files
 
 

@@ -47,9 +47,9 @@ def page(trajectory: Trajectory, error: str | None, scores: Sequence[StepScore])
     lines += [f"given: {trajectory.answer} ({trajectory.stop_reason.value})"]
     lines += [error] if error else []
     for step in trajectory.steps:
-        told = ", ".join(
+        shown = ", ".join(
             f"{s.verifier} {s.score:.3f}" for s in scores if s.step == step.index and s.score is not None
         )
-        lines.append(f"- step {step.index}{f' [{told}]' if told else ''}: {step.reasoning}")
+        lines.append(f"- step {step.index}{f' [{shown}]' if shown else ''}: {step.reasoning}")
         lines += [f"  - {hit.passage.title}: {hit.passage.text}" for hit in step.hits]
     return "\n".join(lines) + "\n\n"

@@ -39,7 +39,7 @@ from steper_ray.schema import (
 ROWS_A_GROUP = 512  # of some 30 KB each: what is in memory
 FILE_BYTES = 500_000_000  # before compression, as data sets of the hub are cut
 _VERSION = 1
-_MARK = "steper_export"  # the key of manifest.json that tells an export from anything else
+_MARK = "steper_export"  # the key of manifest.json that marks an export
 
 # Plain Arrow types say all that `datasets` needs to know. Its own notes in the files' metadata are left out: their
 # names for lists changed between its versions, and an older one refuses those of a newer one.
@@ -114,7 +114,7 @@ def _check_splits(report: ExportReport) -> None:
     """`datasets` opens no split without rows."""
     empty = [split for split, questions in report.questions.items() if not questions]
     if len(empty) == len(report.questions):
-        raise DataError("nothing was kept, so there is nothing to export: dropped.md of the run tells why")
+        raise DataError("nothing was kept, so there is nothing to export: see dropped.md of the run")
     if empty:
         raise DataError(
             f"no question falls into the split '{empty[0]}': choose another --validation, or none"
@@ -206,7 +206,7 @@ def _manifest(manifest: dict[str, Any], report: ExportReport, validation: float)
     teachers = [teacher["identity"] for teacher in manifest["teachers"]]
     rest = {key: value for key, value in manifest.items() if key not in ("config", "teachers")}
     rest["kept_sha256"] = digest(manifest["kept_sha256"])  # the build's files are not these
-    told = {**rest, "teachers": teachers, "config": {name: config[name] for name in sections}}
+    kept = {**rest, "teachers": teachers, "config": {name: config[name] for name in sections}}
     # The digests are those of the run, under which its shards lie: taken before paths are cut.
     identity = {"identity_sha256": [digest(teacher) for teacher in teachers]}
-    return {_MARK: _VERSION, "splits": held_out, **identity, **portable(told)}
+    return {_MARK: _VERSION, "splits": held_out, **identity, **portable(kept)}

@@ -52,7 +52,7 @@ class DataSet:
 
     @property
     def in_flight(self) -> int:
-        """Most trajectories side by side in an engine: as the last build was told, and as there were."""
+        """Most trajectories side by side in an engine, by the last build's setting and count."""
         build, counts = self.manifest["config"]["build"], self.manifest["counts"]
         return int(max(1, min(build["in_flight"], counts["trajectories"] // build["engines"])))
 
@@ -65,12 +65,12 @@ class DataSet:
         """Every trajectory, in the order of the questions; one shard is in memory at a time."""
         path = self.folder / "dropped.jsonl"
         with path.open(encoding="utf-8") as lines:
-            told = map(json.loads, lines)  # in the order of the trajectories, as the build wrote them
-            row = next(told, None)
+            dropped = map(json.loads, lines)  # in the order of the trajectories, as the build wrote them
+            row = next(dropped, None)
             for trajectory in self._trajectories():
                 if row is not None and row["id"] == trajectory.id:
                     yield Seen(trajectory, row["reason"], row["error"])
-                    row = next(told, None)
+                    row = next(dropped, None)
                 else:
                     yield Seen(trajectory, KEPT, None)
         if row is not None:
@@ -96,7 +96,7 @@ class Inspection:
     steps_kept: Counter[int] = field(default_factory=Counter)
     costs: list[StepCost] = field(default_factory=list)
     words: Counter[int] = field(default_factory=Counter)
-    """Of each step's reasoning, in kept trajectories: how many steps have so many words."""
+    """Histogram of the words of a step's reasoning, in kept trajectories."""
     passages: Counter[int] = field(default_factory=Counter)
     """Different passages of each kept trajectory."""
     sources: dict[str, tuple[int, int]] = field(default_factory=dict)

@@ -58,16 +58,16 @@ class StepCost:
         return self.retrieval_seconds / waits if waits else 0.0
 
     def engine_seconds(self, in_flight: int) -> float:
-        """Least time of one engine: what so many trajectories side by side, never fewer, would have taken."""
+        """Least seconds of one engine, if always this many trajectories ran side by side."""
         return (self.retrieval_seconds + self.generation_seconds) / in_flight
 
 
 @dataclass(slots=True)
 class ExampleLengths:
-    """The examples of one ability: how many of them have so many passages, words and tokens.
+    """The examples of one ability: histograms of their passages, words and tokens.
 
     A prompt is passages and question, a target the chain up to the step. Tokens are the teacher's: what it read at that
-    step, demonstrations and chain included, and what it wrote up to there; only where its engine told them.
+    step, demonstrations and chain included, and what it wrote up to there; only where its engine reported them.
     """
 
     passages: Counter[int] = field(default_factory=Counter)

@@ -133,10 +133,10 @@ class BuildReport:
             mean = "no score" if count.mean is None else f"mean {count.mean:.3f} over {count.steps} steps"
             lines.insert(-2, f"{name:11} {count.below} of {count.trajectories} below {count.least:g}, {mean}")
         if len(self.sources) > 1 or any(count.corrected for count in self.sources.values()):
-            for source, told in self.sources.items():
-                second = f", {told.corrected} of them at the second chance" if told.corrected else ""
+            for source, chains in self.sources.items():
+                second = f", {chains.corrected} of them at the second chance" if chains.corrected else ""
                 lines.insert(
-                    -2, f"teacher     {source}: {told.trajectories} chains, kept {told.kept}{second}"
+                    -2, f"teacher     {source}: {chains.trajectories} chains, kept {chains.kept}{second}"
                 )
         if self.passages:
             lines.insert(1, f"passages    {self.passages}")

@@ -73,7 +73,7 @@ class NumberedFiles:
             self.rows += 1
 
     def close(self) -> list[Path]:
-        """Gives the files their names, which tell how many there are."""
+        """Gives the files their final names, which hold their number."""
         self._file.close()
         named = []
         for number, path in enumerate(self._paths):

@@ -1,6 +1,6 @@
 """Checks of a trajectory's steps: a right answer may have been reached by wrong reasoning, and a student learns both.
 
-A verifier scores every step from 0 to 1; a trajectory with a step below a threshold is dropped, and told which. Pure
+A verifier scores every step from 0 to 1; a trajectory with a step below a threshold is dropped, naming the step. Pure
 functions of a trajectory and of scores: nothing is generated here.
 """
 

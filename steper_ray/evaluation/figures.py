@@ -227,7 +227,7 @@ def _questions(results: Mapping[str, Any]) -> Shown | None:
     )
     caption = (
         f"{curves[0]['n']} held-out questions, answered in the whole multi-step loop by the student of each of these "
-        "steps. So few questions tell the direction, not the score."
+        "steps. So few questions show the direction, not the score."
     )
     return _shown("questions", "Questions while learning", caption, _keys(models), panels)
 

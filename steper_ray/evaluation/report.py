@@ -38,7 +38,7 @@ _NOT_RANKED = frozenset(("mean_steps",))
 _WIDTH = 110  # of a table for the terminal
 _SIGMA_POINTS = 7
 _ROOT = "  \N{SQUARE ROOT} of its loss"
-_LISTED = 12  # of a longer list the page tells the length alone
+_LISTED = 12  # of a longer list the page shows the length alone
 _REFERENCE = "teacher"  # shown, but no competitor for the best value of a column
 
 

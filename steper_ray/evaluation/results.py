@@ -1,6 +1,6 @@
 """One document of a whole comparison (results.json): scores over seeds, training curves, samples and provenance.
 
-The report and the terminal's table read this document and nothing else. Pure, but for `read_metrics`.
+The report and the terminal's table read this document and nothing else. Pure, except `read_metrics`.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def assemble_results(
     """The document, in plain JSON values.
 
     `groups` maps each model of the table to its evaluations, one a seed ({"steper": ["steper-0", ...]}), in the
-    order of the table. `data` tells what the students were trained on (the build manifest), `config` the resolved
+    order of the table. `data` says what the students were trained on (the build manifest), `config` the resolved
     config, `provenance` versions, times and counts; all three are shown as they are.
     """
     return {
@@ -214,7 +214,7 @@ def _answers(log: TrainingLog) -> dict[str, Any] | None:
 
 
 def _course(log: TrainingLog) -> dict[str, Any] | None:
-    """Learning rate and gradient norm (None where the optimiser does not tell it)."""
+    """Learning rate and gradient norm (None where the optimiser does not report it)."""
     records = thin([record for record in log.records if "lr" in record])
     if not records:
         return None

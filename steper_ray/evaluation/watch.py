@@ -46,7 +46,7 @@ def questions_of(config: Config) -> list[Question]:
 
 
 def question_judge(config: Config) -> Callable[[Path, str, int], dict[str, Any]]:
-    """A function that answers them with the model in a folder, on actors of its own, and tells the scores.
+    """A function that answers them with the model in a folder, on separate actors, and returns the scores.
 
     Its trajectories and scores lie below training/<name>/eval. It raises what `evaluate` raises.
     """

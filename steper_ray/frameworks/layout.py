@@ -71,7 +71,7 @@ def clean(text: str) -> str:
     return " ".join(text.split())
 
 
-#: What a line of a layout begins with, which a passage's text, a line of its own, must not.
+#: What a line of a layout begins with, which a passage's text must not.
 _LABEL = re.compile(
     r"(?:title|q|a|question|answer|follow[ -]?up|intermediate answer|so the (?:final )?answer is"
     r"|are follow[ -]?up questions needed here|(?:thought|action|observation)(?: ?\d+)?) ?:",

@@ -23,7 +23,7 @@ class Chunk:
     """What a stream yields: new text, its token ids and their log-probabilities (empty where not known).
 
     The last chunk of a stream alone has a `finish_reason` ('stop' or 'length'). `usage` is that of the generation so
-    far, in any chunk in which the engine tells it.
+    far, in any chunk in which the engine reports it.
     Text is whole characters: a token that ends within one is held back until it is complete.
     """
 

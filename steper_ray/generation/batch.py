@@ -62,7 +62,7 @@ class Running:
 
     @property
     def tokens(self) -> list[int]:
-        """The prompt and what was written after it: what is read when it joins, but for the last one."""
+        """The prompt and the tokens written after it without the last: what is read when it joins."""
         return [*self.prompt, *self._written]
 
     def accept(self, token: int, logprob: float, is_end: bool) -> Chunk:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-#: A shorter common beginning is not worth a pass of its own.
+#: A shorter common beginning is not worth a separate pass.
 _WORTH = 64
 
 

@@ -240,7 +240,7 @@ def _start(config: EngineConfig, adapters: Mapping[str, str]) -> Any:
 def _executor(config: EngineConfig, on_cpu: bool) -> Any:
     """What runs the model: a process a GPU, or the engine's own process where one is enough.
 
-    On a CPU vLLM 0.32 takes a worker process all the same, binds that of every engine to the same cores, and its engine
+    On a CPU vLLM 0.32 still starts a worker process, binds that of every engine to the same cores, and its engine
     spins on one more while it waits. In the engine's process the model's threads are as many as OMP_NUM_THREADS says,
     which Ray sets to an actor's CPUs. Who wants vLLM's binding asks for it in its own variable.
     """

@@ -21,7 +21,7 @@ _CPU_BLOCK = 32  # the least that its kernels for CPUs take
 
 
 def vllm_arguments(config: EngineConfig, on_cpu: bool) -> dict[str, Any]:
-    """Arguments of vLLM's engine, but for the model and for what depends on who runs it. Raises ModelError."""
+    """Arguments of vLLM's engine, without the model and what depends on the caller. Raises ModelError."""
     return {
         "tokenizer": tokenizer_name(config),
         "dtype": {"auto": "float32" if on_cpu else "bfloat16"}.get(config.dtype, config.dtype),

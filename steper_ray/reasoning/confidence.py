@@ -13,7 +13,7 @@ from steper_ray.core.tokenizers import Tokenizer
 from steper_ray.generation.base import Chunk
 
 
-class Heard:
+class TokenSpans:
     """Takes a generation chunk by chunk, and remembers which token wrote which part of the text."""
 
     def __init__(self, tokenizer: Tokenizer | None = None) -> None:
@@ -41,7 +41,7 @@ class Heard:
     def least(self, parts: Sequence[str]) -> list[float | None]:
         """For each part of the text, in their order, the probability of its least likely token, 0 to 1.
 
-        None where the engine tells none. A part that a framework has put in other words is looked for in vain: then the
+        None where the engine reports none. A part that a framework has reworded is not found: then the
         whole text counts.
         """
         found, after = [], 0
@@ -56,7 +56,7 @@ class Heard:
         return found
 
     def _sizes(self, chunk: Chunk, size: int) -> list[int] | None:
-        """The length of each token's text in a chunk of several; None where that cannot be told."""
+        """The length of each token's text in a chunk of several; None where that is not known."""
         several = len(chunk.logprobs) > 1 and len(chunk.token_ids) == len(chunk.logprobs)
         if self._tokenizer is None or not several:
             return None

@@ -1,4 +1,4 @@
-"""What a running trajectory tells, in order: step started, passages, deltas, step done, ..., finished."""
+"""The events of a running trajectory, in order: step started, passages, deltas, step done, ..., finished."""
 
 from __future__ import annotations
 

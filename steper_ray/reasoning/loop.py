@@ -21,7 +21,7 @@ from steper_ray.core.errors import EngineDeadError, GenerationError, RefusedErro
 from steper_ray.frameworks import framework_of, layout_for
 from steper_ray.generation.base import Generator, Prompt
 from steper_ray.prompts import PromptEncoder
-from steper_ray.reasoning.confidence import Heard
+from steper_ray.reasoning.confidence import TokenSpans
 from steper_ray.reasoning.events import Event, Finished, PassagesFound, ReasoningDelta, StepDone, StepStarted
 from steper_ray.reasoning.passages import PassagePool
 from steper_ray.reasoning.stopping import Written, answer_of, policy_for, reason_at_limit
@@ -38,7 +38,7 @@ class _Generated:
     """What one step's generation came to."""
 
     piece: str
-    heard: Heard
+    spans: TokenSpans
     ids: int = 0
     logprobs: list[float] = field(default_factory=list)
     usage: Usage | None = None
@@ -177,7 +177,7 @@ class Reasoner:
             made = await self._generate(index, prompt, self._seeded(question, index), emit)
             asked = (*(step.query for step in steps), query)
             ruling = policy.rule(
-                Written(made.piece, made.heard, chain, asked, index == self.config.max_steps)
+                Written(made.piece, made.spans, chain, asked, index == self.config.max_steps)
             )
             logprobs = made.logprobs
             if made.piece and not logprobs and self.config.stop == "confident":
@@ -208,7 +208,7 @@ class Reasoner:
         return self._encoder.prompt(question, passages, chain)
 
     def _seeded(self, question: Question, index: int) -> SamplingConfig:
-        """The sampling of one step of one sample: each draws numbers of its own, the same ones in every run."""
+        """The sampling of one step of one sample: each draws separate numbers, the same in every run."""
         if self._sampling.temperature == 0:
             return self._sampling
         name = f"{self._sampling.seed} {self._sample} {index} {question.id}"
@@ -220,13 +220,13 @@ class Reasoner:
     async def _generate(self, index: int, prompt: Prompt, sampling: SamplingConfig, emit: Emit) -> _Generated:
         """One step's piece. In unit `sentence` the stream is closed as soon as the first one is complete."""
         text = ""
-        written = _Generated("", Heard(self._generator.tokenizer))
+        written = _Generated("", TokenSpans(self._generator.tokenizer))
         one_sentence = self.config.unit == "sentence"
         stream = self._generator.stream(prompt, sampling, self._framework.stop)
         async with aclosing(stream) as chunks:
             async for chunk in chunks:
                 text += chunk.text
-                written.heard.add(chunk)
+                written.spans.add(chunk)
                 written.ids += len(chunk.token_ids)
                 written.logprobs.extend(chunk.logprobs)
                 written.usage = chunk.usage or written.usage
@@ -249,6 +249,6 @@ class Reasoner:
 def _warn_of_silence(source: str) -> None:
     """Once for each engine."""
     logger.warning(
-        "%s tells no log-probabilities: reasoning.stop=confident accepts whatever it writes, as fixed does",
+        "%s reports no log-probabilities: reasoning.stop=confident behaves like fixed",
         source or "the engine",
     )

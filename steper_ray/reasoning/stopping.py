@@ -14,7 +14,7 @@ from typing import Protocol
 from steper_ray.config import ReasoningConfig
 from steper_ray.core.answers import comparable, extract_answer
 from steper_ray.frameworks.base import Framework
-from steper_ray.reasoning.confidence import Heard
+from steper_ray.reasoning.confidence import TokenSpans
 from steper_ray.schema import Step, StopReason
 
 
@@ -26,7 +26,7 @@ class Written:
     """
 
     piece: str
-    heard: Heard
+    spans: TokenSpans
     chain: tuple[str, ...]
     asked: tuple[str, ...]
     last: bool
@@ -34,7 +34,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What comes of a piece. `kept` joins the chain; `reason` ends the trajectory, `query` is what to ask next.
+    """The decision on a piece. `kept` joins the chain; `reason` ends the trajectory, `query` is what to ask next.
 
     Without either the framework says what to ask. `confidence` is that of the whole piece (None: not known).
     """
@@ -70,7 +70,7 @@ class Fixed:
         self._framework = framework
 
     def rule(self, written: Written) -> Ruling:
-        sure = _known(written.heard.least(sentences(self._framework, written.piece)))
+        sure = _known(written.spans.least(sentences(self._framework, written.piece)))
         return Ruling(written.piece, reason=_reason(written.piece), confidence=min(sure, default=None))
 
 
@@ -79,7 +79,7 @@ class Confident:
 
     From the first other one on, the piece is taken back, once at each place of the chain: what is as unsure after a
     second retrieval is accepted, and so is the rest of a piece when there is no step left. An answer that rests on such
-    a sentence is `unsure`. An engine that tells no probabilities is believed.
+    a sentence is `unsure`. Without log-probabilities it behaves like `fixed`.
     """
 
     def __init__(self, framework: Framework, question: str, least: float) -> None:
@@ -91,7 +91,7 @@ class Confident:
 
     def rule(self, written: Written) -> Ruling:
         parts = sentences(self._framework, written.piece)
-        found = written.heard.least(parts)
+        found = written.spans.least(parts)
         confidence = min(_known(found), default=None)
         doubted = next((n for n, p in enumerate(found) if p is not None and p < self._least), None)
         if doubted is None or confidence is None:
@@ -129,7 +129,7 @@ class Stable:
 
     def rule(self, written: Written) -> Ruling:
         piece = written.piece
-        confidence = min(_known(written.heard.least(sentences(self._framework, piece))), default=None)
+        confidence = min(_known(written.spans.least(sentences(self._framework, piece))), default=None)
         stated = extract_answer(piece)
         answer = None if stated is None else comparable(stated)
         same, self._before = answer == self._before, answer
@@ -142,7 +142,7 @@ class Stable:
 
 
 def sentences(framework: Framework, piece: str) -> list[str]:
-    """A piece cut where the framework cuts steps; but for the blanks between them they are the piece again."""
+    """A piece cut where the framework cuts steps. Joined by blanks they are the piece."""
     found, rest = list[str](), piece
     while rest:
         head, _ = framework.cut(rest)

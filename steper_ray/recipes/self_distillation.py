@@ -1,6 +1,6 @@
 """Self-distillation: rounds in which a student's own right trajectories join the next student's data, with no teacher.
 
-Round r is a run of its own below run_dir/rounds/r: its data (`steper inspect` reads it), its training, its student. A
+Round r is a separate run below run_dir/rounds/r: its data (`steper inspect` reads it), its training, its student. A
 round takes over the trajectories of the ones before, so a question is asked until a student gets it right and no more.
 What was stopped goes on where it was.
 """

@@ -25,7 +25,7 @@ from steper_ray.schema import Hit, Passage
 INDEX = "lucene"
 _COLLECTION = "collection"
 _KEY = "OPENAI_API_KEY"
-_MAX_CLAUSES = 1 << 20  # Lucene refuses a query of more than 1024 different words unless told otherwise
+_MAX_CLAUSES = 1 << 20  # Lucene refuses a query of more than 1024 different words by default
 _TAIL = 2000  # characters of the indexer's output shown in an error
 
 
@@ -42,7 +42,7 @@ def library() -> str:
 def build(passages: Iterable[Passage], folder: Path) -> None:
     """Writes the Lucene index of `passages` (in their order) into `folder`; k1 and b are given at search.
 
-    Runs Pyserini's indexer in a process of its own. Raises RetrievalError.
+    Runs Pyserini's indexer in another process. Raises RetrievalError.
     """
     java = find_java()
     collection = folder / _COLLECTION
@@ -79,7 +79,7 @@ def _document_id(position: int) -> str:
 class LuceneRetriever:
     """Searches the index of `build`. Safe to call from several threads.
 
-    One thread of its own makes all calls into Java, because every thread that does stays attached to the JVM;
+    One thread makes all calls into Java, because every thread that does stays attached to the JVM;
     the queries of one call are spread over Java threads.
     """
 

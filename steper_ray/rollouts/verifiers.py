@@ -42,7 +42,7 @@ class ModelVerifier(Protocol):
 
 def agreement_sampling(sampling: SamplingConfig, config: VerifyConfig) -> SamplingConfig:
     """How other drafts are drawn: as the teacher's steps, at the verifier's temperature and from another seed."""
-    # A seed of its own: a draft must not repeat the draws of the sample it is compared with.
+    # Another seed: a draft must not repeat the draws of the sample it is compared with.
     return sampling.model_copy(
         update={"temperature": config.agreement_temperature, "seed": sampling.seed + 1_000_003}
     )

@@ -64,7 +64,7 @@ def _check_loopback(headers: Mapping[str, str], client: str | None) -> None:
     forwarded = any(name in headers for name in FORWARDED)
     # The Host too: a foreign page whose name is pointed at 127.0.0.1 would be a client of this machine.
     if forwarded or not is_loopback(client) or not is_loopback(_host(headers.get("host", ""))):
-        message = "this server has no token set, so it serves only clients of its own machine"
+        message = "this server has no token set, so it serves only clients of the same machine"
         raise Problem(403, "loopback_only", message)
 
 

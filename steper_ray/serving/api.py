@@ -44,7 +44,7 @@ M = TypeVar("M", bound=Wire)
 
 
 class Problem(Exception):
-    """A refusal or failure that a client is told about. `message` holds nothing of the server's insides."""
+    """A refusal or failure as the client gets it. `message` shows nothing of the server's insides."""
 
     def __init__(
         self,

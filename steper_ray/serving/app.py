@@ -47,7 +47,7 @@ def build(args: ServeArgs) -> serve.Application:
 def run(config: Config) -> None:
     """Serves the config's engine on serve.host and serve.port until Ctrl-C or SIGTERM. Raises SteperError.
 
-    Starts a Ray of its own, or joins the one that RAY_ADDRESS names.
+    Starts a local Ray, or joins the one that RAY_ADDRESS names.
     """
     plan = make_plan(config)
     settings = config.serve

@@ -1,6 +1,6 @@
 """A question put to the engine, whole or as a stream: every route that asks does it here.
 
-It holds the deadline, turns what the engine raises into what a client is told, and aborts the engine's request when
+It holds the deadline, turns what the engine raises into problems, and aborts the engine's request when
 the client leaves. It knows no route and no body. No Ray.
 """
 
@@ -75,7 +75,7 @@ class Asker:
     async def answer(self, ask: Ask) -> Trajectory:
         """A trajectory of one step at least. Raises Problem."""
         with Watch(self.observers, ask) as watch:
-            with _Told():
+            with _AsProblem():
                 async with asyncio.timeout_at(self._deadline()):
                     trajectory = await self.engine.answer(ask)
             watch.finished(trajectory)
@@ -107,7 +107,7 @@ async def _written(
 ) -> AsyncGenerator[bytes, None]:
     try:
         while event is not None:
-            with _Told():
+            with _AsProblem():
                 watch.event(event)
                 frame = frames.event(event)
             if frame:
@@ -119,7 +119,7 @@ async def _written(
 
 
 async def _next(events: AsyncGenerator[Event, None], deadline: float) -> Event | None:
-    with _Told():
+    with _AsProblem():
         async with asyncio.timeout_at(deadline):
             return await anext(events, None)
 
@@ -172,8 +172,8 @@ async def _beating(send: Send, every_s: float) -> AsyncGenerator[Send, None]:
             await task
 
 
-class _Told:
-    """Turns what an engine's call may raise into what a client is told."""
+class _AsProblem:
+    """Turns what an engine's call may raise into a Problem."""
 
     def __enter__(self) -> None:
         return None

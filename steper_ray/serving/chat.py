@@ -61,7 +61,7 @@ def to_ask(
     sampling: SamplingConfig,
     trace: str | None = None,
 ) -> Ask:
-    """The question of a checked request to `head.model`. Raises Problem for what only the whole request tells."""
+    """The question of a checked request to `head.model`. Raises Problem for what only the whole request shows."""
     if request.stream_options is not None and not request.stream:
         message = "stream_options: only where stream is true"
         raise Problem(400, "invalid_request", message, param="stream_options")

@@ -76,7 +76,7 @@ class UserMessage(Wire):
 
 class StreamOptions(Wire):
     include_usage: bool | None = None
-    """Send the usage in a chunk of its own, the last one."""
+    """Send the usage in a separate last chunk."""
     include_obfuscation: bool | None = None
     """Read over."""
 

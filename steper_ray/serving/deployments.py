@@ -90,7 +90,7 @@ class IngressReplica:
         if os.environ.get(HAPROXY_ENV) == "1" and not (local or token):
             # To the app all clients would be HAProxy, on this machine.
             raise SteperError(
-                f"{HAPROXY_ENV} is set, and no token: HAProxy does not tell who asks, so set {serve_config.token_env} "
+                f"{HAPROXY_ENV} is set, and no token: HAProxy hides who asks, so set {serve_config.token_env} "
                 "in the environment of the Ray nodes"
             )
         clients = {name: EngineClient(handle) for name, handle in engines.items()}

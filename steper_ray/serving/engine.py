@@ -78,7 +78,7 @@ class Generated:
 
 
 class Metered:
-    """A student's generator that counts in `stats` what becomes of its streams, and tells `observe` of each."""
+    """A student's generator that counts its streams by outcome in `stats`, and calls `observe` for each."""
 
     def __init__(
         self, name: str, generator: Generator, stats: EngineStats, observe: Callable[[Generated], None]
@@ -123,7 +123,7 @@ class Metered:
 
 @dataclass(frozen=True, slots=True)
 class Budgeted:
-    """A retriever that has so many seconds for a search, and then fails."""
+    """A retriever whose search fails after a time limit."""
 
     retriever: AsyncRetriever
     seconds: float
@@ -141,7 +141,7 @@ class Budgeted:
 class ReasonEngine:
     """Answers questions, many at once, in one event loop.
 
-    `students`: each one's name and what generates as it. `observe` is told of each generation that ended.
+    `students`: generators by name. `observe` is called for each generation that ended.
     """
 
     def __init__(
@@ -235,7 +235,7 @@ class ReasonEngine:
         """The reasoner under this request's limits. A copy: it shares the encoder and its cache of passages."""
         asked = self._reasoners[ask.model]
         config = asked.config
-        # The wait in the queue counts too. It is told by two machines' clocks, so it is never taken as negative.
+        # The wait in the queue counts too. Two machines' clocks measure it, so it is never taken as negative.
         left = self._timeout - max(0.0, time.time() - ask.asked_at)
         deadline = min(max(left, 0.001), config.deadline_s or self._timeout)
         reasoner = copy.copy(asked)

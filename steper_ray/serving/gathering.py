@@ -9,14 +9,14 @@ from contextlib import aclosing
 from steper_ray.reasoning import Event, ReasoningDelta
 
 #: So many parts of streams are passed on a second, of all streams together: each costs the three processes on its way
-#: more than the engine needs for a token. A few streams so grow faster than the eye tells them apart, many in longer
+#: more than the engine needs for a token. A few streams so grow faster than the eye can follow, many in longer
 #: parts.
 PARTS_PER_SECOND = 200
 SHORTEST_PART_SECONDS, LONGEST_PART_SECONDS = 0.03, 0.25
 
 
 def part_seconds(streams: int) -> float:
-    """Between two parts of one of so many streams."""
+    """Seconds between two parts of one of `streams` streams."""
     return min(LONGEST_PART_SECONDS, max(SHORTEST_PART_SECONDS, streams / PARTS_PER_SECOND))
 
 
@@ -52,8 +52,8 @@ async def gathered(
                 part.append(queue.get_nowait())
             going = part[-1] is not None
             free_at = clock.time() + every_s()
-            if told := joined([event for event in part if event is not None]):
-                yield told
+            if passed_on := joined([event for event in part if event is not None]):
+                yield passed_on
         await reading  # raises what the events raised
     finally:
         reading.cancel()

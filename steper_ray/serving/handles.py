@@ -137,7 +137,7 @@ class EngineClient:
         self._last_state = time.monotonic()
 
     async def _check_coming(self) -> None:
-        """Raises EngineUnavailableError at once where a question might wait for a replica in vain until its deadline.
+        """Raises EngineUnavailableError at once where a question would wait for a replica until its deadline.
 
         While Serve updates the engine it waits for the new replica.
         """

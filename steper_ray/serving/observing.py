@@ -1,4 +1,4 @@
-"""What is told of each question to metrics and traces: that it began, and what it came to. Never its text. No Ray."""
+"""Records metrics and a trace span per question, never its text. No Ray."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Outcome:
 
 
 class Observer(Protocol):
-    """Is told of every question; it may neither wait nor raise."""
+    """Called for every question; it must neither wait nor raise."""
 
     def began(self, ask: Ask) -> None: ...
 
@@ -92,7 +92,7 @@ class Watch:
         self._trajectory = trajectory
 
     def failed(self, problem: Problem) -> None:
-        """Notes what the client was told in a stream, where nothing is raised."""
+        """Notes the problem that ended a stream, where nothing is raised."""
         self._problem = problem
 
 

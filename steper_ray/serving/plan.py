@@ -1,6 +1,6 @@
 """From a config to what the deployments need: paths made absolute, the index built, the corpus' first questions.
 
-Whatever a person must mend is found here, before anything is deployed. Replicas open what is named here, so the
+Errors in the settings are found here, before anything is deployed. Replicas open what is named here, so the
 run's folder must be one that all nodes see. No Ray.
 """
 

@@ -4,9 +4,9 @@ Run as: serve run steper_ray.serving.teacher:build config=jobs/configs/paper_mus
 Rollouts reach it at every node that runs a replica, with: engine.kind=openai engine.url=http://127.0.0.1:8000/v1
 engine.tokenizer=MODEL build.num_gpus=0, and engine.model where the name it serves is another one (`served_name`).
 
-Serve listens on loopback unless it is told otherwise, and the endpoint asks for no key: whoever reaches the port may
+Serve listens on loopback by default, and the endpoint asks for no key: whatever reaches the port may
 use it. Prompts go in as token ids; ids and log-probabilities come back with every chunk, the usage with cached tokens
-at a stream's end. What Ray 2.60 does not do: refuse a request when its queue is long (it waits), and tell in the
+at a stream's end. What Ray 2.60 does not do: refuse a request when its queue is long (it waits), and report in the
 status that a prompt is wrong in a stream (the stream's only event does).
 """
 # No `from __future__ import annotations`: Serve reads the annotation of `build` and takes text for no model.

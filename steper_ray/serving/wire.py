@@ -112,7 +112,7 @@ class StepOut(Wire):
     taken_back: str = ""
     """What was written after it and taken back, because the model was not sure of it: the next step searches for it."""
     confidence: float | None = None
-    """Probability of the least likely token of both, 0 to 1; null where the engine does not tell."""
+    """Probability of the least likely token of both, 0 to 1; null where the engine does not report it."""
     passages: list[PassageOut]
     usage: UsageOut
     retrieval_seconds: float

@@ -12,7 +12,7 @@ _AT_WORK = "\0at work"
 
 
 def one_for_all(work: Callable[[], str | None] | None, agree: Agree, *, every_s: float = 10.0) -> str | None:
-    """What `work` says on the worker that gives it, told to all. All call it together, the others with None.
+    """Sends what `work` returns on the worker that gives it to all. All call it together, the others with None.
 
     They meet every `every_s` seconds until it is done, because a process group gives up on a worker that keeps the
     others waiting for longer than its timeout, half an hour on Ray Train. What `work` raises is raised on its worker

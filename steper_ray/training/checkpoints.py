@@ -44,7 +44,7 @@ def writing(what: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # Python says OSError; torch a RuntimeError ("unexpected pos 576 vs 534"), safetensors an error of its own.
+        # Python says OSError; torch a RuntimeError ("unexpected pos 576 vs 534"), safetensors its own error.
         cause = error.__cause__ if isinstance(error, StorageError) else error
         if not isinstance(cause, OSError) and not any(sign in str(error) for sign in _WRITING):
             raise
@@ -93,7 +93,7 @@ class Checkpoints:
     def put(self, local: Path, step: int, rank: int, workers: int) -> None:
         """Copies one worker's files of `step` from `local` and seals them."""
         folder = self.folder(step)
-        # Without parents: a node that does not see the run's folder must not write into one of its own.
+        # Without parents: a node that does not see the run's folder must not write into a local one.
         folder.mkdir(exist_ok=True)
         files = {}
         for file in sorted(path for path in local.rglob("*") if path.is_file()):
@@ -134,7 +134,7 @@ class Checkpoints:
         if first.get("format") != FORMAT:
             raise TrainingError(
                 f"{folder}: a checkpoint of another version of steper_ray (format {first.get('format')}, this one "
-                f"reads {FORMAT}): go on with that version, or delete the folder to train anew"
+                f"reads {FORMAT}): continue with that version, or delete the folder to train from the start"
             )
         seals = [first, *(_json(folder / _SEAL.format(rank=rank)) for rank in range(1, first["workers"]))]
         # A folder may hold seals of two attempts at its step: they count together only if they are of one group.
@@ -218,7 +218,7 @@ class Saver:
 
 
 def newest(checkpoints: Checkpoints, rank: int, workers: int, agree: Agree) -> Stored | None:
-    """The newest checkpoint whose files are what was written; None if the training starts anew.
+    """The newest checkpoint whose files are what was written; None if the training starts from the beginning.
 
     Called by all workers together, who read a share of the files each. Raises TrainingError on all of them where
     there are checkpoints and none can be taken.
@@ -241,7 +241,7 @@ def newest(checkpoints: Checkpoints, rank: int, workers: int, agree: Agree) -> S
         named = f"a checkpoint is damaged: {folder}: {damage}"
         if number + 1 == len(folders):
             raise TrainingError(
-                f"{named}. No other is left: bring the file back, or delete the folder to train anew"
+                f"{named}. No other is left: restore the file, or delete the folder to train from the start"
             )
         if rank == 0:
             logger.warning("%s. Going on from the one before: %s", named, folders[number + 1].name)

@@ -52,7 +52,7 @@ def _least(worker: Worker) -> Memory:
 
 
 def deepspeed_config(config: TrainConfig, parameters: int, width: int) -> dict[str, Any]:
-    """DeepSpeed's own config for a model of so many `parameters` and hidden size `width`.
+    """DeepSpeed's config for a model of `parameters` parameters and hidden size `width`.
 
     Buckets of about a layer's matrix (width^2) for large models, as transformers' "auto" values have it. A small
     model is persistent, and reduced in one bucket.
@@ -120,7 +120,7 @@ class Engine(Forward):
         self._engine.backward(loss * self._worker.size)
 
     def step(self, lr: float) -> float | None:
-        """One optimiser step at `lr`; returns the global gradient norm before clipping, where the stage tells it."""
+        """One optimiser step at `lr`; returns the global gradient norm before clipping, where the stage reports it."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         self._engine.step()
@@ -136,7 +136,7 @@ class Engine(Forward):
     def load(self, folder: Path) -> dict[str, Any]:
         """Restores the shards of all workers from one folder; returns the `state` that was saved with them.
 
-        A folder that `resharding` has cut anew is known by its layout.
+        A folder that `resharding` converted is known by its layout.
         """
         self._engine._config.load_universal_checkpoint = (folder / TAG / "zero").is_dir()
         # What the checkpoint leaves out stays as it was read from the model's folder.

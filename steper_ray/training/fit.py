@@ -70,15 +70,15 @@ def describe(shape: Any, config: TrainConfig) -> str:
 
 def print_estimates(students: Sequence[tuple[str, TrainConfig]]) -> None:
     """Each table once on stderr, of models (folders or names) and how they are trained."""
-    told = []
+    shown = []
     for model, config in students:
         try:
             table = describe(AutoConfig.from_pretrained(model), config)
         # The workers may see what this machine does not; a config of an unknown kind they name.
         except (OSError, ValueError):
             table = f"memory of a worker: no estimate, {model} cannot be read from here"
-        if table not in told:
-            told.append(table)
+        if table not in shown:
+            shown.append(table)
             print(table, file=sys.stderr)
 
 
@@ -101,7 +101,7 @@ def check_fit(shape: Any, config: TrainConfig, have: Memory) -> None:
     raise TrainingError(
         f"{config.student} does not fit: each worker needs about {_needs(need, config)}, and has {_gb(have.device)}"
         f"{host}. What helps:{''.join(lines)}\nMore workers are a help on GPUs or machines of their own; fewer row "
-        "tokens leave out longer trajectories. train.check_memory=false goes ahead all the same"
+        "tokens leave out longer trajectories. train.check_memory=false goes ahead"
     )
 
 

@@ -3,7 +3,7 @@
 As in PaLM (Chowdhery et al., 2022, appendix B): a token costs 6 FLOPs a weight that it is multiplied with, forward and
 backward together, and attention 12 a layer, key that it sees and element of the heads' width. Of the 6, forward is 2,
 the gradient of what the weight is multiplied with 2, and that of the weight itself 2 (Kaplan et al., 2020, section
-2.1). A weight that LoRA leaves frozen has no gradient of its own and costs 4 ("LoRA Without Regret", Thinking Machines
+2.1). A weight that LoRA leaves frozen has no gradient and costs 4 ("LoRA Without Regret", Thinking Machines
 Lab, 2025: two thirds of full fine-tuning, and the adapters). That below the first adapter nothing needs a gradient at
 all, which saves a part of the first layer, is left out.
 

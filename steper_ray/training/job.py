@@ -196,12 +196,12 @@ def _weights(folder: Path) -> str:
 
 
 def note_sources(task: Task) -> None:
-    """Notes what a job is made from, and says what has changed since it was started last and must start anew."""
+    """Notes what a job is made from, and warns of changes that make it start from the beginning."""
     path, earlier = task.metrics.with_name(_SOURCES), _noted(task)
     if earlier is not None and earlier != task.sources:
         logger.warning(
-            "job '%s' starts anew and does not go on from where it was: since it was started last, %s. Its checkpoints "
-            "of before stay below %s; delete them if you need the room",
+            "job '%s' starts from the beginning: since its last start, %s. Its earlier checkpoints "
+            "stay below %s; delete them if you need the room",
             task.name,
             ", ".join(_changes(earlier, task.sources)) or "its record changed",
             path.parents[1] / "ray",

@@ -262,7 +262,7 @@ def shape_and_tokenizer(model: str) -> tuple[Any, Any]:
 
 
 def first_message(message: str | None) -> str | None:
-    """What the first worker that has a message says, told to all; None if none has one. A barrier too."""
+    """The message of the first worker that has one, sent to all; None if none has one. A barrier too."""
     messages: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(messages, message)
     return next((m for m in messages if m is not None), None)

@@ -65,8 +65,8 @@ def save_merged(
     # Its own adapters are float32: their product is then rounded once, when it is added.
     merging = peft.get_peft_model(model, adapted.peft_config["default"])
     adapters = peft.get_peft_model_state_dict(adapted, state_dict=state, save_embedding_layers=False)
-    told = peft.set_peft_model_state_dict(merging, adapters)
-    left = [name for name in told.missing_keys if "lora_" in name]
-    if left or told.unexpected_keys:
-        raise WriteError(f"{base}: its adapters do not fit it: {(left or told.unexpected_keys)[:3]}")
+    loaded = peft.set_peft_model_state_dict(merging, adapters)
+    left = [name for name in loaded.missing_keys if "lora_" in name]
+    if left or loaded.unexpected_keys:
+        raise WriteError(f"{base}: its adapters do not fit it: {(left or loaded.unexpected_keys)[:3]}")
     merging.merge_and_unload(safe_merge=True).save_pretrained(folder)

@@ -61,7 +61,7 @@ class Follower:
         self._inode, self._at = 0, 0
 
     def new(self) -> list[dict[str, Any]]:
-        """The records since the last call; those of the whole log, if it was written anew in between."""
+        """The records since the last call; those of the whole log, if it was rewritten in between."""
         now = changed(self._path)
         if now is None or now == self._seen:
             return []
@@ -78,9 +78,9 @@ class Follower:
 
 
 class ProgressBars:
-    """Follows the logs of several trainings with one tqdm bar each, from a thread of its own.
+    """Follows the logs of several trainings with one tqdm bar each, from a thread.
 
-    A bar tells the loss, those of the abilities, tokens a second and the lowest loss on held-out examples so far.
+    A bar shows the loss, those of the abilities, tokens a second and the lowest loss on held-out examples so far.
     """
 
     def __init__(self, logs: Sequence[tuple[str, Path]], *, every_s: float = 0.5) -> None:

@@ -1,7 +1,7 @@
 """A checkpoint of one number of workers made loadable by any other.
 
 ZeRO's shards are bound to the number of workers that wrote them. DeepSpeed's universal format holds every parameter
-and its optimiser state whole, in a file of its own, and each worker reads its part. Knows DeepSpeed's files alone.
+and its optimiser state whole, in one file, and each worker reads its part. Knows DeepSpeed's files alone.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class MLflow:
 
 
 class WeightsAndBiases:
-    """A run of `project` with an id of our own. The step is a value of its own, since scores come late."""
+    """A run of `project` with an id of our own. The step is a separate value, since scores come late."""
 
     def __init__(self, run: Run) -> None:
         import wandb

@@ -1,7 +1,7 @@
 """Students trained on Ray Train: all jobs one after another in one group of workers. The room's door to Ray.
 
 Workers, imports and process groups start once for all jobs. A job that was exported is skipped, a killed worker
-brings the group back to the last checkpoint of the job it was in, and an error that a user must mend is not
+brings the group back to the last checkpoint of the job it was in, and an error that a user must correct is not
 retried. Every worker must see the same data, models and output folders (one machine, or shared storage).
 """
 
@@ -193,7 +193,7 @@ def _write_error(error: TrainingFailedError) -> WriteError | None:
 
 
 def _run_worker(config: dict[str, Any]) -> str | None:
-    """One worker's whole life. Returns the message of an error that no retry can mend."""
+    """Runs one worker. Returns the message of an error that no retry can correct."""
     tasks: list[Task] = config["tasks"]
     settings = tasks[0].job.config
     if not settings.use_gpu:
@@ -245,7 +245,7 @@ def _run_worker(config: dict[str, Any]) -> str | None:
 
 @contextmanager
 def _resume_folder(checkpoints: Checkpoints, config: TrainConfig, worker: Worker) -> Iterator[Path | None]:
-    """The folder of the newest whole checkpoint, cut anew if another number of workers wrote it."""
+    """The folder of the newest whole checkpoint, converted if another number of workers wrote it."""
     from steper_ray.training.loop import first_message
 
     stored = newest(checkpoints, worker.rank, worker.size, first_message)
@@ -261,15 +261,15 @@ def _resume_folder(checkpoints: Checkpoints, config: TrainConfig, worker: Worker
     recut, work = stored.folder.with_name(f"{stored.folder.name}-of-any-world"), None
     if worker.rank == 0:
         logger.warning(
-            "%s was written by %d workers, this run has %d: it is cut anew first, which takes its room once more, and "
-            "of a large student some time", stored.folder, stored.workers, worker.size,
+            "%s was written by %d workers, this run has %d: it is converted first, which takes its room once more, and "
+            "for a large student takes some time", stored.folder, stored.workers, worker.size,
         )  # fmt: skip
         work = partial(to_any_world, stored.folder, recut)
     try:
         if (message := one_for_all(work, first_message)) is not None:
             raise TrainingError(
                 f"{stored.folder} was written by {stored.workers} workers, this run has {worker.size}, and it cannot "
-                f"be cut anew: {message}. Set train.workers={stored.workers}, or delete it to train anew"
+                f"be converted: {message}. Set train.workers={stored.workers}, or delete it to train from the start"
             )
         yield recut
         first_message(None)  # all have read it

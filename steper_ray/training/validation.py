@@ -59,7 +59,7 @@ def score(validation: Mapping[str, Any], config: ValidationConfig) -> float:
 
 
 def course(records: Iterable[Mapping[str, Any]], config: ValidationConfig) -> dict[str, Any] | None:
-    """The `best` and the `last` look at the held-out examples that a log tells of, with their steps."""
+    """The `best` and the `last` look at the held-out examples in a log, with their steps."""
     looks = [{"step": r["step"], **r["validation"]} for r in records if r.get("validation")]
     if not looks:
         return None
@@ -99,5 +99,5 @@ class Best:
 
 
 def due(step: int, steps: int, every: int) -> bool:
-    """Whether something that happens every so many steps, and after the last one, happens after `step` (from 1)."""
+    """Whether an action due every `every` steps, and after the last, is due after `step` (from 1)."""
     return step % every == 0 or step == steps

@@ -265,7 +265,7 @@ def test_a_missing_file_is_named_with_its_setting_at_opening(tmp_path: Path, fie
     corpus(tmp_path)
     paths = {name: tmp_path / f"{name}.jsonl" for name in ("passages", "questions")}
     paths[field] = tmp_path / "nowhere.jsonl"
-    with pytest.raises(DataError, match=rf"nowhere\.jsonl: no such file: mend corpus\.{field}"):
+    with pytest.raises(DataError, match=rf"nowhere\.jsonl: no such file: correct corpus\.{field}"):
         open_corpus(CorpusConfig(kind="plain", **paths))
 
 

@@ -14,7 +14,7 @@ from steper_ray.data.filtering import drop_reason
 from steper_ray.frameworks import FRAMEWORKS, Fact
 from steper_ray.generation.base import Chunk
 from steper_ray.reasoning import Reasoner, StepDone
-from steper_ray.reasoning.confidence import Heard
+from steper_ray.reasoning.confidence import TokenSpans
 from steper_ray.reasoning.stopping import sentences
 from steper_ray.rollouts.spec import at_fixed_steps
 from steper_ray.schema import Passage, Question, StopReason
@@ -160,7 +160,7 @@ async def test_an_engine_without_log_probabilities_is_believed_and_the_log_says_
     assert [(t.answer, t.stop_reason) for t in found] == [("Zog", StopReason.ANSWERED)] * 2
     assert found[0].steps[0].confidence is None
     assert [r.message for r in caplog.records if "reasoning.stop" in r.message] == [
-        "a silent engine tells no log-probabilities: reasoning.stop=confident accepts whatever it writes, as fixed does"
+        "a silent engine reports no log-probabilities: reasoning.stop=confident behaves like fixed"
     ]
 
 
@@ -218,7 +218,7 @@ async def test_a_request_may_choose_its_own_policy():
 
 
 def test_a_sentence_is_as_sure_as_its_least_likely_token_and_blanks_do_not_count():
-    heard = Heard()
+    heard = TokenSpans()
     for text, value in (
         (" ", -9.0),
         ("Bo ", -0.1),
@@ -236,27 +236,27 @@ def test_tokens_that_come_in_one_chunk_are_told_apart_by_the_tokenizer():
     text, values = "Bo. So", (-0.1, -0.1, -0.1, -9.0, -2.0, -0.1)
     chunk = Chunk(text, tuple(map(ord, text)), values)
     for tokenizer, least in ((CharTokenizer(), -0.1), (None, -9.0)):
-        heard = Heard(tokenizer)
+        heard = TokenSpans(tokenizer)
         heard.add(chunk)
         assert heard.least(["Bo."])[0] == pytest.approx(math.exp(least))
 
 
 def test_a_token_whose_text_comes_later_counts_for_that_text():
-    heard = Heard()
+    heard = TokenSpans()
     heard.add(Chunk("", (1,), (-3.0,)))
     heard.add(Chunk("\u00e9t\u00e9.", (2,), (-0.1,)))
     assert heard.least(["\u00e9t\u00e9."]) == pytest.approx([math.exp(-3)])
 
 
 def test_words_that_a_framework_put_otherwise_are_as_sure_as_the_whole_text():
-    heard = Heard()
+    heard = TokenSpans()
     for text, value in (("action 1: ", -0.1), ("finish[Cem]", -3.0)):
         heard.add(Chunk(text, (1,), (value,)))
     assert heard.least(["Action: Finish[Cem]"]) == pytest.approx([math.exp(-3)])
 
 
 def test_of_equal_sentences_each_has_its_own_tokens():
-    heard = Heard()
+    heard = TokenSpans()
     for value in (-0.1, -3.0):
         heard.add(Chunk("Bo is. ", (1,), (value,)))
     assert heard.least(["Bo is.", "Bo is."]) == pytest.approx([math.exp(-0.1), math.exp(-3)])

@@ -129,7 +129,7 @@ def test_a_prompt_that_is_refused_is_the_questions_fault_and_later_the_answer_so
 
 
 def test_the_deadline_returns_the_steps_that_were_done():
-    engine = LocalEngine(replies(), hang_at=1, request_timeout_s=0.3)
+    engine = LocalEngine(replies(), hang_at=1, request_timeout_s=2.0)
     engine.generator._replies[1] = "No full stop"
     body = client(engine).post("/v1/reason", json={"question": QUESTION}).json()
     assert (body["stop_reason"], body["answer"]) == ("deadline", CHAIN[0])

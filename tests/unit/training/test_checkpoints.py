@@ -126,7 +126,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(store, tmp_pa
         assert newest(checkpoints, 0, 1, alone).folder == before
     assert f"a checkpoint is damaged: {damaged}: state/shard-1.bin" in caplog.text
     shutil.rmtree(before)
-    with pytest.raises(TrainingError, match=rf"{said}. No other is left: bring the file back, or delete"):
+    with pytest.raises(TrainingError, match=rf"{said}. No other is left: restore the file, or delete"):
         newest(checkpoints, 0, 1, alone)
 
 

@@ -143,14 +143,12 @@ def test_a_rerun_that_must_start_anew_says_what_changed(tmp_path, examples, capl
     note_sources(task_of(tmp_path, examples, workers=4, checkpoint_every=3))
     assert caplog.text == ""
     note_sources(task_of(tmp_path, examples, lr=1e-4))
-    assert (
-        "starts anew and does not go on from where it was: since it was started last, train.lr" in caplog.text
-    )
+    assert "starts from the beginning: since its last start, train.lr" in caplog.text
     assert "train.lr was 5e-06 and is 0.0001" in caplog.text
     caplog.clear()
     write_trajectories(examples, gold_examples(1, 3))
     note_sources(task_of(tmp_path, examples, lr=1e-4))
-    assert "since it was started last, the trajectories changed. Its checkpoints" in caplog.text
+    assert "since its last start, the trajectories changed. Its earlier checkpoints" in caplog.text
     caplog.clear()
     note_sources(task_of(tmp_path, examples, lr=1e-4))
     assert caplog.text == ""
@@ -165,7 +163,7 @@ def test_a_record_that_was_cut_off_or_is_older_is_no_obstacle(tmp_path, examples
     del settings["packing"]
     record.write_text(json.dumps(older | {"settings": json.dumps(settings)}))
     note_sources(task)
-    assert "since it was started last, train.packing is new" in caplog.text
+    assert "since its last start, train.packing is new" in caplog.text
     record.write_text("{")
     caplog.clear()
     note_sources(task)
