@@ -2,7 +2,7 @@
 
 Run as: ray job submit --working-dir . -- python jobs/self_distil.py --config jobs/configs/miniature.yaml
 Overrides follow (`run_dir=/shared/run1 self_distil.student=/shared/run1/models/vanilla_kd`); `--dry-run` prints the
-resolved config. A job that was stopped goes on where it was when it is submitted again. `run_dir` must be a folder
+resolved config. A job that was stopped continues when it is submitted again. `run_dir` must be a folder
 that all nodes see.
 """
 

@@ -2,7 +2,7 @@
 
 Run as: ray job submit --working-dir . -- python jobs/train.py --config jobs/configs/miniature.yaml
 Overrides follow (`run_dir=/shared/run1 train.workers=8`); `--dry-run` prints the resolved config. A job that was
-stopped goes on where it was when it is submitted again. `run_dir` must be a folder that all nodes see.
+stopped continues when it is submitted again. `run_dir` must be a folder that all nodes see.
 """
 
 from steper_ray.cli.main import run_job, train

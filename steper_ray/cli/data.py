@@ -1,4 +1,4 @@
-"""The commands that look at a data set, or take it elsewhere. `cli.py` puts them beside the stages."""
+"""The commands for a built data set: inspect, export, estimate."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def _broken() -> Iterator[None]:
 
 
 def parse(model: type[M], data: bytes | str) -> M:
-    """A newer server's further fields are left out."""
+    """A newer server's further fields are omitted."""
     try:
         return model.model_validate_json(data, extra="ignore")
     except ValidationError as error:

@@ -30,7 +30,7 @@ class CorpusConfig(Section):
     questions: Path | None = None
     """Questions file (all kinds but `miniature`)."""
     passages: Path | None = None
-    """Passages file; with an official format it may be left out: the questions' own contexts are pooled."""
+    """Passages file; with an official format it may be omitted: the questions' own contexts are pooled."""
     on_error: Literal["stop", "skip"] = "stop"
     """What a malformed line does: stop with its file and line, or be counted, named and skipped."""
     limit: Positive | None = None

@@ -56,7 +56,7 @@ class SelfDistilConfig(Section):
     """Rounds: in each the last student reasons over the questions without a right trajectory, what it gets right joins
     the data, and a student is trained on it, starting from `train.student` (as STaR, Zelikman et al., 2022)."""
     student: str | None = None
-    """The first student, who reasons in round 1: a folder or name; by default run_dir/models/<train.method>."""
+    """The first student, which reasons in round 1: a folder or name; by default run_dir/models/<train.method>."""
     engine: EngineConfig | None = None
     """What runs the students (its `model` is set to theirs); by default as `engine`."""
     samples: Positive = 1

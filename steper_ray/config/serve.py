@@ -1,4 +1,4 @@
-"""Settings of the reasoner endpoint: who is served, how each deployment scales, and the limits of a request."""
+"""Settings of the reasoner endpoint: what is served, how each deployment scales, and the limits of a request."""
 
 from __future__ import annotations
 

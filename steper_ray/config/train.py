@@ -20,7 +20,7 @@ class LoraConfig(Section):
     alpha: float = Field(32.0, gt=0)
     """What an adapter adds is scaled by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of an adapter's inputs that is left out while training."""
+    """Share of an adapter's inputs that is omitted while training."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
     """Names of the modules that get an adapter, such as [q_proj, v_proj]; or all linear layers but the output's."""
     merge: bool = True

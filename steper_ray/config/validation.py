@@ -32,7 +32,7 @@ class ValidationConfig(Section):
     """Questions that the student answers in the real multi-step loop now and then, beside the training and never
     waited for by it; 0 for none. They are held-out ones of the top-level corpus, or of `corpus`."""
     questions_every: Positive | None = None
-    """Optimiser steps between two rounds of questions, by default `every`. A round is left out while another waits."""
+    """Optimiser steps between two rounds of questions, by default `every`. A round is omitted while another waits."""
     corpus: CorpusConfig | None = None
     """Where the questions come from, if not from the run's own."""
     engine: EngineConfig | None = None

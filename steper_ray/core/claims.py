@@ -229,7 +229,7 @@ def _simple(text: str) -> str:
 
 
 def _normalised(texts: Iterable[str]) -> dict[str, str]:
-    """Each text once, by its normal form; those of which nothing is left are left out."""
+    """Each text once, by its normal form; those of which nothing is left are omitted."""
     return {plain: text for text in texts if (plain := _plain(text))}
 
 

@@ -84,7 +84,7 @@ def _ends(match: re.Match[str], body: str) -> bool:
     if blank:
         return opener.isalnum()
     if match["closers"]:
-        # Japanese goes on behind a quotation with a particle: '「はい。」と答えた'.
+        # Japanese continues behind a quotation with a particle: '「はい。」と答えた'.
         return mark in _FULL_STOPS and opener.isalpha() and not "\u3040" <= opener <= "\u309f"
     if mark == _WIDE[-1]:
         return opener.isalpha() and not unicodedata.name(opener, "").startswith(("LATIN", "FULLWIDTH LATIN"))

@@ -1,4 +1,4 @@
-"""A corpus: streams of passages and questions that can be read again and again, and what they left out.
+"""A corpus: repeatable streams of passages and questions, and the records they skip.
 
 Opening checks that the files are there; reading checks every record. Memory holds the ids (and short hashes
 of passages), never the texts. Knows the formats' readers, and nothing of retrieval.
@@ -51,14 +51,14 @@ class Corpus:
 
     @property
     def skipped(self) -> list[Skipped]:
-        """What reading has left out so far, each record once: malformed ones, and unanswerable questions."""
+        """What reading has omitted so far, each record once: malformed ones, and unanswerable questions."""
         return self._log.skipped
 
     def fingerprint(self) -> str:
         """SHA-256 over id, title and text of all passages in their order: what an index of them is tied to.
 
         Reads all passages, but not again while the files and the code stay the same: then it is looked up, together
-        with what the reading left out. Raises DataError as `passages`.
+        with what the reading omitted. Raises DataError as `passages`.
         """
         try:
             known = remembered(self._key(), partial(_read_fingerprint, self._config), self._files)
@@ -91,7 +91,7 @@ class Corpus:
 
 
 def _read_fingerprint(config: CorpusConfig) -> str:
-    """The fingerprint and what was left out, as JSON; read apart, since a corpus notes each record only once."""
+    """The fingerprint and what was omitted, as JSON; read apart, since a corpus notes each record only once."""
     corpus = open_corpus(config)
     found = passages_fingerprint(corpus.passages())
     return json.dumps([found, [astuple(skipped) for skipped in corpus.skipped]])

@@ -172,7 +172,7 @@ def make_question(world: World, rng: Random, number: int, hops: int | None = Non
 
 
 def make_worlds(seed: int, count: int, split: Split) -> Iterator[tuple[World, Random]]:
-    """`count` worlds of a split, each with the generator that goes on to draw its questions."""
+    """`count` worlds of a split, each with the generator that continues to draw its questions."""
     names = Names(Random(f"names-{seed}-{split}"), split)
     for number in range(count):
         rng = Random(f"world-{seed}-{split}-{number}")

@@ -50,7 +50,7 @@ def join_sentences(sentences: list[str]) -> str:
 
 
 def sentence_contexts(context: list[object]) -> tuple[Passage, ...]:
-    """Passages of `[[title, [sentence, ...]], ...]`; a paragraph without text is left out."""
+    """Passages of `[[title, [sentence, ...]], ...]`; a paragraph without text is omitted."""
     passages = []
     for item in context:
         title, sentences = as_list(item, "context", length=2)
@@ -86,7 +86,7 @@ def link(entries: Iterable[Entry], passages: Iterable[Passage]) -> dict[str, str
     """Gold ids of the entries -> ids of a corpus from elsewhere: by title and text, else by a title that is
     unique.
 
-    A gold id whose passage the corpus does not have is left out of the map. Memory holds the gold passages'
+    A gold id whose passage the corpus does not have is omitted of the map. Memory holds the gold passages'
     titles.
     """
     wanted: dict[str, set[str]] = {}

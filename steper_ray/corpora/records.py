@@ -33,7 +33,7 @@ class Malformed(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A record that was left out: its file, its line (`line 3`) or number (`record 3`), and why."""
+    """A record that was omitted: its file, its line (`line 3`) or number (`record 3`), and why."""
 
     file: str
     record: str

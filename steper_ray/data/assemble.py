@@ -75,7 +75,7 @@ def assemble(
     """Writes run_dir/data/: kept/, step_scores/, dropped.jsonl and .md, owed.jsonl, manifest.json, report.json.
 
     `sets` are the teachers', the first one first; `run` shards were made just now, `skipped` records of the corpus were
-    left out, `passages` is a line on its long ones. Nothing is written where the same shards were assembled before.
+    omitted, `passages` is a line on its long ones. Nothing is written where the same shards were assembled before.
     Raises DamagedShardError.
     """
     folder = config.run_dir / "data"

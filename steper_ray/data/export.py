@@ -41,7 +41,7 @@ FILE_BYTES = 500_000_000  # before compression, as data sets of the hub are cut
 _VERSION = 1
 _MARK = "steper_export"  # the key of manifest.json that marks an export
 
-# Plain Arrow types say all that `datasets` needs to know. Its own notes in the files' metadata are left out: their
+# Plain Arrow types say all that `datasets` needs to know. Its own notes in the files' metadata are omitted: their
 # names for lists changed between its versions, and an older one refuses those of a newer one.
 SCHEMAS = {
     "examples": EXAMPLE_SCHEMA.append(pa.field("prompt", pa.string())).append(

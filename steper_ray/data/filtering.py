@@ -52,7 +52,7 @@ MINORITY = "minority"
 def choose(
     samples: Sequence[Trajectory], reasons: Sequence[str | None], keep: Keep, match: Match
 ) -> list[str | None]:
-    """Which trajectories of ONE question to learn from: their drop reasons, those of right ones left out added.
+    """Which trajectories of ONE question to learn from: their drop reasons, those of right ones omitted added.
 
     `reasons` are those of `drop_reason` and of the verifiers. The majority is that of the normalised answers of all
     samples that state one; of equally frequent ones the earliest counts. Second chances have no vote: they know that

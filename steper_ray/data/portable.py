@@ -9,7 +9,7 @@ URL = "<url>"
 
 
 def portable(value: Any) -> Any:
-    """The same plain value with paths that hold on one machine alone cut to their last name, and URLs left out.
+    """The same plain value with paths that hold on one machine alone cut to their last name, and URLs omitted.
 
     A URL may hold a password, and names a machine; a model's name or a path within the project stays.
     """

@@ -1,6 +1,6 @@
 """Which figures a results document holds: from its numbers to panels, keys and captions. Pure.
 
-A figure whose numbers are missing is left out.
+A figure whose numbers are missing is omitted.
 """
 
 from __future__ import annotations

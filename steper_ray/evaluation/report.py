@@ -1,7 +1,7 @@
 """The results document as one self-contained HTML page, and as a table for the terminal.
 
 The page loads nothing from outside and every text that comes from data is escaped. A part that the results lack
-(no sigma, no samples, one model alone) is left out. Reads the document of `results` only: no files, no engines.
+(no sigma, no samples, one model alone) is omitted. Reads the document of `results` only: no files, no engines.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ _FLOAT32, _BFLOAT16 = (1e-3, 2e-2), (0.1, 0.3)
 class Agreement:
     """One check of each model or adapter that an engine runs, by folder. For one event loop.
 
-    `context` is the engine's: longer probes are left out. Raises ModelError for probes that cannot be read.
+    `context` is the engine's: longer probes are omitted. Raises ModelError for probes that cannot be read.
     """
 
     def __init__(self, folders: Iterable[str], context: int) -> None:

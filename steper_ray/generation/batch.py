@@ -28,7 +28,7 @@ _SIMILAR = 7 / 8
 class Running:
     """One sequence, from its prompt to its end. `max_tokens` must fit into the model after the prompt.
 
-    It may leave a batch before its end and join again: it goes on where it was.
+    It may leave a batch before its end and join again: it continues where it stopped.
     """
 
     def __init__(

@@ -77,7 +77,7 @@ def make_tokenizer() -> PreTrainedTokenizerBase:
 def make_base(tokenizer: PreTrainedTokenizerBase, folder: Path, steps: int | None = None) -> None:
     """Trains the base and saves it in float32, with the tokenizer. `steps` replaces those of each phase.
 
-    A rerun goes on after the last phase that was finished: each starts from weights alone.
+    A rerun continues after the last phase that was finished: each starts from weights alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)

@@ -45,7 +45,7 @@ class PassagePool:
 
 
 def within_limit(passage: Passage, config: ReasoningConfig) -> Passage | None:
-    """The passage with at most `max_passage_chars` of title and text; None for one that is left out."""
+    """The passage with at most `max_passage_chars` of title and text; None for one that is omitted."""
     limit = config.max_passage_chars
     if len(passage.title) + len(passage.text) <= limit:
         return passage

@@ -2,7 +2,7 @@
 
 Round r is a separate run below run_dir/rounds/r: its data (`steper inspect` reads it), its training, its student. A
 round takes over the trajectories of the ones before, so a question is asked until a student gets it right and no more.
-What was stopped goes on where it was.
+What was stopped continues where it stopped.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class AsyncRetriever(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Threaded:
-    """A retriever of this process, searched in a thread so that the event loop goes on."""
+    """A retriever of this process, searched in a thread so that the event loop continues."""
 
     retriever: Retriever
 

@@ -1,4 +1,4 @@
-"""Which questions kill engines: what was in flight at a death, who is asked alone, who is asked no more.
+"""Which questions kill engines: what was in flight at a death, which are asked alone, which are asked no more.
 
 - A question in flight at COMPANY deaths is asked alone, so that another death is its own.
 - A question that killed ALONE engines while alone is given up for this run; no other question is.

@@ -35,7 +35,7 @@ class QuestionFile:
     sha256: str
     digests: tuple[str, ...]
     skipped: int = 0
-    """Records that were left out when the questions and passages were read."""
+    """Records that were omitted when the questions and passages were read."""
 
     def __len__(self) -> int:
         return len(self.digests)

@@ -135,7 +135,7 @@ def check_done(trajectory: Trajectory) -> None:
 
 
 def pick_model(name: str | None, served: Sequence[str]) -> str:
-    """The student who is asked for. Raises Problem unless it is one that is served."""
+    """The student that is asked for. Raises Problem unless it is one that is served."""
     if name is None:
         return served[0]
     if name not in served:

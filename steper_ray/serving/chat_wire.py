@@ -87,7 +87,7 @@ class ChatRequest(Wire):
     model: str
     messages: list[UserMessage] = Field(min_length=1, max_length=1)
     """The question alone: the model answers one question, is given no instructions and remembers no earlier turn.
-    System messages that are empty are left out."""
+    System messages that are empty are omitted."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_completion_tokens: int | None = Field(None, ge=1)

@@ -1,4 +1,4 @@
-"""Deployments as those who call them know them: engines behind the web side, shards of the index behind an engine.
+"""Clients of the deployments: engines for the HTTP side, shards of the index for an engine.
 
 Serve's errors become ours here, and what is called again when a replica dies under it. A call whose caller is
 cancelled is cancelled.
@@ -117,7 +117,7 @@ class EngineClient:
         if now - self._last_state >= STATE_SECONDS:
             if self._asking is None:  # one question to the controller for all who ask meanwhile
                 self._asking = asyncio.create_task(self._ask_state())
-            # It goes on if this one is cancelled: it is the others' question too.
+            # It continues if this one is cancelled: it is the others' question too.
             if not (await asyncio.wait({self._asking}, timeout=STATE_WAIT_SECONDS))[0]:
                 self._no_state("no answer")
         return self._state.running

@@ -23,7 +23,7 @@ EXAMPLES = 6
 
 @dataclass(frozen=True, slots=True)
 class EnginePlan:
-    """One engine deployment: a model, and the students who are served by it, each with its adapter's folder or none."""
+    """One engine deployment: a model, and the students that it serves, each with its adapter's folder or none."""
 
     name: str
     engine: EngineConfig

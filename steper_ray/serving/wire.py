@@ -52,9 +52,9 @@ class ReasonRequest(Wire):
 
     question: str = Field(min_length=1)
     model: str | None = Field(None, max_length=200)
-    """The student who answers, as `GET /v1/models` names it; by default the first."""
+    """The student that answers, as `GET /v1/models` names it; by default the first."""
     stream: bool = False
-    """Send server-sent events as the reasoning goes on; the last one, `answer`, is the whole response."""
+    """Send server-sent events as the reasoning continues; the last one, `answer`, is the whole response."""
     unit: Unit | None = None
     """What one step generates, a sentence or the chain to its end; by default as the server is set."""
     max_steps: int | None = Field(None, ge=1)
@@ -183,7 +183,7 @@ class About(Wire):
     """What answers here, and within which limits."""
 
     model: str
-    """The student who answers where a request names none."""
+    """The student that answers where a request names none."""
     models: list[str]
     """All students, the default one first."""
     framework: str

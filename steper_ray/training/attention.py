@@ -1,4 +1,4 @@
-"""What a token of packed trees may see: as one dense mask, as blocks that skip what nobody sees, or for FlexAttention.
+"""Attention over packed step trees: one dense mask, blocks that skip what no token sees, or FlexAttention.
 
 A row of several trees is mostly what its tokens do NOT see. The blocks are a tree's trunk, plain causal, and its
 branches against the tree; nothing between trees is computed. FlexAttention (Dong et al., 2024) skips tiles

@@ -1,4 +1,4 @@
-"""Checkpoints of one training: written beside the training, taken whole or not at all, kept in number.
+"""Asynchronous, atomic checkpoints of one training; the last N are kept.
 
 A checkpoint is a folder that all workers see. Every worker copies its shard into it in the background and then, last,
 its seal: the names, sizes and SHA-256 of the files it wrote. A folder without every worker's seal was cut off and is
@@ -116,7 +116,7 @@ class Checkpoints:
             shutil.rmtree(stored.folder, ignore_errors=True)
 
     def clear_beyond(self, step: int) -> None:
-        """Removes what was cut off, and what lies beyond the step that a training goes on from: damaged, and soon
+        """Removes what was cut off, and what lies beyond the step that a training continues from: damaged, and soon
         made again. Only where nobody writes one."""
         good = {stored.folder for stored in self.stored() if stored.step <= step}
         for folder in self._folders():
@@ -149,7 +149,7 @@ class Checkpoints:
 
 
 class Saver:
-    """Saves a training's checkpoints beside it. All workers call it, `finish` and `close` together.
+    """Saves a training's checkpoints in the background. All workers call it, `finish` and `close` together.
 
     One checkpoint at most is under way, so that a slow store cannot fill the local disk. `stored` is told of each
     that is whole.

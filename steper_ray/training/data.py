@@ -134,7 +134,7 @@ def load_data(
     """The trajectories of token files as batches of trees for `config`, less those it holds out.
 
     `held_out` are those of `train.validation.trajectories`. A trajectory with a tree longer than `row_tokens`, or an
-    example longer than the model's `max_positions`, is left out whole (never cut), counted and named in a warning.
+    example longer than the model's `max_positions`, is omitted whole (never cut), counted and named in a warning.
     Raises TrainingError, naming the file or the trajectory and the fix, where nothing is left.
     """
     opened = [OpenTokens(tokens)]

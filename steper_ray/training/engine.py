@@ -128,7 +128,7 @@ class Engine(Forward):
         return None if norm is None else float(norm)
 
     def save(self, folder: Path, state: dict[str, Any]) -> None:
-        """Writes this worker's shard, and `state` with it, below `folder`. A frozen base is left out."""
+        """Writes this worker's shard, and `state` with it, below `folder`. A frozen base is omitted."""
         self._engine.save_checkpoint(
             str(folder), tag=TAG, client_state=state, exclude_frozen_parameters=self._adapters_only
         )

@@ -5,12 +5,12 @@ backward together, and attention 12 a layer, key that it sees and element of the
 the gradient of what the weight is multiplied with 2, and that of the weight itself 2 (Kaplan et al., 2020, section
 2.1). A weight that LoRA leaves frozen has no gradient and costs 4 ("LoRA Without Regret", Thinking Machines
 Lab, 2025: two thirds of full fine-tuning, and the adapters). That below the first adapter nothing needs a gradient at
-all, which saves a part of the first layer, is left out.
+all, which saves a part of the first layer, is omitted.
 
 Recomputing activations counts as nothing, so this is model FLOPs utilisation, not the hardware's. Unlike PaLM, where
 each token of a sequence of length T counts T keys, only the keys that a token of a packed tree really sees are counted,
 padding not at all, and the output layer for supervised tokens alone, the only ones it is run on. An adapter of the
-input embedding is left out, as the embedding is.
+input embedding is omitted, as the embedding is.
 """
 
 from __future__ import annotations

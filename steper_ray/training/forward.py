@@ -59,7 +59,7 @@ class Forward:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Within it `losses` have no gradient and no dropout. Nothing that training goes on with is touched."""
+        """Within it `losses` have no gradient and no dropout. Nothing that training continues with is touched."""
         self._module.eval()
         try:
             with torch.no_grad():

@@ -2,7 +2,7 @@
 
 All workers run it together on one job. It promises that the gradient of a step is that of the objective over the
 global batch, however the batch is cut; that all workers hold the same sigmas; and that a run resumed from a
-checkpoint goes on as if it had never stopped. It knows no Ray: saving and agreeing are passed in or done with
+checkpoint continues as if it had never stopped. It knows no Ray: saving and agreeing are passed in or done with
 torch.distributed.
 """
 
@@ -130,7 +130,7 @@ class Trainer:
     def _look(self, record: dict[str, Any]) -> None:
         """Between two steps: the loss on held-out examples, which joins the record, and students that are kept.
 
-        Before the checkpoint of the same step: a run that goes on from there has it behind it.
+        Before the checkpoint of the same step: a run that continues from there has it behind it.
         """
         validation, folders = self._config.validation, list[Path]()
         if self._held_out is not None and due(self._step, self._steps, validation.every):

@@ -1,4 +1,4 @@
-"""LoRA: adapters put on a student that stays frozen, and written out beside it or merged into it. PEFT does both.
+"""LoRA adapters (PEFT) on a frozen student, exported separately or merged.
 
 The base of an export is read from the model's folder again: it has not changed, so it is neither gathered nor saved.
 """

@@ -35,7 +35,7 @@ class MetricsLog:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The whole lines of a log; a last line that is still being written is left out."""
+    """The whole lines of a log; a last line that is still being written is omitted."""
     if not path.exists():
         return []
     text = path.read_text(encoding="utf-8")

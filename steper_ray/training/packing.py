@@ -1,7 +1,7 @@
 """Step-tree packing: the examples of one trajectory share their passages and cost them once.
 
 A tree is a trunk (begin, instruction, P_1 .. P_S) and one branch a step (question, cumulative chain). A branch
-sees the trunk up to its step's passages, and itself; its position ids go on from that cut. Logits,
+sees the trunk up to its step's passages, and itself; its position ids continue from that cut. Logits,
 losses and gradients equal those of the separate examples. Several trees fill one row. With one branch a tree
 this is plain packing. Pure torch: no tokenizer, no model, no Ray.
 """

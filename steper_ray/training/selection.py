@@ -138,7 +138,7 @@ def away(draws: Floats, validation: ValidationConfig) -> Mask:
 
 
 def short(found: Measured, config: TrainConfig, max_positions: int) -> Measured:
-    """Those that are not too long; says which are left out. Raises TrainingError where all are."""
+    """Those that are not too long; says which are omitted. Raises TrainingError where all are."""
     left_out = np.flatnonzero(~found.fits)
     if not len(left_out):
         return found

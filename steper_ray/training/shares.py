@@ -32,7 +32,7 @@ def split(batch: Batch, workers: int, config: TrainConfig) -> list[Share]:
     """The batch over the workers: longest trajectory first, each to the worker with the fewest tokens so far.
 
     Every share has the same number of micro-batches, because ZeRO-3 needs all workers in every forward and
-    backward pass; a share that has run out of rows goes on with empty ones (see `filler`).
+    backward pass; a share that has run out of rows continues with empty ones (see `filler`).
     """
     loads = [0] * workers
     trees: list[list[Tree]] = [[] for _ in range(workers)]

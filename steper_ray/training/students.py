@@ -1,4 +1,4 @@
-"""Students of earlier steps that wait to be asked questions, as folders beside the metrics of their training.
+"""Students of earlier steps that wait for validation questions: folders next to the training's metrics.
 
 Rank 0 writes `students/step-N` (whole, by rename), the driver's watcher asks it, appends a line to validation.jsonl and
 removes it. So a restart of either finds what is left to do: a step with a line is done, a folder without one is not.

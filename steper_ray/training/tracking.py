@@ -2,7 +2,7 @@
 
 No worker waits for a tracker, keys stay in this process, and a tracker that fails costs one warning. What each has got
 is noted beside the log after every step: a step that is run again after a restart is not sent again, and what a failed
-tracker has missed is sent when the training goes on. Knows no Ray.
+tracker has missed is sent when the training continues. Knows no Ray.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def check_trackers(tasks: Sequence[Task]) -> None:
 
 
 def values(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of a record, nested ones as `losses/expansion`; its step and what is no number are left out."""
+    """The numbers of a record, nested ones as `losses/expansion`; its step and what is no number are omitted."""
     found: dict[str, float] = {}
     for name, value in record.items():
         if isinstance(value, Mapping):

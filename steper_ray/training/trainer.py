@@ -64,7 +64,7 @@ def train(
     shows how much memory a worker is estimated to need, and a bar a job. `judge` asks a student the questions of
     `train.validation`, in a thread of this process; what it says goes to training/<name>/validation.jsonl. An export
     that was damaged since is made again. Raises TrainingError or ModelError, and LockedError where another call works
-    on one of the jobs; a call with the same jobs goes on where this one stopped.
+    on one of the jobs; a call with the same jobs continues where this one stopped.
     """
     run_dir = run_dir.resolve()
     tasks = [make_task(_absolute(job), run_dir) for job in jobs]

@@ -70,7 +70,7 @@ class Best:
     """Beside the metrics, until the training ends: the student with the lowest score so far, one model folder.
 
     It lies outside Ray Train's checkpoints, whose retention knows nothing of it, and is replaced as a whole. What is
-    there counts after a restart, also where the training goes on from an earlier step than it is of.
+    there counts after a restart, also where the training continues from an earlier step than it is of.
     """
 
     def __init__(self, task: Task) -> None:

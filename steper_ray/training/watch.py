@@ -1,4 +1,4 @@
-"""Asks students questions while the training goes on, from a thread of the driver: no training worker waits for it.
+"""Asks students questions during the training, from a thread of the driver; no worker waits for it.
 
 What asks them is passed in, so that the training knows neither corpora nor engines. A failure is a line in the log and
 one warning. Knows no Ray.
