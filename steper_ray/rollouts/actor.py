@@ -75,6 +75,7 @@ class RolloutActor:
         self._job, self._notes = job, notes
         self._asker: Asker | None = None
         self._state = asyncio.Condition()
+        self._turns = asyncio.Semaphore(job.pool.shards_at_once(job.questions.shard_size))
         self._in_use = 0
         self._engine: EngineConfig | None = None
         self._engines: list[Generator] = []
@@ -84,16 +85,19 @@ class RolloutActor:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
-        """Makes and commits one shard: a row {spec, shard} of numbers."""
-        (row,) = batch.to_pylist()
-        kind = error = None
-        work = Work()
+        """Makes and commits shards, each a row {spec, shard} of numbers. An error is the only row of its batch."""
+        rows = batch.to_pylist()
         try:
-            work = await self._make(row["spec"], row["shard"])
+            works = await _all(self._in_turn(row["spec"], row["shard"]) for row in rows)
         except SteperError as failed:
-            kind, error = type(failed).__name__, str(failed)
-        done = {**row, "work": asdict(work), "kind": kind, "error": error}
-        return pa.Table.from_pylist([done], schema=RESULT_SCHEMA)
+            about = {"work": asdict(Work()), "kind": type(failed).__name__, "error": str(failed)}
+            return pa.Table.from_pylist([rows[0] | about], schema=RESULT_SCHEMA)
+        done = [row | {"work": asdict(work)} for row, work in zip(rows, works, strict=True)]
+        return pa.Table.from_pylist(done, schema=RESULT_SCHEMA)
+
+    async def _in_turn(self, number: int, shard: int) -> Work:
+        async with self._turns:
+            return await self._make(number, shard)
 
     async def _make(self, number: int, shard: int) -> Work:
         spec, digest = self._job.specs[number], self._job.questions.digests[shard]

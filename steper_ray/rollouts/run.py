@@ -34,6 +34,9 @@ from steper_ray.rollouts.work import Work
 logger = logging.getLogger(__name__)
 
 _ROW = pa.schema([("spec", pa.int64()), ("shard", pa.int64())])
+_BLOCKS = (
+    2048  # of one pass at most: Ray Data keeps some 40 kB a block in the driver, also of those that are done
+)
 _ALIVE_S = 5.0  # between two looks at this driver's node
 _WAIT_S = 20.0  # without an engine before it is said what the cluster lacks
 
@@ -189,17 +192,20 @@ def _committed(job: Job, missing: dict[int, list[int]], notes: Any) -> Iterator[
     """Each shard's tag and what it came to, as it is committed."""
     pool, size = job.pool, job.questions.shard_size
     rows = [(spec, shard) for spec, shards in missing.items() for shard in shards]
-    # Enough shards in an actor to fill its slots while one of them waits for its last questions.
-    at_once = math.ceil(pool.in_flight / size) + 1
+    at_once, a_block = pool.shards_at_once(size), math.ceil(len(rows) / _BLOCKS)
+    blocks = [rows[at : at + a_block] for at in range(0, len(rows), a_block)]
     dataset = ray.data.from_arrow(
-        [pa.Table.from_pylist([{"spec": spec, "shard": shard}], schema=_ROW) for spec, shard in rows]
+        [
+            pa.Table.from_pylist([{"spec": spec, "shard": shard} for spec, shard in block], schema=_ROW)
+            for block in blocks
+        ]
     ).map_batches(
         RolloutActor,
         fn_constructor_args=(job, _RayNotes(notes)),
-        batch_size=None,  # one block, that is one shard, a call
+        batch_size=None,  # one block a call
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(
-            size=min(pool.engines, len(rows)),
+            size=min(pool.engines, len(blocks)),
             max_tasks_in_flight_per_actor=at_once,
             max_concurrent_calls_per_actor=at_once,
         ),

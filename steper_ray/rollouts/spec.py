@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -58,6 +59,10 @@ class Pool:
     num_cpus: float
     num_gpus: float
     section: str
+
+    def shards_at_once(self, shard_size: int) -> int:
+        """Shards of an actor under way: enough to fill its slots while one of them waits for its last questions."""
+        return math.ceil(self.in_flight / shard_size) + 1
 
 
 @dataclass(frozen=True)

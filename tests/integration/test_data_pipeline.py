@@ -248,7 +248,9 @@ def dying(monkeypatch, marks: Path, deaths: int):
     monkeypatch.setattr(run, "RolloutActor", Dying)
 
 
-def test_a_dead_engine_is_replaced_and_nothing_is_lost(configure, monkeypatch, tmp_path):
+@pytest.mark.parametrize("blocks", [run._BLOCKS, 2])
+def test_a_dead_engine_is_replaced_and_nothing_is_lost(configure, monkeypatch, tmp_path, blocks):
+    monkeypatch.setattr(run, "_BLOCKS", blocks)  # a block of one shard each, or of several
     dying(monkeypatch, tmp_path / "marks", deaths=2)
     report = build_data(configure(ANNOTATION))
     assert len(list((tmp_path / "marks").iterdir())) == 2
