@@ -187,7 +187,7 @@ def step(device: torch.device, name: str, attention: Attention, how: str, row: i
         lap("update", clock)
 
     counter = iter(range(100))
-    # Four rows of other lengths, twice: what is compiled anew for a length shows in the first four.
+    # Four rows of other lengths, twice: recompilation for a new length shows in the first four.
     seconds = timed(lambda: one(next(counter)), device, 8)
     mean = [tree for chosen, _ in batches for tree in chosen]
     out = figures(model_size(model.config, TrainConfig()), mean, [sum(seconds[4:])], device, 1)

@@ -67,10 +67,11 @@ def build(config: Config) -> BuildReport:
     return build_data(config)
 
 
-def train(config: Config) -> TrainResult:
+def train(config: Config, *, replace: bool = False) -> TrainResult:
     """Kept trajectories -> one student in run_dir/models/NAME, a Hugging Face folder (`train.name`).
 
-    Continues from its last checkpoint. Raises SteperError; also where that folder holds another training's student.
+    Continues from its last checkpoint. Raises SteperError; also where that folder holds another training's student,
+    unless it may `replace` it.
     """
     from steper_ray.frameworks import framework_of
     from steper_ray.training.job import make_task, refuse_other
@@ -85,7 +86,8 @@ def train(config: Config) -> TrainResult:
         )
     framework_of(config.reasoning.framework)  # its layout is then known to the tokens' writer
     job = TrainJob(training_name(config), config.train, trajectories, model_folder(config))
-    refuse_other(make_task(job, config.run_dir))
+    if not replace:
+        refuse_other(make_task(job, config.run_dir))
     connect()
     return run([job], run_dir=config.run_dir, judge=judge(config))[0]
 

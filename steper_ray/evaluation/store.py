@@ -62,11 +62,17 @@ def refuse_other(run_dir: Path, jobs: Sequence[EvalJob]) -> None:
             model = json.loads(path.read_text(encoding="utf-8"))["model"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        if model != job.model:
+        if _place(model) != _place(job.model):
             raise DataError(
                 f"{path}: scores of '{model}': name '{job.model}' otherwise (--model NAME={job.model}), or delete "
                 "the file"
             )
+
+
+def _place(model: str) -> str:
+    """The whole path of a local folder, another name as it is."""
+    folder = Path(model).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else model
 
 
 def set_fingerprint(found: RolloutSet) -> str:

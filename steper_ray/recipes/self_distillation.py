@@ -60,7 +60,7 @@ def self_distil(config: Config) -> list[Round]:
                     "dropped.md there, set self_distil.samples and a temperature, or begin with another student"
                 )
             break
-        student = str(stages.train(own).model_dir)
+        student = str(stages.train(own, replace=True).model_dir)
         students.append(student)
         examples = sum(report.examples.values())
         rounds.append(Round(number, student, last.trajectories, last.kept, report.kept, examples))

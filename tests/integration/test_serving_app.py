@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from waiting import answers, wait_until
 
 from steper_ray.config.file import load_config
 from steper_ray.corpora import open_corpus
+from steper_ray.serving import bodies
 from steper_ray.serving.access import SECURITY_HEADERS
 from steper_ray.serving.app import build
 
@@ -90,19 +92,28 @@ def half_bodies(url, count):
     head = (
         f"Host: {where.host}:{where.port}\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n{{"
     )
+    opened = []
     with ExitStack() as stack:
         for number in range(count):
             path = ("/v1/reason", "/v1/chat/completions", "/", "/healthz")[number % 4]
             connection = stack.enter_context(socket.create_connection((where.host, where.port), timeout=60))
             connection.sendall(f"POST {path} HTTP/1.1\r\n{head}".encode())
-        yield
+            opened.append(connection)
+        yield opened
 
 
 def test_a_thousand_half_sent_bodies_keep_no_health_check_and_no_question_waiting(service):
-    with half_bodies(service.url, 1000):
-        for _ in range(3):
+    with half_bodies(service.url, 1000) as opened:
+        for attempt in range(3):
             assert httpx.get(f"{service.url}/healthz", timeout=60).status_code == 200
             assert ask(service.url, service.question).status_code == 200
+            if (
+                not attempt
+            ):  # the others were refused at once, and did not just run out of time before this answer
+                poll = select.poll()
+                for connection in opened:
+                    poll.register(connection, select.POLLIN)
+                assert len(opened) - len(poll.poll(0)) <= 2 * bodies.PER_CLIENT
 
 
 # ---- the main path, on the real engine

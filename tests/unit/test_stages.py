@@ -12,6 +12,7 @@ from steper_ray import stages
 from steper_ray.config.file import load_config
 from steper_ray.core.errors import DataError, SteperError, TrainingError
 from steper_ray.core.sums import write_sums
+from steper_ray.evaluation.store import EvalJob, refuse_other
 from steper_ray.training.job import PROVENANCE
 
 
@@ -53,7 +54,15 @@ def test_scores_of_another_model_are_not_overwritten(tmp_path):
         stages.evaluate(config, ["mine=b/student"])
 
 
-def test_a_student_of_another_training_is_not_overwritten(tmp_path):
+def test_the_same_model_by_another_spelling_of_its_path_is_the_same(tmp_path, monkeypatch):
+    (tmp_path / "student").mkdir()
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "mine-chain.json").write_text(json.dumps({"model": str(tmp_path / "student")}))
+    monkeypatch.chdir(tmp_path)
+    refuse_other(tmp_path, [EvalJob("mine", "./student", "chain")])
+
+
+def test_a_student_of_another_training_is_not_overwritten(tmp_path, monkeypatch):
     kept = tmp_path / "data" / "kept"
     kept.mkdir(parents=True)
     write_trajectories(kept / "part-0.parquet", gold_examples())
@@ -66,4 +75,7 @@ def test_a_student_of_another_training_is_not_overwritten(tmp_path):
         TrainingError, match=r"models/steper holds a student of another training.*train\.name"
     ):
         stages.train(config)
+    monkeypatch.setattr("steper_ray.training.trainer.train", lambda jobs, **_: jobs)
+    monkeypatch.setattr(stages, "connect", lambda: None)
+    assert stages.train(config, replace=True).name == "steper"
     assert stages.model_folder(load_config(None, [f"run_dir={tmp_path}", "train.name=two"])).name == "two"

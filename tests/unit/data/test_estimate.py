@@ -39,7 +39,7 @@ SMALL = {"miniature": {"worlds": 1, "questions_per_world": 5}}
 
 @pytest.fixture(scope="module")
 def miniature(tmp_path_factory):
-    """A real run of the embedded teacher: its config, and the data set with what its engine told."""
+    """A real run of the embedded teacher: its config, and the data set with its engine's usage."""
     config = Config(run_dir=tmp_path_factory.mktemp("run"), corpus=SMALL)
     corpus = open_corpus(config.corpus)
     index = index_folder(config.retrieval, config.run_dir, corpus.fingerprint())
@@ -145,14 +145,14 @@ def estimated(*arguments):
 
 def test_the_papers_teacher_is_estimated_without_its_files():
     small = ["corpus.kind=miniature", "corpus.questions=null", "corpus.miniature.worlds=2"]
-    run, told = estimated("--config", str(PAPER), "--params", "70e9", "--gpus", "8", *small)
+    run, printed = estimated("--config", str(PAPER), "--params", "70e9", "--gpus", "8", *small)
     assert run.exit_code == 0
-    assert "16 questions, 16 trajectories" in told
-    assert "4 characters a token" in told
-    assert "5 steps a trajectory, 4 new passages a step" in told
-    assert "70e9 parameters" in told
-    assert "with 16 generations side by side" in told
-    assert "on 2 x 4 GPU" in told
+    assert "16 questions, 16 trajectories" in printed
+    assert "4 characters a token" in printed
+    assert "5 steps a trajectory, 4 new passages a step" in printed
+    assert "70e9 parameters" in printed
+    assert "with 16 generations side by side" in printed
+    assert "on 2 x 4 GPU" in printed
     run, _ = estimated("--config", str(PAPER), *small)
     assert isinstance(run.exception, ModelError)
 
