@@ -34,9 +34,8 @@ from steper_ray.rollouts.work import Work
 logger = logging.getLogger(__name__)
 
 _ROW = pa.schema([("spec", pa.int64()), ("shard", pa.int64())])
-_BLOCKS = (
-    2048  # of one pass at most: Ray Data keeps some 40 kB a block in the driver, also of those that are done
-)
+#: Most blocks of one pass: Ray Data keeps some 40 kB of each in the driver, also when it is done.
+_BLOCKS = 2048
 _ALIVE_S = 5.0  # between two looks at this driver's node
 _WAIT_S = 20.0  # without an engine before it is said what the cluster lacks
 
