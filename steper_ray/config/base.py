@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 Positive = Annotated[int, Field(ge=1)]
 
+_VARIABLE = re.compile(r"\$(?:\{\w+\}|[A-Za-z_]\w*)")
+
+
+def expand(text: str) -> str:
+    """A path as a shell reads it: `~` and environment variables are replaced. Raises ValueError for an unset one."""
+    expanded = os.path.expanduser(os.path.expandvars(text))
+    if unset := _VARIABLE.search(expanded):
+        raise ValueError(f"the environment variable {unset[0]} is not set: set it, or write the whole path")
+    if expanded.startswith("~"):
+        raise ValueError(f"{text}: there is no such user: write the whole path")
+    return expanded
+
+
+FolderOrName = Annotated[str, AfterValidator(expand)]
+"""A model's folder, or its name on the hub."""
+
 
 class Section(BaseModel):
-    """A part of the config: unknown fields are errors, defaults are checked too."""
+    """A part of the config: unknown fields are errors, defaults are checked too, numbers are finite."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
 
-    @model_validator(mode="after")
-    def _local_paths(self) -> Section:
-        for name in type(self).model_fields:
-            if isinstance(value := getattr(self, name), Path) and _is_url(value):
-                raise ValueError(
-                    f"{name}: {value} is a URL, and only paths work: mount the bucket and give its path"
-                )
-        return self
+    @field_validator("*")
+    @classmethod
+    def _local_path(cls, value: Any) -> Any:
+        if not isinstance(value, Path):
+            return value
+        if _is_url(value):
+            raise ValueError(f"{value} is a URL, and only paths work: mount the bucket and give its path")
+        return Path(expand(str(value)))
 
 
 def _is_url(path: Path) -> bool:

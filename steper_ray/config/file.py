@@ -30,9 +30,13 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
     data: dict[str, Any] = {}
     if path is not None:
         try:
-            loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            loaded = _parse(Path(path).expanduser().read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise ConfigError(f"{path}: no such config file") from error
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}. Give a YAML file") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path}: not UTF-8 (byte {error.start}). Save it as UTF-8") from error
         except yaml.YAMLError as error:
             raise ConfigError(f"{path}: not valid YAML: {error}") from error
         if loaded is not None and not isinstance(loaded, dict):
@@ -44,6 +48,34 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
         return Config.model_validate(data)
     except ValidationError as error:
         raise ConfigError("\n".join(f"{where}: {_explain(e)}" for e in error.errors())) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key comes once and a date is text."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
+                if key.value in lines:
+                    raise yaml.constructor.ConstructorError(
+                        None,
+                        None,
+                        f"'{key.value}' comes twice, first in line {lines[key.value]}: keep one",
+                        key.start_mark,
+                    )
+                lines[key.value] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # a SafeLoader
 
 
 def _override(data: dict[str, Any], override: str) -> None:
@@ -58,7 +90,7 @@ def _override(data: dict[str, Any], override: str) -> None:
             raise ConfigError(f"override '{override}': '{section}' is a value, not a section")
         node = child
     try:
-        node[leaf] = yaml.safe_load(value)
+        node[leaf] = _parse(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"override '{override}': the value is not valid YAML: {error}") from error
 

@@ -7,16 +7,16 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from steper_ray.config.base import Positive, Section
+from steper_ray.config.base import FolderOrName, Positive, Section
 
 
 class EngineConfig(Section):
     """A model and what runs it."""
 
     kind: Literal["transformers", "vllm", "openai"] = "transformers"
-    model: str = "miniature:teacher"
+    model: FolderOrName = "miniature:teacher"
     """A Hugging Face folder or hub name, `miniature:base`, `miniature:teacher`, or the name an endpoint serves."""
-    tokenizer: str | None = None
+    tokenizer: FolderOrName | None = None
     """A folder or hub name, if it is not the model's own."""
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
     """`auto`: bfloat16 on a GPU, float32 on a CPU."""

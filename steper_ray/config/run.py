@@ -9,7 +9,7 @@ from typing import Literal
 import yaml
 from pydantic import Field, model_validator
 
-from steper_ray.config.base import Positive, Section
+from steper_ray.config.base import FolderOrName, Positive, Section
 from steper_ray.config.build import BuildConfig
 from steper_ray.config.data import CorpusConfig, RetrievalConfig
 from steper_ray.config.reasoning import EngineConfig, ReasoningConfig, SamplingConfig
@@ -55,7 +55,7 @@ class SelfDistilConfig(Section):
     rounds: Positive = 1
     """Rounds: in each the last student reasons over the questions without a right trajectory, what it gets right joins
     the data, and a student is trained on it, starting from `train.student` (as STaR, Zelikman et al., 2022)."""
-    student: str | None = None
+    student: FolderOrName | None = None
     """The first student, which reasons in round 1: a folder or name; by default run_dir/models/<train.method>."""
     engine: EngineConfig | None = None
     """What runs the students (its `model` is set to theirs); by default as `engine`."""

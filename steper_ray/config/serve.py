@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from steper_ray.config.base import Positive, Section
+from steper_ray.config.base import FolderOrName, Positive, Section
 
 
 class AutoscaleConfig(Section):
@@ -43,9 +43,9 @@ class StudentConfig(Section):
 
     name: str = Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$")
     """What requests and `GET /v1/models` call it."""
-    model: str | None = None
+    model: FolderOrName | None = None
     """As `engine.model`, which is the default. Students of the same model share its engine."""
-    adapter: str | None = None
+    adapter: FolderOrName | None = None
     """Folder of a LoRA adapter over `model` (vLLM alone; elsewhere serve the merged student)."""
     replicas: Positive | None = None
     """Replicas of its engine; by default `serve.replicas`."""

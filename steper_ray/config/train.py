@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from steper_ray.config.base import Positive, Section
+from steper_ray.config.base import FolderOrName, Positive, Section
 from steper_ray.config.presets import PRESETS
 from steper_ray.config.validation import ValidationConfig
 
@@ -37,7 +37,7 @@ class TrainConfig(Section):
     """How to run on common hardware: `0.5b`, `1.5b`, `3b`, `7b` or `8b` with `-1gpu`, `-4gpu` or `-8gpu`, or `cpu`
     (presets.py). It sets workers, use_gpu, num_cpus, zero_stage, offload, gradient_checkpointing, row_tokens and
     rows_per_micro_batch; each of them that is set beside it keeps what is set."""
-    student: str = "miniature:base"
+    student: FolderOrName = "miniature:base"
     """The model to start from: a Hugging Face folder or hub name, or `miniature:base`."""
     method: Literal["steper", "vanilla_kd"] = "steper"
     """StepER learns all steps; vanilla-KD the final step alone."""
