@@ -26,7 +26,7 @@ class CorpusConfig(Section):
     """Where questions and passages come from."""
 
     kind: Literal["miniature", "hotpotqa", "2wiki", "musique", "plain"] = "miniature"
-    """An official file format, `plain` (JSONL or Parquet of passages and questions), or the made-up worlds."""
+    """A data set's own layout, `plain` (files of passages and questions), or the made-up worlds."""
     questions: Path | None = None
     """Questions file (all kinds but `miniature`)."""
     passages: Path | None = None

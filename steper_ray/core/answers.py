@@ -22,8 +22,8 @@ _PUNCTUATION = string.punctuation.encode()
 #: Signs around an answer that are no part of it, where signs are all that is compared.
 _AROUND = ".,;:!?\"'()[]{} "
 _CLOSED = frozenset(("yes", "no", "noanswer"))
-#: Data sets whose official F1 is 0 where one side is yes/no/noanswer and the two differ.
-_YES_NO_RULE = frozenset(("hotpotqa", "2wiki"))
+#: Data sets whose official F1 is 0 where one side is yes/no/noanswer and the two differ, in letters and digits alone.
+_YES_NO_RULE = frozenset(("hotpot", "hotpotqa", "2wiki", "2wikimultihop", "2wikimultihopqa", "2wikimqa"))
 
 
 def extract_answer(chain: str) -> str | None:
@@ -117,7 +117,7 @@ class Score:
 
 def score(prediction: str, answers: Sequence[str], dataset: str = "") -> Score:
     """Scores by the data set's official rules; `answers` are the answer and its aliases, at least one."""
-    rule = dataset in _YES_NO_RULE
+    rule = re.sub(r"[^a-z0-9]", "", dataset.lower()) in _YES_NO_RULE
 
     def best(measure: Callable[[str, str], float]) -> float:
         return max(measure(prediction, gold) for gold in answers)

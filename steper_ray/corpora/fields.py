@@ -16,8 +16,18 @@ Record = dict[str, Any]
 def get(record: Record, name: str) -> Any:
     """A field that must be there and not null."""
     if record.get(name) is None:
-        raise Malformed(f"field '{name}' is missing" if name not in record else f"field '{name}' is null")
+        has = ", ".join(list(record)[:20])
+        raise Malformed(
+            f"field '{name}' is null"
+            if name in record
+            else f"field '{name}' is missing (the record has: {has})"
+        )
     return record[name]
+
+
+def either(record: Record, *names: str) -> str:
+    """The first of the names whose field is not null; the first of all where none is."""
+    return next((name for name in names if record.get(name) is not None), names[0])
 
 
 def as_text(value: Any, name: str, *, empty: bool = False) -> str:
@@ -78,6 +88,20 @@ def items(record: Record, name: str) -> list[Any]:
         except (ValueError, RecursionError) as error:
             raise Malformed(f"field '{name}' is a string that is not JSON: {error}") from error
     return as_list(value, name)
+
+
+def pairs(record: Record, name: str, *seconds: str) -> list[Any]:
+    """A list of `[title, second]`, which Hugging Face's copies store as two columns: `{title: [...], second: [...]}`.
+
+    `seconds` are the names that the second column may have.
+    """
+    value = record.get(name)
+    if not isinstance(value, dict):
+        return items(record, name)
+    titles = as_list(get(value, "title"), f"{name}.title")
+    second = either(value, *seconds)
+    values = as_list(get(value, second), f"{name}.{second}", length=len(titles))
+    return [[title, other] for title, other in zip(titles, values, strict=True)]
 
 
 def optional_items(record: Record, name: str) -> list[Any]:

@@ -1,21 +1,35 @@
-"""The project's own files: passages `{id, title, text}` and questions `{id, question, answers, ...}`.
+"""Passages `{id, title, text}` and questions `{id, question, answers, ...}`, as most corpora have them.
 
-A question has `question` or `text`, `answers` or `answer`, and may have `gold_ids`, `hops`, `dataset` and a
-`decomposition` of `{question, answer, gold_id or support_id}`. Further fields are ignored.
+- An id may be `_id` (BEIR). A passage without one has a hash of its content (HippoRAG's corpora).
+- A text may be a list of sentences (HotpotQA's abstracts), or `contents`: the title, a line's end, the text (FlashRAG).
+- A question has `question` or `text`, and `answers`, `answer` or `golden_answers`; it may have `gold_ids`, `hops`,
+  `dataset` and a `decomposition` of `{question, answer, gold_id or support_id}`. Further fields are ignored.
 """
 
 from __future__ import annotations
 
 from steper_ray.corpora import fields
+from steper_ray.corpora.pooled import join_sentences, make_passage
 from steper_ray.corpora.records import Malformed
 from steper_ray.schema import Passage, Question, SubQuestion
 
 
 def parse_passage(record: fields.Record) -> Passage:
-    """The title must be given, but may be empty. Raises Malformed."""
-    return Passage(
-        fields.identifier(record, "id"), fields.text(record, "title", empty=True), fields.text(record, "text")
-    )
+    """The title is empty where the record has none. Raises Malformed."""
+    name = fields.either(record, "text", "contents")
+    value = fields.get(record, name)
+    if isinstance(value, list):
+        value = join_sentences([fields.as_text(sentence, name, empty=True) for sentence in value])
+    title, text = record.get("title"), fields.as_text(value, name)
+    if title is None:
+        title = ""
+        if name == "contents" and "\n" in text:
+            title, _, text = text.partition("\n")
+            title, text = title.strip().strip('"'), fields.as_text(text, name)
+    title = fields.as_text(title, "title", empty=True)
+    if "id" not in record and "_id" not in record:
+        return make_passage(title, text)
+    return Passage(_id(record), title, text)
 
 
 def parse_question(record: fields.Record) -> Question:
@@ -25,8 +39,8 @@ def parse_question(record: fields.Record) -> Question:
     hop_count = record.get("hops")
     dataset = record.get("dataset")
     return Question(
-        id=fields.identifier(record, "id"),
-        text=fields.text(record, _either(record, "question", "text")).strip(),
+        id=_id(record),
+        text=fields.text(record, fields.either(record, "question", "text")).strip(),
         answers=_answers(record),
         gold_ids=tuple(dict.fromkeys(gold)),
         hops=(len(hops) or None) if hop_count is None else fields.as_index(hop_count, "hops"),
@@ -35,13 +49,12 @@ def parse_question(record: fields.Record) -> Question:
     )
 
 
-def _either(record: fields.Record, name: str, other: str) -> str:
-    """The name that the record uses; the first where it uses neither."""
-    return other if record.get(name) is None and record.get(other) is not None else name
+def _id(record: fields.Record) -> str:
+    return fields.identifier(record, fields.either(record, "id", "_id"))
 
 
 def _answers(record: fields.Record) -> tuple[str, ...]:
-    name = _either(record, "answers", "answer")
+    name = fields.either(record, "answers", "answer", "golden_answers")
     value = fields.get(record, name)
     values = [value] if isinstance(value, str) else fields.as_list(value, name)
     if not values:
@@ -51,7 +64,7 @@ def _answers(record: fields.Record) -> tuple[str, ...]:
 
 def _hop(item: object) -> SubQuestion:
     hop = fields.as_record(item, "decomposition")
-    support = hop.get(_either(hop, "gold_id", "support_id"))
+    support = hop.get(fields.either(hop, "gold_id", "support_id"))
     return SubQuestion(
         question=fields.text(hop, "question").strip(),
         answer=fields.as_id(fields.get(hop, "answer"), "answer").strip(),

@@ -1,4 +1,4 @@
-"""Records out of files, one at a time, each with its place: JSONL, JSON arrays and Parquet, plain or gzipped.
+"""Records out of files, one at a time, each with its place: JSON, Parquet, CSV and TSV, plain or compressed.
 
 A record that cannot be read goes to an `ErrorLog`, which stops or takes a note by setting. Memory holds one
 record (of Parquet one small batch). Knows nothing of what the records mean.
@@ -6,12 +6,17 @@ record (of Parquet one small batch). Knows nothing of what the records mean.
 
 from __future__ import annotations
 
+import bz2
+import csv
 import glob
 import gzip
+import io
 import json
+import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -21,7 +26,10 @@ import pyarrow.parquet as pq
 
 from steper_ray.core.errors import DataError
 
-SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
+_COMPRESSED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_TABLES = {".csv": ",", ".tsv": "\t"}
+_TEXT = (".jsonl", ".json", *_TABLES)
+SUFFIXES = (*_TEXT, *(text + suffix for text in _TEXT for suffix in _COMPRESSED), ".parquet")
 _PARQUET_ROWS = 256
 _BOM = b"\xef\xbb\xbf"
 _PEEK = 4096
@@ -63,7 +71,7 @@ class ErrorLog:
         """Raises DataError with `on_error` stop; otherwise takes a note."""
         if self.on_error == "stop":
             raise DataError(
-                f"{place.file}, {place.record}: {reason}. Mend the record, or set corpus.on_error=skip "
+                f"{place.file}, {place.record}: {reason}. Mend the record (docs/data.md has the layouts), or set corpus.on_error=skip "
                 "to leave such records out"
             )
         self.leave_out(place, reason)
@@ -97,32 +105,60 @@ def find_files(path: Path, setting: str) -> list[Path]:
 def read_records(files: list[Path], log: ErrorLog) -> Iterator[tuple[Place, dict[str, Any]]]:
     """Every JSON object of the files. A file that ends in the middle is malformed at that place."""
     for file in files:
-        for place, value in _read_parquet(file, log) if file.suffix == ".parquet" else _read_json(file, log):
+        for place, value in _read_parquet(file, log) if file.suffix == ".parquet" else _read_text(file, log):
             if isinstance(value, dict):
                 yield place, value
             else:
                 log.malformed(place, f"expected an object, found {_kind(value)}")
 
 
-def _read_json(file: Path, log: ErrorLog) -> Iterator[tuple[Place, Any]]:
-    """An array where the file begins with '[', otherwise one value a line."""
+def _read_text(file: Path, log: ErrorLog) -> Iterator[tuple[Place, Any]]:
+    """A table by its name; otherwise an array where the file begins with '[', and one value a line where not."""
     with _open(file) as stream:
         position = "its beginning"
         try:
             if stream.peek(len(_BOM)).startswith(_BOM):
                 stream.read(len(_BOM))
             is_array = stream.peek(_PEEK)[:_PEEK].lstrip().startswith(b"[")
-            for place, value in (_read_array if is_array else _read_lines)(file, stream, log):
+            is_table = _table(file) is not None
+            for place, value in (_read_table if is_table else _read_array if is_array else _read_lines)(
+                file, stream, log
+            ):
                 position = place.record
                 yield place, value
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            log.malformed(Place(file, f"after {position}"), f"the gzip file is broken or cut off ({error})")
+        except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+            if file.suffix not in _COMPRESSED:
+                raise DataError(f"{file}: cannot be read: {error}") from error
+            log.malformed(
+                Place(file, f"after {position}"), f"the {file.suffix} file is broken or cut off ({error})"
+            )
+
+
+def _table(file: Path) -> str | None:
+    """What separates the columns of a CSV or TSV file; None for any other."""
+    return _TABLES.get(Path(file.stem).suffix if file.suffix in _COMPRESSED else file.suffix)
+
+
+def _read_table(file: Path, stream: BinaryIO, log: ErrorLog) -> Iterator[tuple[Place, Any]]:
+    """Rows by the names of the first line; an empty cell is a field that is not there."""
+    number = 0
+    csv.field_size_limit(1 << 30)  # the default of 131,072 characters is less than a long passage
+    try:
+        text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+        for number, row in enumerate(csv.DictReader(text, delimiter=_table(file) or ","), start=1):
+            place = Place(file, f"record {number}")
+            if None in row or None in row.values():
+                log.malformed(place, "the row has another number of columns than the first line")
+            else:
+                yield place, {name: value for name, value in row.items() if value}
+    except (UnicodeDecodeError, csv.Error) as error:
+        log.malformed(Place(file, f"record {number + 1}"), f"nothing from here on can be read: {error}")
 
 
 def _open(file: Path) -> Any:
     """A buffered byte stream that can peek."""
     try:
-        return gzip.open(file) if file.suffix == ".gz" else file.open("rb")
+        return _COMPRESSED.get(file.suffix, partial(open, mode="rb"))(file)
     except OSError as error:
         raise DataError(f"{file}: cannot be opened: {error.strerror}") from error
 

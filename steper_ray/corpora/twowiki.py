@@ -1,4 +1,4 @@
-"""2WikiMultiHopQA's official files and its aliases (Ho et al., 2020).
+"""2WikiMultiHopQA's official files, their hub copies and its aliases (Ho et al., 2020).
 
 Evidences, triples of subject, relation and object, become the decomposition. Aliases come from
 `id_aliases.json` (one JSON object a line, despite its name) beside the questions, by `answer_id`; as in the
@@ -41,14 +41,14 @@ def read_aliases(files: list[Path], log: ErrorLog) -> Aliases:
 
 def parse(record: fields.Record, aliases: Aliases) -> Entry:
     """One record. Raises Malformed."""
-    context = sentence_contexts(fields.items(record, "context"))
-    gold = gold_by_title(fields.items(record, "supporting_facts"), context)
+    context = sentence_contexts(fields.pairs(record, "context", "sentences", "content"))
+    gold = gold_by_title(fields.pairs(record, "supporting_facts", "sent_id"), context)
     names = aliases.get(str(record.get("answer_id")), ())
     hops = decompose(fields.optional_items(record, "evidences"), context)
     supports = {hop.support_id for hop in hops}
     titles = {passage.id: passage.title for passage in context if passage.id in supports}
     question = Question(
-        id=fields.identifier(record, "_id"),
+        id=fields.identifier(record, fields.either(record, "_id", "id")),
         text=fields.text(record, "question").strip(),
         answers=fields.answers(fields.get(record, "answer"), list(names)),
         gold_ids=tuple(gold),
@@ -69,6 +69,8 @@ def decompose(evidences: list[object], context: Iterable[Passage]) -> tuple[SubQ
         ids.setdefault(passage.title, passage.id)
     hops: list[SubQuestion] = []
     for evidence in evidences:
+        if isinstance(evidence, dict):
+            evidence = [evidence.get(part) for part in ("fact", "relation", "entity")]
         parts = fields.as_list(evidence, "evidences", length=3)
         subject, relation, value = (fields.as_text(part, "evidences").strip() for part in parts)
         earlier = (number for number, hop in enumerate(hops, start=1) if hop.answer == subject)
