@@ -71,8 +71,8 @@ class ErrorLog:
         """Raises DataError with `on_error` stop; otherwise takes a note."""
         if self.on_error == "stop":
             raise DataError(
-                f"{place.file}, {place.record}: {reason}. Mend the record (docs/data.md has the layouts), or set corpus.on_error=skip "
-                "to leave such records out"
+                f"{place.file}, {place.record}: {reason}. Mend the record (docs/data.md has the layouts), or set "
+                "corpus.on_error=skip to leave such records out"
             )
         self.leave_out(place, reason)
 
