@@ -23,6 +23,7 @@ _REACH = {
     "chunked_attention": "attention_chunk_size",
     "local_attention": "window_size",
 }
+_POINTER = b"version https://git-lfs"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
@@ -59,7 +60,40 @@ def resolve_model(name: str) -> str:
         )
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise ModelError(f"model '{name}': {folder} has no weights (*.safetensors)")
+    _check_files(folder)
     return str(folder)
+
+
+def _check_files(folder: Path) -> None:
+    """Raises ModelError for files that were not downloaded, or not to their end. Of weights it reads the headers."""
+    from safetensors import SafetensorError, safe_open
+
+    weights = sorted(folder.glob("*.safetensors"))
+    for file in (*weights, *folder.glob("*.bin"), *(folder / name for name in _TOKENIZERS)):
+        if file.is_file():
+            with file.open("rb") as stream:
+                if stream.read(len(_POINTER)) == _POINTER:
+                    raise ModelError(
+                        f"{file}: a Git LFS pointer, not the file: run `git lfs pull` in {folder}"
+                    )
+    for file in weights:
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"{file}: cut off, or no safetensors file ({error}): download it again"
+            ) from error
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ModelError(f"{index}: cannot be read ({error}): download it again") from error
+        if missing := sorted(named - {file.name for file in weights}):
+            raise ModelError(
+                f"{folder}: {len(missing)} files of weights are missing, the first: {missing[0]}"
+            )
 
 
 def check_sums(folder: Path) -> None:

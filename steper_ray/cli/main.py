@@ -17,7 +17,7 @@ from steper_ray.cli.data import estimate, export, inspect_data
 from steper_ray.cli.options import ConfigFile, DryRun, Overrides
 from steper_ray.config import Config
 from steper_ray.config.file import load_config
-from steper_ray.core.errors import OwedError, SteperError
+from steper_ray.core.errors import SteperError
 
 DEFAULT = Path("jobs/configs/miniature.yaml")
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -175,7 +175,7 @@ def _guarded(program: Callable[[], Any]) -> None:
     try:
         program()
     except SteperError as error:
-        if isinstance(error, OwedError) and error.report:
+        if error.report:
             typer.echo(error.report)
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_status)

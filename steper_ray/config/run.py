@@ -96,6 +96,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _annotations(self) -> Config:
+        if self.build.teacher == "annotation" and self.corpus.kind == "hotpotqa":
+            raise ValueError(
+                "build.teacher=annotation writes chains from decompositions, and HotpotQA has none: set "
+                "build.teacher=engine, or take corpus.kind 2wiki or musique"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _samples(self) -> Config:
         if self.build.samples > 1 and self.build.teacher == "annotation":
             raise ValueError("build.samples > 1: annotations give one chain a question; set build.samples=1")

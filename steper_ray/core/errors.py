@@ -10,10 +10,20 @@ class SteperError(Exception):
     """Base of every error that the project raises on purpose."""
 
     exit_status = 2
+    report = ""
+    """What the command came to all the same, for a person."""
 
 
 class DataError(SteperError):
     """A corpus, question or example file that cannot be used."""
+
+
+class NothingKeptError(DataError):
+    """A build whose filters refused every trajectory: a training would have nothing to learn from."""
+
+    def __init__(self, message: str, report: str) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class ModelError(SteperError):
@@ -35,8 +45,7 @@ class LockedError(SteperError):
 class OwedError(SteperError):
     """More questions than `max_failed` allows are still owed; what is done is kept and the same command asks the rest.
 
-    Its exit status is EX_TEMPFAIL: running the command again may succeed. `report` is what the command came to, for a
-    person.
+    Its exit status is EX_TEMPFAIL: running the command again may succeed.
     """
 
     exit_status = 75

@@ -1,5 +1,6 @@
 """Names of models as paths, folders that are not what was written, and what a model's config says of its layers."""
 
+import json
 import random
 import shutil
 from pathlib import Path
@@ -9,8 +10,15 @@ from transformers import AutoConfig
 
 from steper_ray.config import EngineConfig
 from steper_ray.core.errors import ModelError
-from steper_ray.core.sums import write_sums
-from steper_ray.models import absolute_engine, check_adapter, context_limit, partial_attention, resolve_model
+from steper_ray.core.sums import SUMS, write_sums
+from steper_ray.models import (
+    ASSETS,
+    absolute_engine,
+    check_adapter,
+    context_limit,
+    partial_attention,
+    resolve_model,
+)
 
 
 @pytest.mark.parametrize(
@@ -88,3 +96,37 @@ def test_damaged_adapters_are_refused_and_folders_without_sums_are_taken(tmp_pat
     flip(tmp_path / "adapter_config.json", 6)
     with pytest.raises(ModelError, match=r"damaged: adapter_config\.json"):
         check_adapter(str(tmp_path), engine)
+
+
+def _not_downloaded(folder):
+    (folder / "model.safetensors").write_bytes(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n"
+    )
+
+
+def _cut_off(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def _without_a_part(folder):
+    parts = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(parts))
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (_not_downloaded, r"model\.safetensors: a Git LFS pointer.*git lfs pull"),
+        (_cut_off, r"model\.safetensors: cut off.*download it again"),
+        (_without_a_part, r"1 files of weights are missing, the first: model-2\.safetensors"),
+    ],
+)
+def test_weights_that_are_not_all_there_are_one_line(tmp_path, harm, reason):
+    folder = tmp_path / "model"
+    shutil.copytree(ASSETS / "base", folder)
+    assert resolve_model(str(folder)) == str(folder)
+    harm(folder)
+    (folder / SUMS).unlink(missing_ok=True)
+    with pytest.raises(ModelError, match=reason):
+        resolve_model(str(folder))

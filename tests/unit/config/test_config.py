@@ -189,6 +189,10 @@ def test_samples_that_could_not_differ_are_refused(overrides, says):
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
+        (
+            ["corpus.kind=hotpotqa", "corpus.questions=q.json", "build.teacher=annotation"],
+            "HotpotQA has none: set build.teacher=engine",
+        ),
         (["build.verify.agreement=1", "build.teacher=annotation"], "annotations have no other drafts"),
         (["build.verify.judge=1", "build.teacher=annotation"], "set build.verify.judge_engine"),
         (["build.verify.judge_engine.kind=vllm"], "serve the judge and name its url"),

@@ -235,14 +235,14 @@ def test_the_annotation_teacher_does_not_depend_on_the_engine():
 
 
 def test_retrained_weights_and_edited_demonstrations_are_another_identity(tmp_path):
-    for name, text in (("config.json", "{}"), ("tokenizer.json", "{}"), ("model.safetensors", "a")):
+    for name, text in (("config.json", "{}"), ("tokenizer.json", "{}"), ("pytorch_model.bin", "a")):
         (tmp_path / name).write_text(text)
     demonstrations = tmp_path / "demonstrations.txt"
     demonstrations.write_text("one")
     overrides = (f"engine.model={tmp_path}", f"reasoning.demonstrations={demonstrations}")
     first = identity(*overrides)
     assert identity(*overrides) == first
-    (tmp_path / "model.safetensors").write_text("b")
+    (tmp_path / "pytorch_model.bin").write_text("b")
     second = identity(*overrides)
     assert second != first
     demonstrations.write_text("two")

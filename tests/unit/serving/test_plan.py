@@ -67,7 +67,7 @@ def test_behind_haproxy_where_all_clients_look_like_this_machine_a_token_is_need
 def test_without_names_the_engines_model_is_the_only_student_and_a_folder_tells_its_last_part(tmp_path):
     folder = tmp_path / "my student (2)"
     folder.mkdir()
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+    for name in ("config.json", "tokenizer.json", "pytorch_model.bin"):
         (folder / name).write_text("{}")
     (engine,) = plan_engines(config_of(engine={"model": str(folder)}))
     assert list(engine.students) == ["my student (2)"]
