@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from steper_ray.cluster import connect
 from steper_ray.config import Config
-from steper_ray.core.errors import DataError, SteperError
+from steper_ray.core.errors import DataError, NothingKeptError, SteperError
 
 if TYPE_CHECKING:
     from steper_ray.data.report import BuildReport
@@ -58,13 +58,23 @@ def long_passages(config: Config, folder: Path) -> str:
 def build(config: Config) -> BuildReport:
     """Questions and passages -> kept trajectories in run_dir/data/kept. Continues where an earlier run stopped.
 
-    Raises SteperError; its subclass OwedError where more than `build.max_failed` of the questions are owed.
+    Raises SteperError; its subclass OwedError where more than `build.max_failed` of the questions are owed, and
+    NothingKeptError where the filters refused every trajectory.
     """
     from steper_ray.data.build import build_data
 
     connect()
     config.save(config.run_dir / "data")
-    return build_data(config)
+    report = build_data(config)
+    if report.trajectories and not report.kept:
+        refused = ", ".join(f"{reason} {count}" for reason, count in report.dropped.items())
+        raise NothingKeptError(
+            f"{report.folder}: none of {report.trajectories} trajectories is kept ({refused}), so there is nothing to "
+            f"train on. Read some with `steper inspect {config.run_dir} --show 3`, then change the teacher, its prompt "
+            "(reasoning.demonstrations) or the filters (build.match, build.verify)",
+            report.summary(),
+        )
+    return report
 
 
 def train(config: Config, *, replace: bool = False) -> TrainResult:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from steper_ray.config import Config, TeacherConfig
-from steper_ray.core.errors import NothingKeptError
 from steper_ray.core.files import locked
 from steper_ray.core.tasks import in_order
 from steper_ray.data.assemble import assemble
@@ -35,9 +34,9 @@ def build_data(config: Config) -> BuildReport:
     """Builds, or continues to build, run_dir/data/: trajectories/, kept/, dropped.jsonl, owed.jsonl, manifest.json.
 
     Raises DataError (corpus, duplicate question ids), RetrievalError, ModelError, EngineSetupError, EngineDeadError,
-    StorageError, LockedError where another build is at work on this run_dir, and, after everything is assembled,
-    OwedError where more than `build.max_failed` of the questions are owed and NothingKeptError where no trajectory is
-    kept. The same call continues from what was committed.
+    StorageError, LockedError where another build is at work on this run_dir, and OwedError where more than
+    `build.max_failed` of the questions are owed, after everything else is assembled. The same call continues from what
+    was committed.
     """
     with locked(config.run_dir, "build"):
         return _build(at_fixed_steps(config))
@@ -61,14 +60,6 @@ def _build(config: Config) -> BuildReport:
             _drop_damaged(sets)
             continue
         check_owed(owed_report(sets), config.build.max_failed, f"{report.folder}", report.summary())
-        if report.trajectories and not report.kept:
-            refused = ", ".join(f"{reason} {count}" for reason, count in report.dropped.items())
-            raise NothingKeptError(
-                f"{report.folder}: none of {report.trajectories} trajectories is kept ({refused}), so there is nothing "
-                f"to train on. Read some with `steper inspect {config.run_dir} --show 3`, then change the "
-                "teacher, its prompt (reasoning.demonstrations) or the filters (build.match, build.verify)",
-                report.summary(),
-            )
         return report
     raise AssertionError("the last try returns or raises")
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from steper_ray import stages
 from steper_ray.config.file import load_config
-from steper_ray.core.errors import DataError, EngineDeadError, ModelError
+from steper_ray.core.errors import DataError, EngineDeadError, ModelError, NothingKeptError
 from steper_ray.corpora.miniature import make_corpus
 from steper_ray.data.build import build_data
 from steper_ray.data.filtering import drop_reason
@@ -104,6 +105,12 @@ def test_a_rerun_makes_nothing_and_a_lost_shard_alone_is_made_again(configure):
     assert mended.shards_run == 1
     assert {p for p in files if p.stat().st_mtime_ns != files[p]} == {lost}
     assert kept_bytes(again) == kept_bytes(mended) == before
+
+
+def test_a_build_whose_filters_refuse_everything_is_an_error_that_says_what_they_refused(configure):
+    with pytest.raises(NothingKeptError, match=r"none of 2 trajectories is kept \(\w+ 2\)") as caught:
+        stages.build(configure(ANNOTATION, "reasoning.max_steps=1", "corpus.limit=2"))
+    assert "questions   2, kept 0" in caught.value.report
 
 
 def test_other_rules_for_long_passages_are_other_trajectories_and_the_report_counts_them(configure):
