@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from steper_ray import stages
 from steper_ray.config import Config, TeacherConfig
-from steper_ray.core.errors import DataError
+from steper_ray.core.errors import DataError, NothingKeptError
 from steper_ray.core.files import write_text
 from steper_ray.data.report import SourceCount
 from steper_ray.models import resolve_model
@@ -51,14 +51,15 @@ def self_distil(config: Config) -> list[Round]:
     rounds = [Round(0, students[0])]
     for number in range(1, config.self_distil.rounds + 1):
         own = _round_config(config, number, students)
-        report = _build(own, number)
+        try:
+            report = _build(own, number)
+        except NothingKeptError as error:
+            raise DataError(
+                f"{own.run_dir / 'data'}: the first student gets no question right, so there is nothing to learn: see "
+                "dropped.md there, set self_distil.samples and a temperature, or begin with another student"
+            ) from error
         last = report.sources.get(students[-1], SourceCount())
         if not last.kept:
-            if number == 1:
-                raise DataError(
-                    f"{report.folder}: the first student gets no question right, so there is nothing to learn: see "
-                    "dropped.md there, set self_distil.samples and a temperature, or begin with another student"
-                )
             break
         student = str(stages.train(own, replace=True).model_dir)
         students.append(student)
