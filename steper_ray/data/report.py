@@ -148,7 +148,8 @@ class BuildReport:
         if self.owed:
             lines.insert(1, f"owed        {self.owed} questions: build again to ask them")
         if self.skipped:
-            lines.insert(1, f"skipped     {self.skipped} records of the corpus")
+            named = self.folder.parent / "questions" / "skipped-*.jsonl"
+            lines.insert(1, f"skipped     {self.skipped} records of the corpus, named in {named}")
         return "\n".join(lines)
 
 

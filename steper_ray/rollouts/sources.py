@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 from steper_ray.config import CorpusConfig, RetrievalConfig
+from steper_ray.core.files import write_text
 from steper_ray.core.tasks import in_order
 from steper_ray.corpora import open_corpus
 from steper_ray.retrieval import ensure_index, index_folder, long_passages
@@ -76,6 +78,14 @@ def _index(retrieval: RetrievalConfig, folder: Path, fingerprint: str, corpus: C
 
 
 def _questions(folder: Path, shard_size: int, name: str, corpus: CorpusConfig) -> QuestionFile:
+    """The file of questions, and beside it skipped-*.jsonl: file, record and reason of what the corpus leaves out."""
     opened = open_corpus(corpus)
     opened.fingerprint()  # what the passages leave out counts too
-    return write_questions(folder, opened.questions(), shard_size, name, lambda: len(opened.skipped))
+
+    def skipped() -> int:
+        if opened.skipped:
+            lines = (json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in opened.skipped)
+            write_text(folder / f"skipped-{name[:16]}.jsonl", "".join(lines))
+        return len(opened.skipped)
+
+    return write_questions(folder, opened.questions(), shard_size, name, skipped)

@@ -61,9 +61,13 @@ def test_other_questions_a_limit_and_another_shard_size_are_other_files(settle):
     assert len(paths) == 4
 
 
-def test_the_records_that_were_left_out_are_counted_also_where_nothing_is_read(settle):
+def test_the_records_that_were_left_out_are_counted_and_named_also_where_nothing_is_read(settle, tmp_path):
     call = settle([*QUESTIONS, "{not json\n"], "corpus.on_error=skip")
     assert [call().questions.skipped for _ in range(2)] == [1, 1]
+    (file,) = (tmp_path / "run" / "questions").glob("skipped-*.jsonl")
+    (row,) = map(json.loads, file.read_text().splitlines())
+    assert (row["file"], row["record"]) == (str(tmp_path / "questions.jsonl"), "line 7")
+    assert row["reason"].startswith("not valid JSON")
 
 
 def test_questions_of_a_caller_take_the_place_of_the_corpus_own(settle):
