@@ -11,7 +11,7 @@ class SteperError(Exception):
 
     exit_status = 2
     report = ""
-    """What the command came to all the same, for a person."""
+    """A summary of what the command did before it failed, for the console."""
 
 
 class DataError(SteperError):

@@ -71,7 +71,7 @@ class ErrorLog:
         """Raises DataError with `on_error` stop; otherwise takes a note."""
         if self.on_error == "stop":
             raise DataError(
-                f"{place.file}, {place.record}: {reason}. Mend the record (docs/data.md has the layouts), or set "
+                f"{place.file}, {place.record}: {reason}. Correct it (docs/data.md lists the layouts), or set "
                 "corpus.on_error=skip to leave such records out"
             )
         self.leave_out(place, reason)
@@ -120,10 +120,8 @@ def _read_text(file: Path, log: ErrorLog) -> Iterator[tuple[Place, Any]]:
             if stream.peek(len(_BOM)).startswith(_BOM):
                 stream.read(len(_BOM))
             is_array = stream.peek(_PEEK)[:_PEEK].lstrip().startswith(b"[")
-            is_table = _table(file) is not None
-            for place, value in (_read_table if is_table else _read_array if is_array else _read_lines)(
-                file, stream, log
-            ):
+            read = _read_table if _table(file) else _read_array if is_array else _read_lines
+            for place, value in read(file, stream, log):
                 position = place.record
                 yield place, value
         except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
@@ -135,7 +133,7 @@ def _read_text(file: Path, log: ErrorLog) -> Iterator[tuple[Place, Any]]:
 
 
 def _table(file: Path) -> str | None:
-    """What separates the columns of a CSV or TSV file; None for any other."""
+    """The separator of a CSV or TSV file's columns; None for any other file."""
     return _TABLES.get(Path(file.stem).suffix if file.suffix in _COMPRESSED else file.suffix)
 
 
