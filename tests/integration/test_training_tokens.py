@@ -27,7 +27,7 @@ def kept(ray_cluster, tmp_path):
 
 
 def made(tokens):
-    return {file: (file.stat().st_ino, file.read_bytes()) for file in tokens.files}
+    return {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in tokens.files}
 
 
 def test_only_what_is_missing_or_damaged_is_made_and_a_rerun_asks_no_ray(kept, tmp_path, monkeypatch, caplog):
