@@ -95,7 +95,8 @@ def train(config: Config, *, replace: bool = False) -> TrainResult:
             "where an earlier version built: finished shards are kept)"
         )
     framework_of(config.reasoning.framework)  # its layout is then known to the tokens' writer
-    job = TrainJob(training_name(config), config.train, trajectories, model_folder(config))
+    folder, prompt = model_folder(config), config.reasoning.prompt
+    job = TrainJob(training_name(config), config.train, trajectories, folder, prompt)
     if not replace:
         refuse_other(make_task(job, config.run_dir))
     connect()

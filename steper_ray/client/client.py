@@ -37,7 +37,7 @@ from steper_ray.client.replies import (
     read,
     refusal,
 )
-from steper_ray.generation.retrying import backoff, retry_after
+from steper_ray.generation.endpoint.retrying import backoff, retry_after
 from steper_ray.serving.wire import ReasonResponse, Stop, Unit
 
 #: The question did not arrive, or nothing came back.

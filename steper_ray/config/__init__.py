@@ -6,7 +6,7 @@ The resolved config is written beside every result. It knows no other room of th
 from steper_ray.config.base import Section
 from steper_ray.config.build import BuildConfig, TeacherConfig, VerifyConfig
 from steper_ray.config.data import CorpusConfig, MiniatureConfig, RetrievalConfig
-from steper_ray.config.reasoning import EngineConfig, ReasoningConfig, SamplingConfig
+from steper_ray.config.reasoning import EngineConfig, PromptConfig, ReasoningConfig, SamplingConfig
 from steper_ray.config.run import Config, DemoConfig, EvaluateConfig
 from steper_ray.config.serve import (
     AutoscaleConfig,
@@ -27,6 +27,7 @@ __all__ = [
     "EvaluateConfig",
     "LoraConfig",
     "MiniatureConfig",
+    "PromptConfig",
     "ReasoningConfig",
     "RetrievalConfig",
     "RetrieverServeConfig",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -28,6 +28,13 @@ class EngineConfig(Section):
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
     url: str | None = None
     """Base URL of an OpenAI-compatible endpoint, such as http://host:8000/v1."""
+    route: Literal["auto", "completions", "chat"] = "auto"
+    """An endpoint's route: `completions` takes text, or token ids with `tokenizer`; `chat` takes messages, which
+    hosted providers want. `auto`: completions with `tokenizer`, else chat where the endpoint has it."""
+    prefill: Literal["auto", "continue", "prefix", "last", "none"] = "auto"
+    """How the chat route goes on with a reply that has begun: vLLM's `continue_final_message`, a `prefix` mark
+    (DeepSeek, Mistral), a `last` message of the assistant as it is, or `none`: the chain stands in the user's turn.
+    `auto` tries them with a short count before the first question."""
     api_key_env: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the endpoint's key. The key itself is never in a config."""
     timeout_s: float = Field(120.0, gt=0)
@@ -45,6 +52,8 @@ class EngineConfig(Section):
     def _url(self) -> EngineConfig:
         if self.kind == "openai" and not self.url:
             raise ValueError("kind 'openai' needs `url`, such as http://host:8000/v1")
+        if self.route == "chat" and self.tokenizer:
+            raise ValueError("route 'chat' takes messages: leave `tokenizer` out, or set route=completions")
         return self
 
 
@@ -63,7 +72,21 @@ class SamplingConfig(Section):
     """Every step of every question and sample draws separate numbers from it, the same in every run."""
 
 
-class ReasoningConfig(Section):
+class PromptConfig(Section):
+    """How a prompt is put to a model: what training, rollouts, evaluation and service share."""
+
+    format: Literal["auto", "text", "chat"] = "auto"
+    """`chat`: in the turns of the model's chat template, the chain as the beginning of the reply; `text`: without any.
+    `auto`: chat where the tokenizer has a template, and a student as it was trained. An endpoint without
+    `engine.tokenizer` gets what its route takes (`engine.route`)."""
+    instruction: str | None = None
+    """What a chat model is told, as the system message, or before the user's words where its template has none; by
+    default the framework's own. An empty one leaves the template's own system message."""
+    template_arguments: dict[str, Any] = Field(default_factory=dict)
+    """Passed to the chat template, such as `{enable_thinking: false}`."""
+
+
+class ReasoningConfig(PromptConfig):
     """The multi-step loop."""
 
     framework: str = Field("ircot", pattern=r"^\w+$|^[\w.]+:\w+$")
@@ -99,3 +122,8 @@ class ReasoningConfig(Section):
     """Text put before every prompt; by default the framework's own where `few_shot` is set."""
     few_shot: bool = False
     """Show the project's own demonstrations (for models that were not trained on the format)."""
+
+    @property
+    def prompt(self) -> PromptConfig:
+        """The part that training shares."""
+        return PromptConfig(**{name: getattr(self, name) for name in PromptConfig.model_fields})

@@ -21,7 +21,7 @@ from steper_ray.corpora import open_corpus
 from steper_ray.data.inspection import DataSet, inspect
 from steper_ray.frameworks import layout_for
 from steper_ray.models import resolve_model
-from steper_ray.prompts import PromptEncoder
+from steper_ray.prompts import encoder_for
 from steper_ray.reasoning.passages import within_limit
 
 SAMPLE = 1000  # first texts of each kind, which are tokenised
@@ -141,7 +141,8 @@ def _corpus(config: Config, assumed: list[str]) -> tuple[int, int, Lengths]:
     shown = [p for passage in passages if (p := within_limit(passage, config.reasoning)) is not None]
     name = config.engine.tokenizer or config.engine.model
     try:
-        encoder = PromptEncoder(load_tokenizer(tokenizer_name(config.engine), local=True), layout)
+        tokenizer = load_tokenizer(tokenizer_name(config.engine), local=True)
+        encoder = encoder_for(tokenizer, layout, config.reasoning)
         assumed.append(f"counted with the tokenizer of {name}")
     except ModelError:
         encoder = None
@@ -153,7 +154,10 @@ def _corpus(config: Config, assumed: list[str]) -> tuple[int, int, Lengths]:
     lengths = Lengths(
         preamble=size(layout.preamble) if encoder is None else len(encoder.trunk(())),
         passage=fmean(size(layout.trunk_segments([passage])[-1]) for passage in shown or passages),
-        question=fmean(size(layout.question_segment(question.text)) for question in questions),
+        question=fmean(
+            len(encoder.question(question.text)) if encoder else size(layout.question_segment(question.text))
+            for question in questions
+        ),
     )
     return sum(1 for _ in corpus.questions()), sum(1 for _ in corpus.passages()), lengths
 

@@ -151,6 +151,7 @@ def _bill(data: DataSet, found: Inspection) -> list[Text]:
         Text(
             f"read {cost.prompt_tokens:,} tokens: {cost.fresh_tokens:,} fresh, {cost.cached_tokens:,} from the prefix "
             f"cache; wrote {cost.completion_tokens:,}"
+            + (f", {cost.thinking_tokens:,} of them thinking" if cost.thinking_tokens else "")
         ),
         Text(
             f"waited {waits} ({cost.retrieval_share:.1%}): at least {duration(cost.engine_seconds(data.in_flight))} of "

@@ -23,6 +23,7 @@ class StepCost:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    thinking_tokens: int = 0
     retrieval_seconds: float = 0.0
     generation_seconds: float = 0.0
 
@@ -32,6 +33,7 @@ class StepCost:
         self.prompt_tokens += step.usage.prompt_tokens
         self.cached_tokens += step.usage.cached_tokens
         self.completion_tokens += step.usage.completion_tokens
+        self.thinking_tokens += step.usage.thinking_tokens
         self.retrieval_seconds += step.retrieval_seconds
         self.generation_seconds += step.generation_seconds
 

@@ -16,7 +16,17 @@ _WH_WORD = re.compile(r"\b(who|whom|whose|what|when|where|why|which|how)\b", re.
 class IRCoT:
     """One step is one reasoning sentence; the last one queries the retriever."""
 
-    layout = Layout(passage="Title: {title}\n{text}\n\n", question="Q: {question}\nA:", joiner=" ")
+    layout = Layout(
+        passage="Title: {title}\n{text}\n\n",
+        question="Q: {question}",
+        answer="\nA:",
+        joiner=" ",
+        instruction=(
+            "Answer the question step by step from the passages, one fact a sentence, in plain sentences without "
+            "lists or headings. The passages may not hold everything yet: state the fact that comes next. When the "
+            'answer is known, end with the sentence "So the answer is: ANSWER."'
+        ),
+    )
     stop: tuple[str, ...] = ("\n",)
 
     @property

@@ -19,8 +19,8 @@ from steper_ray.schema import Passage
 class Layout:
     """Templates of one framework. `passage` takes {title} and {text}; `question` takes {question}.
 
-    `joiner` stands before each piece of reasoning, the first included; `preamble` holds the instruction and
-    the demonstrations, `attempt` a chain that was wrong (see `after`).
+    `answer` opens the chain, and `joiner` stands before each piece of it; `preamble` holds the demonstrations,
+    `attempt` a chain that was wrong (see `after`). `instruction` is what a chat model is told; text does not show it.
     """
 
     passage: str
@@ -28,6 +28,10 @@ class Layout:
     joiner: str
     preamble: str = ""
     attempt: str = ""
+    answer: str = ""
+    instruction: str = ""
+    in_turns: bool = False
+    """Whether a chat's turn change opens the chain: then neither `answer` nor a first `joiner` does."""
 
     def after(self, question: str, wrong: Sequence[str]) -> Layout:
         """The layout of a second chance: it shows the wrong chain, and not the right answer.
@@ -37,27 +41,42 @@ class Layout:
         said = clean(self.joiner.join(wrong))
         return replace(self, attempt=WRONG_ATTEMPT.format(question=clean(question), chain=said))
 
+    def for_chat(self) -> Layout:
+        """The layout within a chat's turns: passages and question are the user's, the chain begins the reply."""
+        return replace(self, in_turns=True)
+
     def trunk_segments(self, passages: Sequence[Passage]) -> list[str]:
         """The preamble and the wrong attempt (if any), then one segment a passage."""
         blocks = [self.passage.format(title=clean(p.title), text=_quoted(clean(p.text))) for p in passages]
         return [segment for segment in (self.preamble, self.attempt) if segment] + blocks
 
     def question_segment(self, question: str) -> str:
-        return self.question.format(question=clean(question))
+        opened = "" if self.in_turns else self.answer
+        return self.question.format(question=clean(question)) + opened
 
-    def chain_segments(self, chain: Sequence[str]) -> list[str]:
-        """One segment a step, each with its joiner in front."""
-        return [self.joiner + piece for piece in chain if piece]
+    def chain_segments(self, chain: Sequence[str], *, begun: bool = False) -> list[str]:
+        """One segment a step, each with its joiner in front. `begun`: earlier steps have written something."""
+        segments = [self.joiner + piece for piece in chain if piece]
+        if self.in_turns and segments and not begun:
+            segments[0] = segments[0].removeprefix(self.joiner)
+        return segments
 
     def text(self, question: str, passages: Sequence[Passage], chain: Sequence[str]) -> str:
         """The whole prompt as text: what a text-only endpoint is sent.
 
         Its tokenizer reads control tokens out of text, so what looks like one in the data is written otherwise.
         """
+        return self.asked_text(question, passages) + self.chain_text(chain)
+
+    def asked_text(self, question: str, passages: Sequence[Passage]) -> str:
+        """The prompt up to the chain, as `text` writes it."""
         shown = [Passage(p.id, defuse(p.title), defuse(p.text)) for p in passages]
-        said = [defuse(piece) for piece in chain]
         trunk = replace(self, attempt=defuse(self.attempt)).trunk_segments(shown)
-        return "".join([*trunk, self.question_segment(defuse(question)), *self.chain_segments(said)])
+        return "".join([*trunk, self.question_segment(defuse(question))])
+
+    def chain_text(self, chain: Sequence[str]) -> str:
+        """The chain, as `text` writes it."""
+        return "".join(self.chain_segments([defuse(piece) for piece in chain]))
 
 
 WRONG_ATTEMPT = (

@@ -28,7 +28,15 @@ class ReAct:
     however a model wrote them: numbered, in small letters, in bold, without a label or a closing bracket.
     """
 
-    layout = Layout(passage="Title: {title}\n{text}\n\n", question="Question: {question}", joiner="\n")
+    layout = Layout(
+        passage="Title: {title}\n{text}\n\n",
+        question="Question: {question}",
+        joiner="\n",
+        instruction=(
+            'Answer the question from the passages in steps of two lines: "Thought: WHAT YOU KNOW AND NEED", then '
+            '"Action: Search[QUERY]" to find more passages, or "Action: Finish[ANSWER]" when the answer is known.'
+        ),
+    )
     stop: tuple[str, ...] = ("\nObservation", "\nQuestion:", "\nTitle:")
 
     @property

@@ -22,6 +22,11 @@ class SelfAsk:
         passage="Title: {title}\n{text}\n\n",
         question="Question: {question}\nAre follow up questions needed here: Yes.",
         joiner="\n",
+        instruction=(
+            "Answer the question by follow up questions, each answered from the passages. Write lines of these forms "
+            'alone: "Follow up: QUESTION", then "Intermediate answer: ANSWER", and so on; the last line is "So the '
+            'final answer is: ANSWER".'
+        ),
     )
     stop: tuple[str, ...] = ("\n\n", "\nQuestion:")
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from steper_ray.config import SamplingConfig
+from steper_ray.core.chat import Conversation
 from steper_ray.core.tokenizers import Tokenizer
 from steper_ray.schema import Usage
 
-Prompt = Sequence[int] | str
+Prompt = Sequence[int] | str | Conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Chunk:
     """What a stream yields: new text, its token ids and their log-probabilities (empty where not known).
 
     The last chunk of a stream alone has a `finish_reason` ('stop' or 'length'). `usage` is that of the generation so
-    far, in any chunk in which the engine reports it.
+    far, in any chunk in which the engine reports it. `thinking`: the model thought, in a channel of its own.
     Text is whole characters: a token that ends within one is held back until it is complete.
     """
 
@@ -32,6 +33,7 @@ class Chunk:
     logprobs: tuple[float, ...] = ()
     finish_reason: str | None = None
     usage: Usage | None = None
+    thinking: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,11 @@ class Completion:
     mean_logprob: float | None
     finish_reason: str
     usage: Usage = field(default_factory=Usage)
+
+
+def prompt_size(prompt: Prompt) -> int:
+    """Tokens of a prompt; 0 where only its engine knows."""
+    return 0 if isinstance(prompt, str | Conversation) else len(prompt)
 
 
 class Generator(Protocol):
@@ -91,6 +98,6 @@ async def generate(
             logprobs.extend(chunk.logprobs)
             finish = chunk.finish_reason or finish
             usage = chunk.usage or usage
-    known = Usage(0 if isinstance(prompt, str) else len(prompt), len(ids))
+    known = Usage(prompt_size(prompt), len(ids))
     mean = sum(logprobs) / len(logprobs) if logprobs else None
     return Completion("".join(text), tuple(ids), mean, finish, usage or known)

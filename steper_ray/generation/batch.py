@@ -17,7 +17,8 @@ from steper_ray.generation.base import Chunk
 from steper_ray.generation.prefixes import Prefix, PrefixStore
 from steper_ray.generation.sampling import choose, draws
 from steper_ray.generation.slots import SlotCache
-from steper_ray.generation.tokens import Decode, Detokenizer, StopStrings
+from steper_ray.generation.stops import StopStrings
+from steper_ray.generation.tokens import Decode, Detokenizer
 from steper_ray.schema import Usage
 
 # A shorter prompt is padded to a longer one in the same pass only within this share of its length: on a CPU a pass

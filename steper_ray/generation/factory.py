@@ -41,6 +41,6 @@ def open_generator(config: EngineConfig) -> Generator:
 
             return VllmGenerator(config)
         case "openai":
-            from steper_ray.generation.openai_http import OpenAIGenerator
+            from steper_ray.generation.endpoint.client import OpenAIGenerator
 
             return OpenAIGenerator(config)

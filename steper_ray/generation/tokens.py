@@ -1,4 +1,4 @@
-"""Between text and token ids: loading tokenizers, prompts as ids, tokens as whole characters, stop strings.
+"""Between text and token ids: loading tokenizers, prompts as ids, tokens as whole characters, ends.
 
 What every engine with a tokenizer shares. It knows no engine.
 """
@@ -11,6 +11,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from steper_ray.config import EngineConfig
+from steper_ray.core.chat import Conversation
 from steper_ray.core.errors import ModelError, PromptTooLongError, RefusedError
 from steper_ray.core.tokenizers import Tokenizer, plain_ids
 from steper_ray.generation.base import Prompt
@@ -46,7 +47,9 @@ def load_tokenizer(name: str, *, local: bool = False) -> Any:
 
 def prompt_ids(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     """The prompt as ids. Text gets a begin-of-sequence (where the tokenizer has one), as in PromptEncoder, and no other
-    control token."""
+    control token. Raises RefusedError for a conversation, which belongs to an engine without a tokenizer."""
+    if isinstance(prompt, Conversation):
+        raise RefusedError("a conversation, and the engine takes token ids")
     if not isinstance(prompt, str):
         return list(prompt)
     ids = plain_ids(tokenizer, prompt)
@@ -112,39 +115,3 @@ class Detokenizer:
         self._read = len(self._ids)
         self._shown = self._decode(self._ids)
         return new
-
-
-class StopStrings:
-    """Looks for stop strings in a growing text. Text that may be the start of one is held back."""
-
-    __slots__ = ("_held", "_stop")
-
-    def __init__(self, stop: Sequence[str]) -> None:
-        self._stop = tuple(string for string in stop if string)
-        self._held = ""
-
-    def push(self, text: str) -> tuple[str, bool]:
-        """The text to give out, and whether a stop string came (it and what follows are not given out)."""
-        if not self._stop or not text:
-            return text, False
-        text = self._held + text
-        found = [at for string in self._stop if (at := text.find(string)) >= 0]
-        if found:
-            self._held = ""
-            return text[: min(found)], True
-        cut = len(text) - max(_overlap(text, string) for string in self._stop)
-        self._held = text[cut:]
-        return text[:cut], False
-
-    def flush(self) -> str:
-        """What was held back, when no more text comes."""
-        held, self._held = self._held, ""
-        return held
-
-
-def _overlap(text: str, string: str) -> int:
-    """The length of the longest end of `text` with which `string` begins."""
-    for size in range(min(len(text), len(string) - 1), 0, -1):
-        if text.endswith(string[:size]):
-            return size
-    return 0

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from steper_ray.config import EngineConfig, SamplingConfig
+from steper_ray.core.chat import end_of_turn
 from steper_ray.core.errors import EngineDeadError, GenerationError, ModelError
 from steper_ray.generation.base import Chunk, Prompt
 from steper_ray.generation.batch import Batch, Running, is_out_of_memory, next_group
@@ -52,7 +53,7 @@ class TransformersGenerator:
         self._vocabulary = self.model.get_input_embeddings().weight.shape[0]
         self._decode: Decode = decoder_of(copy.deepcopy(self.tokenizer))
         self._pulse = Pulse()
-        end_ids = _end_ids(self.model, self.tokenizer.eos_token_id)
+        end_ids = _end_ids(self.model, self.tokenizer)
         self._worker = _Worker(Batch(self.model, end_ids, config.max_batch, config.max_model_len))
 
     @property
@@ -316,9 +317,9 @@ def _check(config: EngineConfig, model_config: Any) -> None:
         )
 
 
-def _end_ids(model: Any, tokenizer_end: int) -> frozenset[int]:
-    """Every token that ends a sequence: the tokenizer's, the model's and its generation config's."""
-    ids = {tokenizer_end}
+def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every token that ends a sequence: the tokenizer's, its chat template's, the model's, its generation config's."""
+    ids = {tokenizer.eos_token_id, end_of_turn(tokenizer)}
     for source in (model.generation_config, model.config):
         end = getattr(source, "eos_token_id", None)
         ids.update([end] if isinstance(end, int) else end or [])

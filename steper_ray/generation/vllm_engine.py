@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from steper_ray.config import EngineConfig, SamplingConfig
+from steper_ray.core.chat import end_of_turn
 from steper_ray.core.errors import EngineDeadError, GenerationError, ModelError
 from steper_ray.generation.agreement import LISTED, Agreement
 from steper_ray.generation.base import Chunk, Prompt
@@ -54,6 +55,8 @@ class VllmGenerator:
         self._vocabulary: int = self._llm.model_config.get_vocab_size()
         self._open: set[str] = set()  # requests whose streams are being read
         self._pulse = Pulse()
+        end = end_of_turn(self.tokenizer)
+        self._ends = [] if end == self.tokenizer.eos_token_id else [end]
 
     @property
     def active(self) -> int:
@@ -79,7 +82,7 @@ class VllmGenerator:
         if self._llm is None:
             raise EngineDeadError(_CLOSED)
         await self._agreed(adapter)
-        outputs = self._outputs(ids, _params(sampling, max_tokens, stop), adapter)
+        outputs = self._outputs(ids, _params(sampling, max_tokens, stop, self._ends), adapter)
         deadline = Deadline(self._timeout_s)
         written = 0
         async with aclosing(outputs):
@@ -187,7 +190,7 @@ def _chunk(output: Any, written: int) -> Chunk:
     return Chunk(delta.text, ids, logprobs, delta.finish_reason if output.finished else None, usage)
 
 
-def _params(sampling: SamplingConfig, max_tokens: int, stop: Sequence[str]) -> Any:
+def _params(sampling: SamplingConfig, max_tokens: int, stop: Sequence[str], ends: list[int]) -> Any:
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
     return SamplingParams(
@@ -197,6 +200,7 @@ def _params(sampling: SamplingConfig, max_tokens: int, stop: Sequence[str]) -> A
         max_tokens=max_tokens,
         min_tokens=min(sampling.min_tokens, max_tokens),
         stop=[string for string in stop if string],
+        stop_token_ids=ends,  # besides those of the model's generation config
         logprobs=0,  # of the sampled token alone
         output_kind=RequestOutputKind.DELTA,
     )

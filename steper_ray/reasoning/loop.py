@@ -13,35 +13,23 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from functools import lru_cache
 
 from steper_ray.config import ReasoningConfig, SamplingConfig
 from steper_ray.core.errors import EngineDeadError, GenerationError, RefusedError, RetrievalError
 from steper_ray.frameworks import framework_of, layout_for
-from steper_ray.generation.base import Generator, Prompt
-from steper_ray.prompts import PromptEncoder
-from steper_ray.reasoning.confidence import TokenSpans
+from steper_ray.generation.base import Generator, Prompt, prompt_size
+from steper_ray.prompts import PromptEncoder, PromptWriter, encoder_for
+from steper_ray.reasoning.draft import Draft
 from steper_ray.reasoning.events import Event, Finished, PassagesFound, ReasoningDelta, StepDone, StepStarted
 from steper_ray.reasoning.passages import PassagePool
 from steper_ray.reasoning.stopping import Written, answer_of, policy_for, reason_at_limit
 from steper_ray.retrieval.base import AsyncRetriever, Retriever, as_async
-from steper_ray.schema import Passage, Question, Step, StopReason, Trajectory, Usage
+from steper_ray.schema import Question, Step, StopReason, Trajectory
 
 Emit = Callable[[Event], None]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Generated:
-    """What one step's generation came to."""
-
-    piece: str
-    spans: TokenSpans
-    ids: int = 0
-    logprobs: list[float] = field(default_factory=list)
-    usage: Usage | None = None
 
 
 class Reasoner:
@@ -64,9 +52,10 @@ class Reasoner:
             source,
         )
         self._framework = framework_of(config.framework)
-        self._layout = layout_for(config)
-        tokenizer = generator.tokenizer
-        self._encoder = None if tokenizer is None else PromptEncoder(tokenizer, self._layout)
+        layout, tokenizer = layout_for(config), generator.tokenizer
+        self._prompts: PromptEncoder | PromptWriter = (
+            PromptWriter(layout, config) if tokenizer is None else encoder_for(tokenizer, layout, config)
+        )
 
     async def run(self, question: Question, emit: Emit = lambda event: None) -> Trajectory:
         """Reasons to the end; `emit` is called with each event as it happens. Raises EngineDeadError alone."""
@@ -104,8 +93,7 @@ class Reasoner:
         """The same teacher, for the question of `wrong` alone: it sees its own wrong chain, never the right answer."""
         again = copy.copy(self)
         again._attempt = wrong.attempt + 1
-        again._layout = self._layout.after(wrong.question.text, wrong.chain)
-        again._encoder = None if self._encoder is None else self._encoder.of(again._layout)
+        again._prompts = self._prompts.after(wrong.question.text, wrong.chain)
         return again
 
     async def draft(self, trajectory: Trajectory, number: int) -> str:
@@ -115,7 +103,7 @@ class Reasoner:
         """
         passages = tuple(hit.passage for step in trajectory.steps[: number + 1] for hit in step.hits)
         question = trajectory.question
-        prompt = self._prompt(question.text, passages, trajectory.chain[:number])
+        prompt = self._prompts.prompt(question.text, passages, trajectory.chain[:number])
         index = number + 1
         return (await self._generate(index, prompt, self._seeded(question, index), lambda event: None)).piece
 
@@ -173,7 +161,7 @@ class Reasoner:
             retrieved = time.monotonic()
             hits = pool.add(found)
             emit(PassagesFound(index, hits, len(found) - len(hits), retrieved - started))
-            prompt = self._prompt(question.text, pool.passages, chain)
+            prompt = self._prompts.prompt(question.text, pool.passages, chain)
             made = await self._generate(index, prompt, self._seeded(question, index), emit)
             asked = (*(step.query for step in steps), query)
             ruling = policy.rule(
@@ -188,7 +176,7 @@ class Reasoner:
                 hits=hits,
                 reasoning=ruling.kept,
                 mean_logprob=sum(logprobs) / len(logprobs) if logprobs else None,
-                usage=made.usage or Usage(completion_tokens=made.ids),
+                usage=made.usage,
                 retrieval_seconds=retrieved - started,
                 generation_seconds=time.monotonic() - retrieved,
                 taken_back=ruling.taken_back,
@@ -202,11 +190,6 @@ class Reasoner:
             query = ruling.query
         return reason_at_limit(steps)
 
-    def _prompt(self, question: str, passages: tuple[Passage, ...], chain: tuple[str, ...]) -> Prompt:
-        if self._encoder is None:
-            return self._layout.text(question, passages, chain)
-        return self._encoder.prompt(question, passages, chain)
-
     def _seeded(self, question: Question, index: int) -> SamplingConfig:
         """The sampling of one step of one sample: each draws separate numbers, the same in every run."""
         if self._sampling.temperature == 0:
@@ -217,32 +200,21 @@ class Reasoner:
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) >> 1  # engines take 31 bits
         return self._sampling.model_copy(update={"seed": seed})
 
-    async def _generate(self, index: int, prompt: Prompt, sampling: SamplingConfig, emit: Emit) -> _Generated:
+    async def _generate(self, index: int, prompt: Prompt, sampling: SamplingConfig, emit: Emit) -> Draft:
         """One step's piece. In unit `sentence` the stream is closed as soon as the first one is complete."""
-        text = ""
-        written = _Generated("", TokenSpans(self._generator.tokenizer))
-        one_sentence = self.config.unit == "sentence"
-        stream = self._generator.stream(prompt, sampling, self._framework.stop)
-        async with aclosing(stream) as chunks:
+        chat, tokenizer = self._prompts.chat, self._generator.tokenizer
+        draft = Draft(self._framework, self.config.unit, tokenizer, chat)
+        # An engine that is sent ids would find a stop string in a thought; an endpoint's chat knows them apart.
+        stop = () if chat and tokenizer is not None else self._framework.stop
+        async with aclosing(self._generator.stream(prompt, sampling, stop)) as chunks:
             async for chunk in chunks:
-                text += chunk.text
-                written.spans.add(chunk)
-                written.ids += len(chunk.token_ids)
-                written.logprobs.extend(chunk.logprobs)
-                written.usage = chunk.usage or written.usage
-                if chunk.text:
-                    emit(ReasoningDelta(index, chunk.text))
-                if one_sentence:
-                    piece, complete = self._framework.cut(text)
-                    if complete:
-                        written.piece = piece
-                        break
-            else:
-                written.piece = self._framework.cut(text)[0] if one_sentence else self._framework.clean(text)
-        if written.usage is None:
-            size = 0 if isinstance(prompt, str) else len(prompt)
-            written.usage = Usage(prompt_tokens=size, completion_tokens=written.ids)
-        return written
+                if text := draft.add(chunk):
+                    emit(ReasoningDelta(index, text))
+                if draft.complete:
+                    break
+        if text := draft.end(prompt_size(prompt)):
+            emit(ReasoningDelta(index, text))
+        return draft
 
 
 @lru_cache(maxsize=64)

@@ -86,7 +86,8 @@ def student_jobs(config: Config) -> dict[str, Any]:
         for seed in _seeds(config, student):
             name = _name(student, seed)
             settings = _settings(config.train, student, seed, steps)
-            jobs[name] = TrainJob(name, settings, trajectories, config.run_dir / "models" / name)
+            folder, prompt = config.run_dir / "models" / name, config.reasoning.prompt
+            jobs[name] = TrainJob(name, settings, trajectories, folder, prompt)
     return jobs
 
 

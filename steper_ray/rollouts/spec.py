@@ -30,7 +30,7 @@ from steper_ray.rollouts.shards import ShardStore
 from steper_ray.schema import SCHEMA_VERSION, StopReason, Trajectory
 
 #: Raised by hand when a change of the code makes the same inputs give other trajectories.
-TRAJECTORY_VERSION = 2
+TRAJECTORY_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ def reasoning_identity(config: ReasoningConfig) -> dict[str, Any]:
 
 def engine_identity(config: EngineConfig) -> dict[str, Any]:
     """The settings that decide an engine's answers, with its model and tokenizer by content."""
-    settings = config.model_dump(mode="json", include={"kind", "dtype", "max_model_len"})
+    settings = config.model_dump(mode="json", include={"kind", "dtype", "max_model_len", "route", "prefill"})
     return {**settings, **model_fingerprint(config)}
 
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from steper_ray.config import ReasoningConfig, SamplingConfig, VerifyConfig
 from steper_ray.core.answers import comparable
+from steper_ray.core.chat import Conversation
 from steper_ray.core.claims import claims_of
 from steper_ray.core.errors import RefusedError
 from steper_ray.frameworks.layout import clean
@@ -90,7 +91,9 @@ class Judge:
 
     async def _score(self, prompt: str) -> float | None:
         try:
-            completion = await generate(self._generator, prompt, self._sampling)
+            # An endpoint that only chats is asked in a chat.
+            asked = prompt if self._generator.tokenizer else Conversation("", prompt, "", prompt)
+            completion = await generate(self._generator, asked, self._sampling)
         except RefusedError:
             return None
         verdict = completion.text.strip().lower()

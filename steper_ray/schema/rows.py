@@ -21,13 +21,18 @@ from steper_ray.schema.types import (
     Usage,
 )
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 _PASSAGE = pa.struct([("id", pa.string()), ("title", pa.string()), ("text", pa.string())])
 _HIT = pa.struct([("passage", _PASSAGE), ("score", pa.float64())])
 _SUB = pa.struct([("question", pa.string()), ("answer", pa.string()), ("support_id", pa.string())])
 _USAGE = pa.struct(
-    [("prompt_tokens", pa.int64()), ("completion_tokens", pa.int64()), ("cached_tokens", pa.int64())]
+    [
+        ("prompt_tokens", pa.int64()),
+        ("completion_tokens", pa.int64()),
+        ("cached_tokens", pa.int64()),
+        ("thinking_tokens", pa.int64()),
+    ]
 )
 _QUESTION_FIELDS = [
     ("id", pa.string()),

@@ -90,11 +90,15 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one generation: read, written, and read from the engine's prefix cache."""
+    """Tokens of one generation: read, written, read from the engine's prefix cache, and written while thinking.
+
+    Those of thinking are among the written ones; the chain does not hold them.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    thinking_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from steper_ray.core.errors import TrainingError
 from steper_ray.core.files import remove_leftovers, replace_folder, temporary
 from steper_ray.core.probes import Probes, write_probes
 from steper_ray.core.sums import sums_damage, write_sums
+from steper_ray.prompts import end_of, mark_style
 from steper_ray.training.job import PROVENANCE, Task
 from steper_ray.training.lora import save_adapters, save_merged
 from steper_ray.training.memory import training_dtype
@@ -59,9 +60,11 @@ def export(
         else:
             save_adapters(partial, model, state)
         tokenizer = AutoTokenizer.from_pretrained(task.model)
+        end = end_of(tokenizer, task.job.prompt)
+        mark_style(tokenizer, task.job.prompt)
         tokenizer.save_pretrained(partial)
         if lora is None or lora.merge:
-            generation_config(task.model, tokenizer.eos_token_id).save_pretrained(partial)
+            generation_config(task.model, end).save_pretrained(partial)
         if probes is not None:
             write_probes(partial, probes)
         _describe(partial, task, _record(task, steps, summary, validation))

@@ -9,11 +9,11 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from steper_ray.config import TrainConfig, ValidationConfig
+from steper_ray.config import PromptConfig, TrainConfig, ValidationConfig
 from steper_ray.core.errors import TrainingError
 from steper_ray.core.files import write_text
 from steper_ray.core.fingerprints import folder_fingerprint
@@ -53,13 +53,15 @@ _SINCE = {"steps": "all", "lora": None}
 class TrainJob:
     """One student to train. `name` is unique among the jobs of a run and names the folder of its metrics.
 
-    `trajectories` is a Parquet file of kept trajectories or a folder of them; `output` the folder to export to.
+    `trajectories` is a Parquet file of kept trajectories or a folder of them; `output` the folder to export to;
+    `prompt` how the student is asked, while it learns and ever after.
     """
 
     name: str
     config: TrainConfig
     trajectories: Path
     output: Path
+    prompt: PromptConfig = field(default_factory=PromptConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,7 @@ def _sources(job: TrainJob, model: str) -> dict[str, str]:
         "weights": _weights(Path(model)),
         "trajectories": data_fingerprint(job.trajectories),
         **_choice(job.config.validation),
+        **({} if job.prompt == PromptConfig() else {"prompt": job.prompt.model_dump_json()}),
     }
 
 
@@ -223,15 +226,16 @@ def _changes(earlier: dict[str, Any], now: dict[str, str]) -> Iterator[str]:
         ("trajectories", "the trajectories changed"),
         ("student", f"the student is {now['student']}"),
         ("weights", "the student's files changed"),
+        ("prompt", "the style of prompts changed (reasoning.format, instruction or template_arguments)"),
     ):
-        if earlier.get(source) != now[source]:
+        if earlier.get(source) != now.get(source):
             yield said
     try:
         before = json.loads(earlier["settings"])
     except (KeyError, TypeError, ValueError):
         return
-    for field, value in json.loads(now["settings"]).items():
-        if field not in before:
-            yield f"train.{field} is new"
-        elif before[field] != value:
-            yield f"train.{field} was {before[field]} and is {value}"
+    for name, value in json.loads(now["settings"]).items():
+        if name not in before:
+            yield f"train.{name} is new"
+        elif before[name] != value:
+            yield f"train.{name} was {before[name]} and is {value}"

@@ -23,6 +23,7 @@ from steper_ray.config import TrainConfig
 from steper_ray.core.errors import ModelError, SteperError, TrainingError
 from steper_ray.core.probes import Probes
 from steper_ray.models import context_limit, partial_attention
+from steper_ray.prompts import end_of
 from steper_ray.training.checkpoints import writing
 from steper_ray.training.data import Batch, TrainingData, check_vocabulary, load_data
 from steper_ray.training.difficulty import DifficultyWeights
@@ -281,7 +282,7 @@ def load_together(task: Task) -> TrainingData:
                 "train.packing=padded and train.attention=eager, which leave attention to the model; or take another "
                 "student"
             )
-        generation_config(task.model, tokenizer.eos_token_id)
+        generation_config(task.model, end_of(tokenizer, task.job.prompt))
         assert task.tokens is not None  # made before any worker started
         limit = context_limit(shape) or config.row_tokens
         data = load_data(task.tokens, config, limit, task.held_out)

@@ -15,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from steper_ray.config import PromptConfig
 from steper_ray.core.errors import ModelError, TrainingError
 from steper_ray.core.files import remove_unfinished, storing
 from steper_ray.core.progress import Bar
@@ -29,16 +30,18 @@ logger = logging.getLogger(__name__)
 
 def with_tokens(tasks: Sequence[Task], run_dir: Path, progress: bool = True) -> list[Task]:
     """The tasks with the token files of their data, made where they are missing. Raises TrainingError or ModelError."""
-    made = cache(lambda path, model: tokenise(path, model, run_dir, progress))
-    found = []
+    made = cache(lambda path, model, job: tokenise(path, model, run_dir, progress, tasks[job].job.prompt))
+    found, prompts = [], [task.job.prompt for task in tasks]
     for task in tasks:
-        other = task.job.config.validation.trajectories
-        held_out = None if other is None else made(other, task.model)
-        found.append(replace(task, tokens=made(task.job.trajectories, task.model), held_out=held_out))
+        other, same = task.job.config.validation.trajectories, prompts.index(task.job.prompt)
+        held_out = None if other is None else made(other, task.model, same)
+        found.append(replace(task, tokens=made(task.job.trajectories, task.model, same), held_out=held_out))
     return found
 
 
-def tokenise(path: Path, model: str, run_dir: Path, progress: bool = True) -> Tokens:
+def tokenise(
+    path: Path, model: str, run_dir: Path, progress: bool = True, prompt: PromptConfig | None = None
+) -> Tokens:
     """The token files of a Parquet file or folder of trajectories; those that are not there, or not whole, are made.
 
     With `progress` a bar on stderr shows the files made. Raises TrainingError or ModelError.
@@ -49,7 +52,8 @@ def tokenise(path: Path, model: str, run_dir: Path, progress: bool = True) -> To
             f"the tokenizer of {model} has no end-of-sequence token, so its student could never learn where a step "
             "ends: name one as `eos_token` in its tokenizer_config.json"
         )
-    key = tokens_key(tokenizer)[:16]
+    prompt = prompt or PromptConfig()
+    key = tokens_key(tokenizer, prompt)[:16]
     folder = run_dir.resolve() / "training" / "tokens" / key
     files = {folder / f"{source.sha256}.arrow": source for source in sources_of(path)}
     if not all(map(is_whole, files)):
@@ -58,7 +62,7 @@ def tokenise(path: Path, model: str, run_dir: Path, progress: bool = True) -> To
         with FileLock(folder / ".lock"):  # another training of this run makes the same ones
             remove_unfinished(folder)
             missing = {file: source for file, source in files.items() if not is_whole(file)}
-            _make(missing, model, key, progress)
+            _make(missing, model, key, prompt, progress)
     return Tokens(path, tuple(files))
 
 
@@ -72,20 +76,23 @@ def load_tokenizer(model: str) -> Any:
         raise ModelError(f"model '{model}': its tokenizer cannot be loaded: {error}") from error
 
 
-def _make(files: dict[Path, Source], model: str, key: str, progress: bool) -> None:
+def _make(files: dict[Path, Source], model: str, key: str, prompt: PromptConfig, progress: bool) -> None:
     for file in files:
         if note_of(file) is not None:
             logger.warning("%s: damaged (its SHA-256 is not the one noted): it is made again", file)
     bar = Bar("tokens", "files", len(files), shown=progress)
-    for done, _ in enumerate(in_order(partial(_write, model, key, layouts()), files.items()), 1):
+    write = partial(_write, model, key, layouts(), prompt)
+    for done, _ in enumerate(in_order(write, files.items()), 1):
         bar.show(done)
     bar.close()
 
 
-def _write(model: str, key: str, known: dict[str, Layout], made: tuple[Path, Source]) -> None:
+def _write(
+    model: str, key: str, known: dict[str, Layout], prompt: PromptConfig, made: tuple[Path, Source]
+) -> None:
     """Makes one token file."""
     file, source = made
-    write_tokens(source, file, _tokenizer(model, key), known)
+    write_tokens(source, file, _tokenizer(model, key), known, prompt)
 
 
 @lru_cache(maxsize=2)

@@ -25,14 +25,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from steper_ray.core import tokenizers
+from steper_ray.config import PromptConfig
+from steper_ray.core import chat, tokenizers
 from steper_ray.core.errors import TrainingError
 from steper_ray.core.files import file_sha256, write_file, write_text
 from steper_ray.core.fingerprints import digest, file_fingerprint
 from steper_ray.core.splits import draw, question_of
 from steper_ray.core.tokenizers import Tokenizer
 from steper_ray.frameworks import Layout, layout, layouts
-from steper_ray.prompts import PromptEncoder, encoder
+from steper_ray.prompts import PromptEncoder, encoder, encoder_for, style_of
 from steper_ray.schema import (
     TRAJECTORY_SCHEMA,
     Ability,
@@ -57,16 +58,21 @@ _TASK = {ability: number for number, ability in enumerate(Ability)}
 _FIX = "Delete it and train again: it alone is made again"
 
 
-def tokens_key(tokenizer: Any) -> str:
-    """What decides the ids besides the trajectories: the tokenizer, its library, the layouts and this code."""
+def tokens_key(tokenizer: Any, prompt: PromptConfig | None = None) -> str:
+    """What decides the ids besides the trajectories: tokenizer, its library, layouts, style of prompts, this code."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
+    style = style_of(tokenizer, prompt or PromptConfig())
+    template = {"template": tokenizer.chat_template} if style.format == "chat" else {}
     return digest(
         {
+            "prompt": style.model_dump(mode="json") | template,
             "tokenizer": sorted(tokenizer.get_vocab().items()) if backend is None else backend.to_str(),
             "class": type(tokenizer).__name__,
             "ends": [tokenizer.bos_token_id, tokenizer.eos_token_id],
             "libraries": [version("tokenizers"), version("transformers")],
-            "code": [file_sha256(Path(str(module.__file__))) for module in (tokenizers, layout, encoder)],
+            "code": [
+                file_sha256(Path(str(module.__file__))) for module in (tokenizers, chat, layout, encoder)
+            ],
             "rows": file_sha256(Path(__file__)),
             "layouts": {name: asdict(one) for name, one in layouts().items()},
         }
@@ -107,24 +113,33 @@ def is_whole(file: Path) -> bool:
 
 
 def write_tokens(
-    source: Source, file: Path, tokenizer: Tokenizer, known: Mapping[str, Layout] | None = None
+    source: Source,
+    file: Path,
+    tokenizer: Tokenizer,
+    known: Mapping[str, Layout] | None = None,
+    prompt: PromptConfig | None = None,
 ) -> None:
     """Writes the token file of one Parquet file; `known` are the layouts by framework.
 
-    Raises TrainingError, naming file, trajectory and fix.
+    Raises TrainingError, naming file, trajectory and fix, or ModelError for a chat template that does not work.
     """
     if file_sha256(source.path) != source.sha256:
         raise TrainingError(f"{source.path}: changed since the training began: train again")
+    encoders = {
+        name: encoder_for(tokenizer, one, prompt or PromptConfig())
+        for name, one in (known or layouts()).items()
+    }
     rows, highest, sha256 = 0, -1, ""
+    (end,) = {one.end for one in encoders.values()}
 
     def write(fresh: Path) -> None:
         nonlocal rows, highest, sha256
-        schema = _SCHEMA.with_metadata({"eos": str(tokenizer.eos_token_id)})
+        schema = _SCHEMA.with_metadata({"eos": str(end)})
         with pa.OSFile(str(fresh), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            for batch in _encoded(source.path, tokenizer, known or layouts()):
+            for batch in _encoded(source.path, encoders):
                 writer.write_batch(batch)
                 rows += batch.num_rows
-                highest = max(highest, _highest(batch), tokenizer.eos_token_id)
+                highest = max(highest, _highest(batch), end)
         sha256 = file_sha256(fresh)
 
     write_file(file, write)
@@ -137,15 +152,14 @@ def _highest(batch: pa.RecordBatch) -> int:
     return max((-1 if value is None else value for value in highest), default=-1)
 
 
-def _encoded(path: Path, tokenizer: Tokenizer, known: Mapping[str, Layout]) -> Iterator[pa.RecordBatch]:
-    encoders = {name: PromptEncoder(tokenizer, one) for name, one in known.items()}
+def _encoded(path: Path, encoders: Mapping[str, PromptEncoder]) -> Iterator[pa.RecordBatch]:
     rows: list[dict[str, Any]] = []
     for trajectory in _trajectories(path):
         encoder = encoders.get(trajectory.framework)
         if encoder is None:
             raise TrainingError(
                 f"{path}: trajectory {trajectory.id}: unknown framework '{trajectory.framework}': set "
-                f"reasoning.framework to it (known: {', '.join(known)})"
+                f"reasoning.framework to it (known: {', '.join(encoders)})"
             )
         rows.append(_row(trajectory, encoder))
         if len(rows) == ROWS:
@@ -201,7 +215,7 @@ def _row(trajectory: Trajectory, encoder: PromptEncoder) -> dict[str, Any]:
     for step in trajectory.steps:
         for hit in step.hits:
             trunk += encoder.trunk((hit.passage,))[len(begin) :]
-        chain += encoder.chain((step.reasoning,))
+        chain += encoder.chain((step.reasoning,), begun=bool(chain))
         cuts.append(len(trunk))
         ends.append(len(chain))
     n_steps = len(trajectory.steps)

@@ -118,7 +118,7 @@ def _absolute(job: TrainJob) -> TrainJob:
     if validation.trajectories is not None:
         validation = validation.model_copy(update={"trajectories": validation.trajectories.resolve()})
         config = config.model_copy(update={"validation": validation})
-    return TrainJob(job.name, config, job.trajectories.resolve(), job.output.resolve())
+    return TrainJob(job.name, config, job.trajectories.resolve(), job.output.resolve(), job.prompt)
 
 
 def _check(tasks: Sequence[Task]) -> None:

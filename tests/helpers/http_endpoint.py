@@ -9,7 +9,7 @@ from random import Random
 from fake_time import FakeTime
 
 from steper_ray.config import EngineConfig
-from steper_ray.generation.openai_http import OpenAIGenerator
+from steper_ray.generation.endpoint.client import OpenAIGenerator
 
 KEY = "sk-very-secret"
 BREAK = object()  # in place of an event: the connection is lost
@@ -17,6 +17,11 @@ BREAK = object()  # in place of an event: the connection is lost
 
 def piece(text, finish=None, **more):
     return {"choices": [{"index": 0, "text": text, "finish_reason": finish, **more}]}
+
+
+def said(content=None, finish=None, **more):
+    """An event of the chat route."""
+    return {"choices": [{"index": 0, "delta": {"content": content, **more}, "finish_reason": finish}]}
 
 
 USAGE = {
@@ -42,7 +47,7 @@ class Endpoint:
     """
 
     def __init__(self):
-        self.replies, self.bodies, self.keys = [], [], []
+        self.replies, self.bodies, self.keys, self.paths = [], [], [], []
         self.hang_up = asyncio.Event()
         self.url = None
 
@@ -56,6 +61,7 @@ class Endpoint:
         fields = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
         self.bodies.append(json.loads(await reader.readexactly(int(fields["content-length"]))))
         self.keys.append(fields["authorization"])
+        self.paths.append(head.split(" ")[1])
         status, content, headers = await self.reply()
         kind = {list: "text/event-stream", str: "text/html"}.get(type(content), "application/json")
         lines = {"content-type": kind, "connection": "close", **headers}
@@ -115,6 +121,7 @@ async def clients(url, time=FakeTime):
     opened = []
 
     def open_it(**settings):
+        settings = {"route": "completions", **settings}
         config = EngineConfig(kind="openai", model="tiny", url=url, api_key_env="ENDPOINT_KEY", **settings)
         fake = time()
         generator = OpenAIGenerator(config, clock=fake, sleep=fake.sleep, rng=Random(0))

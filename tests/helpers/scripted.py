@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+from steper_ray.core.chat import Conversation
 from steper_ray.generation.base import Chunk
 from steper_ray.schema import Hit, Passage
 
@@ -48,6 +49,8 @@ class ScriptedGenerator:
         self._doubted, self._silent = doubted, silent
 
     async def stream(self, prompt, sampling, stop=()):
+        if isinstance(prompt, Conversation):
+            prompt = prompt.text
         self.prompts.append(prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt))
         self.seeds.append(sampling.seed)
         number = len(self.prompts) - 1

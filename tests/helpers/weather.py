@@ -12,14 +12,21 @@ END = {
 }
 
 
+def _in_turns(event):
+    """The event as the chat route sends it."""
+    (choice,) = event["choices"]
+    return event | {"choices": [{**choice, "delta": {"content": choice["text"]}}]}
+
+
 class Weather:
     """`kind` says what happens to a question: "well", a status, "cut" (the stream ends in the middle) or "silence".
 
-    `asked` counts the requests of each question, `answered` those that were answered.
+    With `chat` it has the chat route alone. `asked` counts the requests of each question, `answered` those that were
+    answered.
     """
 
-    def __init__(self, kind=lambda question: "well"):
-        self.kind = kind
+    def __init__(self, kind=lambda question: "well", chat=False):
+        self.kind, self.chat = kind, chat
         self.asked: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
         self._over = threading.Event()
@@ -33,7 +40,12 @@ class Weather:
 
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                weather.answer(self, body["prompt"])
+                if weather.chat and "messages" not in body:
+                    return weather._send(
+                        self, 404, b'{"error": {"message": "no such route"}}', "application/json"
+                    )
+                messages = body.get("messages") or [{"role": "user", "content": body.get("prompt")}]
+                weather.answer(self, [m["content"] for m in messages if m["role"] == "user"][-1])
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -49,7 +61,7 @@ class Weather:
         self._server.server_close()
 
     def answer(self, handler, prompt):
-        question = prompt.rpartition("\nQ: ")[2].partition("\n")[0]
+        question = prompt.rpartition("Q: ")[2].partition("\n")[0]
         self.asked[question] += 1
         kind = self.kind(question)
         if isinstance(kind, int):
@@ -67,7 +79,8 @@ class Weather:
             handler.close_connection = True
         else:
             self.answered[question] += 1
-            events = "".join(f"data: {json.dumps(event)}\n\n" for event in (CHUNK, END)) + "data: [DONE]\n\n"
+            events = (CHUNK, END) if not self.chat else (_in_turns(CHUNK), _in_turns(END))
+            events = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
             self._send(handler, 200, events.encode(), "text/event-stream")
 
     @staticmethod

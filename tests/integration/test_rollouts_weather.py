@@ -12,6 +12,7 @@ from steper_ray.data.build import build_data
 from steper_ray.data.inspection import DataSet
 from steper_ray.evaluation.pipeline import EvalJob, evaluate
 from steper_ray.evaluation.store import job_files, read_trajectories
+from steper_ray.generation.endpoint.routes import COUNT
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -25,8 +26,9 @@ def configure(tmp_path, monkeypatch):
     """A config whose teacher is an endpoint that is asked twice a question and pass at most."""
     monkeypatch.setenv("ENDPOINT_KEY", "sk-very-secret")
 
-    def make(url, *overrides):
+    def make(url, *overrides, route="completions"):
         own = f"kind: openai, model: tiny, url: '{url}', api_key_env: ENDPOINT_KEY, retries: 0, timeout_s: 3"
+        own += f", route: {route}"
         corpus = ("corpus.miniature.worlds=1", f"corpus.limit={QUESTIONS}")
         sizes = ("build.shard_size=3", "evaluate.chunk_size=3", "evaluate.engines=1", "reasoning.stop=fixed")
         return load_config(
@@ -55,6 +57,22 @@ class Storm:
             if len(self._seen) % 2:
                 self.struck[question] = self.KINDS[len(self.struck) % len(self.KINDS)]
         return self.struck.get(question, "well")
+
+
+def test_an_endpoint_that_only_chats_is_a_teacher_and_a_student(configure):
+    with Weather(chat=True) as endpoint:
+        config = configure(endpoint.url, route="auto")
+        report = build_data(config)
+        scores = evaluate(config, [JOB])[JOB.name][JOB.unit]
+    assert (report.trajectories, report.owed) == (QUESTIONS, 0)
+    assert (scores.n, scores.owed, scores.errors) == (QUESTIONS, 0, 0)
+    asked = {
+        question: count
+        for question, count in endpoint.answered.items()
+        if question not in (PROBE, COUNT.user)
+    }
+    assert len(asked) == QUESTIONS
+    assert set(asked.values()) == {2}  # by the build and by the evaluation
 
 
 def test_what_an_outage_takes_from_a_build_is_owed_and_asked_by_the_next_alone(configure):

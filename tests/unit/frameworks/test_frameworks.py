@@ -262,7 +262,7 @@ def test_demonstrations_follow_the_layout_they_stand_before(framework):
     assert layout.preamble.endswith("\n\n")
     shown = [block for block in layout.preamble.split("\n\n")[1:-1] if not block.startswith("Title: ")]
     assert len(shown) == 2
-    before, after = bare.question.split("{question}")
+    before, after = (bare.question + bare.answer).split("{question}")
     for block in shown:
         chain = block.removeprefix(before).partition("?" + after)[2]
         assert chain.startswith(bare.joiner)

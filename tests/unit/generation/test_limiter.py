@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from fake_time import FakeTime
 
-from steper_ray.generation.limiter import Limiter
+from steper_ray.generation.endpoint.limiter import Limiter
 
 
 def limiter(ceiling=64, **settings):

@@ -16,7 +16,7 @@ from http_endpoint import (
     unanswered,
     url_of,
 )
-from openai.types import CompletionChoice
+from openai.types import Completion, CompletionChoice
 
 from steper_ray.config import EngineConfig, SamplingConfig
 from steper_ray.core.errors import (
@@ -28,7 +28,7 @@ from steper_ray.core.errors import (
     RefusedError,
 )
 from steper_ray.generation import generate, open_generator
-from steper_ray.generation.openai_http import _chunk
+from steper_ray.generation.endpoint.routes import Completions
 from steper_ray.schema import Usage
 
 GREEDY = SamplingConfig(max_tokens=12)
@@ -138,7 +138,7 @@ async def test_a_check_asks_for_one_token_in_the_form_of_every_request(endpoint,
 @pytest.mark.parametrize(
     ("reply", "words"),
     [
-        ((400, refusal("logprobs is unknown")), r"one token of engine\.model=tiny \(logprobs is unknown\)"),
+        ((400, refusal("prompt is unknown")), r"one token of engine\.model=tiny \(prompt is unknown\)"),
         ((200, [refusal("no prompt ids", 400)]), r"\(no prompt ids\)"),
         ((401, refusal("who?")), r"\$ENDPOINT_KEY"),
         ((402, refusal("pay")), "quota"),
@@ -249,5 +249,6 @@ async def test_a_closed_generator_is_dead_for_new_requests_and_for_those_in_the_
 
 
 def test_half_a_character_is_shown_as_a_mark_and_whole_ones_as_they_are():
-    choice = CompletionChoice(finish_reason="stop", index=0, text="a\ud83d b \ud83d\ude00 \u00e9")
-    assert _chunk(choice).text == "a\ufffd b \U0001f600 \u00e9"
+    choice = {"finish_reason": "stop", "index": 0, "text": "a\ud83d b \ud83d\ude00 \u00e9"}
+    event = Completion.construct(choices=[CompletionChoice.construct(**choice)], usage=None)
+    assert Completions().reader("").chunk(event).text == "a\ufffd b \U0001f600 \u00e9"

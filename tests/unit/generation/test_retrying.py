@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from steper_ray.generation.retrying import backoff, retry_after
+from steper_ray.generation.endpoint.retrying import backoff, retry_after
 
 NOW = 1_445_412_480.0  # Wed, 21 Oct 2015 07:28:00 GMT
 

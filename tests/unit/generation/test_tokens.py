@@ -6,9 +6,9 @@ import torch
 from steper_ray.config import SamplingConfig
 from steper_ray.core.errors import GenerationError, PromptTooLongError
 from steper_ray.generation.sampling import choose, draws
+from steper_ray.generation.stops import StopStrings
 from steper_ray.generation.tokens import (
     Detokenizer,
-    StopStrings,
     decoder_of,
     fit_tokens,
     load_tokenizer,

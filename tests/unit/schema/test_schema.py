@@ -39,7 +39,7 @@ def test_every_type_is_read_back_equal_from_its_arrow_table(value, arrow, read):
 
 
 def test_arrow_schemas_carry_their_version():
-    assert schema.EXAMPLE_SCHEMA.metadata == {b"steper_schema_version": b"4"}
+    assert schema.EXAMPLE_SCHEMA.metadata == {b"steper_schema_version": b"5"}
 
 
 def test_a_trajectory_lists_its_passages_and_chain_in_prompt_order():

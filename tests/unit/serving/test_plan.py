@@ -42,7 +42,7 @@ async def test_an_endpoint_that_answers_nobody_is_named_before_the_service_start
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     async with serving(Endpoint()) as endpoint:
-        engine = {"kind": "openai", "url": endpoint.url, "model": "tiny"}
+        engine = {"kind": "openai", "url": endpoint.url, "model": "tiny", "route": "completions"}
         plan = make_plan(config_of(run_dir=tmp_path, engine=engine))
         endpoint.replies = [(401, refusal("who?")), ANSWER]
         (line,) = await asyncio.to_thread(warnings_of, plan)

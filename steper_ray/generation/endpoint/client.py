@@ -1,7 +1,7 @@
-"""An OpenAI-compatible endpoint, such as `vllm serve`, through its completions route.
+"""The client of an OpenAI-compatible endpoint, such as `vllm serve` or a hosted provider.
 
 With `engine.tokenizer` the prompts go as token ids, so the endpoint sees what training saw, to the token; without it
-they go as text. Token ids come back where the endpoint can give them (vLLM does). It knows no model: what fits is the
+they go as messages, or as text where the endpoint has no chat route (routes.py). It knows no model: what fits is the
 endpoint's to say. The key is read from the environment and appears in no message.
 
 This is the one place that decides about attempts: the client's own are off. A request that is refused for the moment,
@@ -16,16 +16,16 @@ import os
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from json import JSONDecodeError
 from random import Random
 from typing import Any
 
 from openai import APIError, APIStatusError, AsyncOpenAI, AsyncStream, Timeout
-from openai.types import Completion, CompletionChoice, CompletionUsage
 
 from steper_ray.config import EngineConfig, SamplingConfig
+from steper_ray.core.chat import Conversation, end_of_turn
 from steper_ray.core.errors import (
     EngineDeadError,
     EngineSetupError,
@@ -35,11 +35,11 @@ from steper_ray.core.errors import (
 )
 from steper_ray.core.tokenizers import Tokenizer
 from steper_ray.generation.base import Chunk, Prompt
-from steper_ray.generation.limiter import Clock, Limiter, Sleep, Slot
-from steper_ray.generation.openai_errors import (
+from steper_ray.generation.endpoint.errors import (
     Broken,
     as_ours,
     asked_to_wait,
+    has_no_chat,
     in_short,
     is_overload,
     is_page,
@@ -49,7 +49,21 @@ from steper_ray.generation.openai_errors import (
     page_error,
     refuses_all,
 )
-from steper_ray.generation.retrying import backoff
+from steper_ray.generation.endpoint.limiter import Clock, Limiter, Sleep, Slot
+from steper_ray.generation.endpoint.parameters import Parameters
+from steper_ray.generation.endpoint.retrying import backoff
+from steper_ray.generation.endpoint.routes import (
+    COUNT,
+    Chats,
+    Completions,
+    Prefill,
+    Reader,
+    Request,
+    Route,
+    closed,
+    goes_on,
+    size_of,
+)
 from steper_ray.generation.tokens import fit_tokens, load_tokenizer, prompt_ids, tokenizer_name
 from steper_ray.generation.waiting import Deadline, DeadlineError
 from steper_ray.schema import Usage
@@ -60,11 +74,8 @@ _NO_KEY = "none"  # the client insists on a key; local endpoints ignore it
 _CONNECT_S = 10.0  # then a host that does not even refuse the connection counts as not reached
 _CHECK_S = 2 * _CONNECT_S  # then an endpoint that is being checked counts as busy
 _WARN_S = 30.0  # between two lines about an endpoint that refuses requests
-_CHARS_A_TOKEN = 4  # of a prompt as text, for the budget of tokens
 _CLOSED = "the engine was closed"
-_FILTERED = "content_filter"  # a finish reason that the question causes
-_TOKEN_IDS = "return_token_ids"  # vLLM's extension of the protocol
-_MIN_TOKENS = "min_tokens"  # vLLM's too
+_ONE_TOKEN, _SOME_TOKENS = SamplingConfig(max_tokens=1), SamplingConfig(max_tokens=12)
 
 
 class _Failure(Exception):
@@ -85,6 +96,17 @@ class _Failure(Exception):
         super().__init__(reason)
         self.error, self.reason, self.again, self.after_s = error, reason, again, after_s
         self.unreached = unreached
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One prompt on its route; `prompt_tokens` and `max_tokens` are its budget."""
+
+    route: Route
+    request: Request
+    reader: Reader
+    prompt_tokens: int
+    max_tokens: int
 
 
 class OpenAIGenerator:
@@ -117,7 +139,10 @@ class OpenAIGenerator:
         self._config, self._url = config, config.url
         self._clock, self._sleep, self._rng = clock, sleep, rng or Random()
         self._warned_at = float("-inf")
-        self._knows_more = True  # than the standard's fields, until it says otherwise
+        self._parameters = Parameters(config.model)
+        self._completions = Completions(_ends(self.tokenizer))
+        self._route: Route | None = None  # of conversations, once it is settled
+        self._settling = asyncio.Lock()
         self._client = AsyncOpenAI(
             base_url=config.url,
             api_key=_key(config.api_key_env),
@@ -129,12 +154,12 @@ class OpenAIGenerator:
         self, prompt: Prompt, sampling: SamplingConfig, stop: Sequence[str] = ()
     ) -> AsyncGenerator[Chunk, None]:
         """See Generator. Token ids and log-probabilities are empty where the endpoint gives none."""
-        request = self._request(prompt, sampling, stop)
         deadline = Deadline(self._config.timeout_s)
         given = False
         for attempt in count(1):
             try:
-                async with aclosing(self._attempt(request, deadline)) as chunks:
+                asked = await self._asked(prompt, sampling, stop, deadline)
+                async with aclosing(self._attempt(asked, deadline)) as chunks:
                     async for chunk in chunks:
                         given = True
                         yield chunk
@@ -148,12 +173,16 @@ class OpenAIGenerator:
                 await self._sleep(wait_s)
 
     async def check(self) -> None:
-        """See Generator. Sends one request for one token, like any other, and does not retry it."""
+        """See Generator. Sends a request for one token, like any other, and does not retry it.
+
+        On the chat route a few more, which find out how it goes on with a reply.
+        """
         deadline = Deadline(min(self._config.timeout_s, _CHECK_S))
         try:
-            request = self._request("Hi", SamplingConfig(max_tokens=1), ())
-            async with aclosing(self._attempt(request, deadline)) as chunks:
-                await anext(chunks, None)
+            if self._by_ids:
+                await self._try(self._ask(self._completions, "Hi", _ONE_TOKEN, ()), deadline)
+            else:
+                await self._settled(deadline)
         except _Failure as failure:
             if isinstance(failure.error, EngineDeadError):
                 raise failure.error from failure.__cause__
@@ -170,40 +199,100 @@ class OpenAIGenerator:
         """Closes the connections. The endpoint stays."""
         await self._client.close()
 
-    def _request(self, prompt: Prompt, sampling: SamplingConfig, stop: Sequence[str]) -> dict[str, Any]:
+    @property
+    def _by_ids(self) -> bool:
+        """Whether all prompts are completed as they are."""
+        return self.tokenizer is not None or self._config.route == "completions"
+
+    async def _asked(
+        self, prompt: Prompt, sampling: SamplingConfig, stop: Sequence[str], deadline: Deadline
+    ) -> _Asked:
+        """The prompt as a request, on the route that takes it. Raises _Failure."""
+        if isinstance(prompt, Conversation):
+            if self._config.route == "auto" and prompt.text is None and self._route is None:
+                self._route = Chats(await self._prefill(deadline))
+            route = self._completions if self._by_ids else await self._settled(deadline)
+            if route is not self._completions:
+                return self._ask(route, prompt, sampling, stop)
+            if prompt.text is None:
+                raise EngineSetupError(
+                    f"reasoning.format=chat, and {self._url} is asked for completions: name the model's tokenizer "
+                    "(engine.tokenizer), or set engine.route=chat, or reasoning.format=text"
+                )
+            return self._ask(route, prompt.text, sampling, stop)
+        if isinstance(prompt, str) and self._config.route == "chat":
+            return self._ask(await self._settled(deadline), Conversation("", prompt, ""), sampling, stop)
+        return self._ask(self._completions, prompt, sampling, stop)
+
+    def _ask(self, route: Route, prompt: Prompt, sampling: SamplingConfig, stop: Sequence[str]) -> _Asked:
         max_tokens = sampling.max_tokens
-        sent: str | list[int] = prompt if isinstance(prompt, str) else list(prompt)
+        sent: str | list[int] | Conversation = (
+            prompt if isinstance(prompt, str | Conversation) else list(prompt)
+        )
         if self.tokenizer is not None:
             sent = prompt_ids(self.tokenizer, sent)
-        if not isinstance(sent, str):
+        if isinstance(sent, list):
             max_tokens = fit_tokens(len(sent), max_tokens, self._config.max_model_len)
-        return {
-            "model": self._config.model,
-            "prompt": sent,
-            "max_tokens": max_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "seed": sampling.seed,
-            "stop": [string for string in stop if string] or None,
-            "logprobs": 0,
-            "extra_body": {_TOKEN_IDS: True, _MIN_TOKENS: min(sampling.min_tokens, max_tokens)},
-        }
+        request = {"model": self._config.model, **route.request(sent, sampling, max_tokens, stop)}
+        return _Asked(route, request, route.reader(sent), size_of(sent), max_tokens)
 
-    async def _attempt(self, request: dict[str, Any], deadline: Deadline) -> AsyncGenerator[Chunk, None]:
+    async def _settled(self, deadline: Deadline) -> Route:
+        """The route of conversations, and how it goes on with a reply: found out once. Raises _Failure."""
+        async with self._settling:
+            if self._route is None and self._config.route == "auto":
+                try:
+                    await self._try(
+                        self._ask(Chats("none"), Conversation("", "Hi", ""), _ONE_TOKEN, ()), deadline
+                    )
+                except _Failure as failure:
+                    if not has_no_chat(failure.error):
+                        raise
+                    await self._try(self._ask(self._completions, "Hi", _ONE_TOKEN, ()), deadline)
+                    self._route = self._completions
+            if self._route is None:
+                self._route = Chats(await self._prefill(deadline))
+            return self._route
+
+    async def _prefill(self, deadline: Deadline) -> Prefill:
+        """How the chat route continues a reply: the first way in which a short count goes on. Raises _Failure."""
+        if self._config.prefill != "auto":
+            return self._config.prefill
+        ways: tuple[Prefill, ...] = ("continue", "prefix", "last")
+        for way in ways:
+            try:
+                text = await self._try(self._ask(Chats(way), COUNT, _SOME_TOKENS, ()), deadline)
+            except _Failure as failure:
+                if not isinstance(failure.error, RefusedError):
+                    raise
+            except RefusedError:
+                pass
+            else:
+                if goes_on(text):
+                    return way
+        logger.info(
+            "the endpoint of %s begins each reply anew: the chain stands in the question", self._config.model
+        )
+        return "none"
+
+    async def _try(self, asked: _Asked, deadline: Deadline) -> str:
+        """The text of one attempt. Raises _Failure."""
+        async with aclosing(self._attempt(asked, deadline)) as chunks:
+            return "".join([chunk.text async for chunk in chunks])
+
+    async def _attempt(self, asked: _Asked, deadline: Deadline) -> AsyncGenerator[Chunk, None]:
         """One request, from its place in the line to its end, within the deadline. Raises _Failure."""
-        prompt_tokens = _size(request["prompt"])
         with deadline.paused():
-            slot = await self.limiter.acquire(prompt_tokens + request["max_tokens"])
-        stream: AsyncStream[Completion] | None = None
+            slot = await self.limiter.acquire(asked.prompt_tokens + asked.max_tokens)
+        stream: AsyncStream[Any] | None = None
         with slot:
             if self._client.is_closed():
                 raise EngineDeadError(_CLOSED)
             try:
-                stream = await deadline.wait(self._open(request))
+                stream = await deadline.wait(self._open(asked))
                 async with stream:
                     if is_page(stream.response.headers.get("content-type")):
                         raise page_error(self._config, stream.response.status_code)
-                    chunks = self._chunks(stream, deadline, slot, prompt_tokens)
+                    chunks = self._chunks(stream, deadline, slot, asked)
                     async with aclosing(chunks):
                         async for chunk in chunks:
                             yield chunk
@@ -216,52 +305,46 @@ class OpenAIGenerator:
                 raise self._failure(error, slot, opened=stream is not None) from error
 
     async def _chunks(
-        self, stream: AsyncStream[Completion], deadline: Deadline, slot: Slot, prompt_tokens: int
+        self, stream: AsyncStream[Any], deadline: Deadline, slot: Slot, asked: _Asked
     ) -> AsyncGenerator[Chunk, None]:
         """The endpoint's stream as chunks, the last one with the usage. Raises _Failure if it has no end."""
         last: Chunk | None = None
+        usage: Usage | None = None
         written = 0
-        while (completion := await deadline.wait(anext(stream, None))) is not None:
-            if completion.choices and last is None:
-                chunk = _chunk(completion.choices[0])
-                written += len(chunk.token_ids) or 1
-                slot.accepted()
-                slot.used(prompt_tokens + written)
-                if chunk.finish_reason is not None:
-                    last = chunk
-                elif chunk.text or chunk.token_ids:
-                    yield chunk
-            # The usage comes with the finish reason, or after it, or never.
-            if completion.usage and last is not None:
-                usage = _usage(completion.usage)
+        while (event := await deadline.wait(anext(stream, None))) is not None:
+            if (chunk := asked.reader.chunk(event)) is None:
+                continue
+            # The usage comes with the finish reason, or before or after it, or never.
+            usage = chunk.usage or usage
+            if usage is not None:
                 slot.used(usage.prompt_tokens + usage.completion_tokens)
-                last = replace(last, usage=usage)
+            if last is not None:
+                continue
+            slot.accepted()
+            if usage is None:
+                written += len(chunk.token_ids) or 1
+                slot.used(asked.prompt_tokens + written)
+            if chunk.finish_reason is not None:
+                last = chunk
+            elif chunk.text or chunk.token_ids or chunk.thinking:
+                yield chunk
         if last is None:
             error = GenerationError(
                 f"{self._url} ended the stream before the completion: see the endpoint's log"
             )
             raise _Failure(error, "ended a stream before the completion", again=True)
-        if last.finish_reason not in ("stop", "length"):
-            kind = RefusedError if last.finish_reason == _FILTERED else GenerationError
-            raise kind(f"{self._url} ended the completion with '{last.finish_reason}'")
-        yield last
+        if (broken := closed(last.finish_reason or "", self._url)) is not None:
+            raise broken
+        yield replace(last, usage=usage)
 
-    async def _open(self, request: dict[str, Any]) -> AsyncStream[Completion]:
-        if self._knows_more:
+    async def _open(self, asked: _Asked) -> AsyncStream[Any]:
+        while True:
+            request = self._parameters.taken(asked.request)
             try:
-                return await self._create(request)
+                return await asked.route.open(self._client, request)
             except APIStatusError as error:
-                named = any(name in str(error.body) for name in (_TOKEN_IDS, _MIN_TOKENS))
-                if error.status_code not in (400, 422) or not named:
+                if not self._parameters.learn(error, asked.request):
                     raise
-            self._knows_more = False  # it is strict about what it does not know
-        return await self._create({**request, "extra_body": {}})
-
-    async def _create(self, request: dict[str, Any]) -> AsyncStream[Completion]:
-        stream: AsyncStream[Completion] = await self._client.completions.create(
-            **request, stream=True, stream_options={"include_usage": True}
-        )
-        return stream
 
     def _failure(self, error: Broken, slot: Slot, opened: bool) -> _Failure:
         """What an error of the endpoint or the connection means for the attempt; also reports it to the slot."""
@@ -295,20 +378,7 @@ def _key(variable: str) -> str:
     return key or _NO_KEY
 
 
-def _size(prompt: str | list[int]) -> int:
-    """Tokens of a prompt; of text, about."""
-    return len(prompt) // _CHARS_A_TOKEN if isinstance(prompt, str) else len(prompt)
-
-
-def _chunk(choice: CompletionChoice) -> Chunk:
-    ids = getattr(choice, "token_ids", None) or ()
-    logprobs = (choice.logprobs and choice.logprobs.token_logprobs) or ()
-    known = tuple(value for value in logprobs if value is not None)
-    # JSON may hold half a character ('\ud83d' alone), which no tokenizer, table or answer can.
-    text = choice.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return Chunk(text, tuple(ids), known, choice.finish_reason)
-
-
-def _usage(usage: CompletionUsage) -> Usage:
-    details = usage.prompt_tokens_details
-    return Usage(usage.prompt_tokens, usage.completion_tokens, (details and details.cached_tokens) or 0)
+def _ends(tokenizer: Tokenizer | None) -> list[int]:
+    """The end of a chat's turn, where it is not the end of sequence, which every server knows."""
+    end = None if tokenizer is None else end_of_turn(tokenizer)
+    return [] if tokenizer is None or end is None or end == tokenizer.eos_token_id else [end]

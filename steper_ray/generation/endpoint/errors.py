@@ -13,7 +13,7 @@ from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
 
 from steper_ray.config import EngineConfig
 from steper_ray.core.errors import EngineSetupError, GenerationError, PromptTooLongError, RefusedError
-from steper_ray.generation.retrying import retry_after
+from steper_ray.generation.endpoint.retrying import retry_after
 
 #: What goes wrong between the client and the endpoint. A broken stream may end within an event.
 Broken = APIError | JSONDecodeError
@@ -26,6 +26,7 @@ _BUSY = (429, 503, 504, 529)  # too much at once, by whatever name
 _WRONG_ROUTE = (405, 407, 410, 415, 421, 426)  # the address or the way there, whatever is asked
 _NO_QUOTA = "insufficient_quota"  # OpenAI's code; its status is 429 too, but waiting does not help
 _PAYMENT = 402  # others' status for the same
+_OTHER_ROUTE = "engine.route"  # in the errors that another route may not have
 _WORDS = 300  # most characters of an endpoint's own message in ours
 _FEW_WORDS = 200  # the same, in a message that must stay one line
 
@@ -83,7 +84,7 @@ def as_ours(error: Broken, config: EngineConfig, opened: bool, begun: bool) -> G
         )
     words = _words(error, config)
     if begun or (opened and not is_refusal(error)):
-        return GenerationError(f"{config.url} broke off the completion: {words}")
+        return GenerationError(f"{config.url} broke off its answer: {words}")
     if isinstance(error, APIConnectionError):
         return GenerationError(
             f"cannot reach {config.url} ({_cause(error)}): start the endpoint, or correct engine.url"
@@ -97,7 +98,7 @@ def as_ours(error: Broken, config: EngineConfig, opened: bool, begun: bool) -> G
 def page_error(config: EngineConfig, status: int) -> EngineSetupError:
     """The error for a web page (of a proxy, a login, another service) where the API should be."""
     return EngineSetupError(
-        f"{config.url} answers {status} with a web page instead of a completion: set engine.url to the API's base, "
+        f"{config.url} answers {status} with a web page instead of an answer: set engine.url to the API's base, "
         "which mostly ends in /v1"
     )
 
@@ -107,12 +108,19 @@ def is_page(content_type: str | None) -> bool:
     return "html" in (content_type or "").lower()
 
 
+def has_no_chat(error: GenerationError) -> bool:
+    """Whether an endpoint that refuses the plainest chat may still take completions: not for want of a key or quota."""
+    return isinstance(error, RefusedError) or (
+        isinstance(error, EngineSetupError) and _OTHER_ROUTE in str(error)
+    )
+
+
 def refuses_all(refused: RefusedError, config: EngineConfig) -> EngineSetupError:
     """The error for an endpoint that refuses the plainest request there is."""
     words = str(refused).removeprefix(f"{config.url} refused the request: ")[:_FEW_WORDS]
     return EngineSetupError(
-        f"{config.url} refuses even a request for one token of engine.model={config.model} ({words}): set engine.model "
-        "to a model with a completions route"
+        f"{config.url} refuses even a request for one token of engine.model={config.model} ({words}): correct "
+        "engine.model, or set engine.route to the route that it has (completions or chat)"
     )
 
 
@@ -135,13 +143,13 @@ def _refused(error: Broken, status: int, words: str, config: EngineConfig) -> Ge
         )
     if status == 404:
         return EngineSetupError(
-            f"{config.url} has no model '{config.model}' for completions ({words[:_FEW_WORDS]}): set engine.model to "
-            "a name that it serves for completions, and engine.url to its base, which mostly ends in /v1"
+            f"{config.url} has no model '{config.model}' on this route ({words[:_FEW_WORDS]}): set engine.model to a "
+            "name that it serves, engine.url to its base, which mostly ends in /v1, and engine.route to its route"
         )
     if status < 400 or status in _WRONG_ROUTE:
         return EngineSetupError(
-            f"{config.url} takes no completions: it answers {status} ({words[:_FEW_WORDS]}): correct engine.url, "
-            "which mostly ends in /v1"
+            f"{config.url} answers {status} ({words[:_FEW_WORDS]}): correct engine.url, which mostly ends in /v1, or "
+            "engine.route"
         )
     return GenerationError(f"{config.url} refused the request: {words}")
 

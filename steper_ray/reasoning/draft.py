@@ -1,0 +1,78 @@
+"""What one step's generation comes to, chunk by chunk: its piece of the chain, and the tokens that it cost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from steper_ray.core.errors import RefusedError
+from steper_ray.core.tokenizers import Tokenizer
+from steper_ray.frameworks.base import Framework
+from steper_ray.generation.base import Chunk
+from steper_ray.reasoning.confidence import TokenSpans
+from steper_ray.reasoning.reply import Reply
+from steper_ray.schema import Usage
+
+
+class Draft:
+    """Takes a stream's chunks until it is `complete` or the stream ends; then `end` settles the piece.
+
+    `chat`: the model may think before it writes, and the framework's stop strings are looked for here.
+    """
+
+    def __init__(
+        self,
+        framework: Framework,
+        unit: Literal["sentence", "chain"],
+        tokenizer: Tokenizer | None,
+        chat: bool,
+    ) -> None:
+        self.piece = ""
+        self.complete = False
+        self.spans = TokenSpans(tokenizer)
+        self.logprobs: list[float] = []
+        self.usage = Usage()
+        self._framework, self._one_sentence = framework, unit == "sentence"
+        self._reply = Reply(framework.stop) if chat else None
+        self._text = ""
+        self._tokens = 0
+        self._reported: Usage | None = None
+
+    def add(self, chunk: Chunk) -> str:
+        """The chunk's part of the piece's text."""
+        self._tokens += len(chunk.token_ids)
+        self._reported = chunk.usage or self._reported
+        if self._reply is not None:
+            chunk = self._reply.push(chunk)
+        self.spans.add(chunk)
+        self.logprobs.extend(chunk.logprobs)
+        self._text += chunk.text
+        if self._one_sentence:
+            self.piece, self.complete = self._framework.cut(self._text)
+        if self._reply is not None and self._reply.stopped:
+            self._settle()
+        return chunk.text
+
+    def end(self, prompt_tokens: int) -> str:
+        """Settles piece and usage; returns text that was held back. Raises RefusedError if there was only thinking."""
+        held = self._reply.flush() if self._reply is not None and not self.complete else ""
+        self._text += held
+        if not self.complete:
+            self._settle()
+        usage = self._reported or Usage(prompt_tokens=prompt_tokens, completion_tokens=self._tokens)
+        if self._reply is not None and self._reply.thought:
+            thought = max(usage.thinking_tokens, self._reply.thought)
+            usage = replace(usage, thinking_tokens=min(thought, usage.completion_tokens or thought))
+            if self._reply.thinking and not self._text:
+                raise RefusedError(
+                    f"the model thought for {usage.thinking_tokens} tokens and wrote nothing: raise "
+                    "sampling.max_tokens, or turn thinking off, such as by "
+                    "reasoning.template_arguments={enable_thinking: false}"
+                )
+        self.usage = usage
+        return held
+
+    def _settle(self) -> None:
+        """The piece of a text to which nothing is added."""
+        cut = self._framework.cut(self._text)[0] if self._one_sentence else self._framework.clean(self._text)
+        self.piece, self.complete = cut, True
