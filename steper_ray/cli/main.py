@@ -43,6 +43,19 @@ def _run(
 
 
 @app.command()
+def doctor(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Check a config before hours are spent: files, index, disk, Java, GPUs, and one question to its model."""
+
+    def stage(resolved: Config) -> None:
+        from steper_ray.recipes.doctor import examine
+
+        if faults := examine(resolved, typer.echo):
+            raise SteperError(f"{faults} {'check' if faults == 1 else 'checks'} failed: see FAULT above")
+
+    _run(stage, config, overrides, dry_run, needs_ray=False)
+
+
+@app.command()
 def index(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Build the BM25 index of the corpus (the other stages build it when it is missing)."""
 

@@ -195,6 +195,15 @@ class OpenAIGenerator:
         except GenerationError:
             pass  # busy or failing for now
 
+    @property
+    def way(self) -> str:
+        """How it asks, in words, as far as that is settled."""
+        if self.tokenizer is not None:
+            return "token ids, through the completions route"
+        if isinstance(self._route, Chats):
+            return f"messages, through the chat route (engine.prefill={self._route.prefill})"
+        return "text, through the completions route"
+
     async def close(self) -> None:
         """Closes the connections. The endpoint stays."""
         await self._client.close()
