@@ -34,7 +34,7 @@ class EngineConfig(Section):
     prefill: Literal["auto", "continue", "prefix", "last", "none"] = "auto"
     """How the chat route goes on with a reply that has begun: vLLM's `continue_final_message`, a `prefix` mark
     (DeepSeek, Mistral), a `last` message of the assistant as it is, or `none`: the chain stands in the user's turn.
-    `auto` tries them with a short count before the first question."""
+    `auto` tries them with a sentence that is cut within a word, before the first question."""
     api_key_env: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the endpoint's key. The key itself is never in a config."""
     timeout_s: float = Field(120.0, gt=0)

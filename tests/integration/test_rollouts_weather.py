@@ -12,7 +12,7 @@ from steper_ray.data.build import build_data
 from steper_ray.data.inspection import DataSet
 from steper_ray.evaluation.pipeline import EvalJob, evaluate
 from steper_ray.evaluation.store import job_files, read_trajectories
-from steper_ray.generation.endpoint.routes import COUNT
+from steper_ray.generation.endpoint.routes import BEGUN
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -69,7 +69,7 @@ def test_an_endpoint_that_only_chats_is_a_teacher_and_a_student(configure):
     asked = {
         question: count
         for question, count in endpoint.answered.items()
-        if question not in (PROBE, COUNT.user)
+        if question not in (PROBE, BEGUN.user)
     }
     assert len(asked) == QUESTIONS
     assert set(asked.values()) == {2}  # by the build and by the evaluation

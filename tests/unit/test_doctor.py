@@ -67,7 +67,7 @@ async def test_an_endpoint_is_shown_as_it_is_asked(tmp_path, monkeypatch):
     lines = []
     async with serving(Endpoint()) as endpoint:
         end = said("So the answer is: Bo.", "stop")
-        endpoint.replies = [(200, [said(" five", "length")])] * 2 + [(200, [end])]
+        endpoint.replies = [(200, [said("is", "length")])] * 2 + [(200, [end])]
         engine = f"{{kind: openai, url: '{endpoint.url}', model: big, api_key_env: ENDPOINT_KEY}}"
         config = load_config(None, [f"run_dir={tmp_path}", *SMALL, f"engine={engine}"])
         faults = await doctor.asyncio.to_thread(doctor.examine, config, lines.append)

@@ -53,7 +53,7 @@ from steper_ray.generation.endpoint.limiter import Clock, Limiter, Sleep, Slot
 from steper_ray.generation.endpoint.parameters import Parameters
 from steper_ray.generation.endpoint.retrying import backoff
 from steper_ray.generation.endpoint.routes import (
-    COUNT,
+    BEGUN,
     Chats,
     Completions,
     Prefill,
@@ -75,7 +75,7 @@ _CONNECT_S = 10.0  # then a host that does not even refuse the connection counts
 _CHECK_S = 2 * _CONNECT_S  # then an endpoint that is being checked counts as busy
 _WARN_S = 30.0  # between two lines about an endpoint that refuses requests
 _CLOSED = "the engine was closed"
-_ONE_TOKEN, _SOME_TOKENS = SamplingConfig(max_tokens=1), SamplingConfig(max_tokens=12)
+_ONE_TOKEN, _SOME_TOKENS = SamplingConfig(max_tokens=1), SamplingConfig(max_tokens=4)
 
 
 class _Failure(Exception):
@@ -269,7 +269,10 @@ class OpenAIGenerator:
         ways: tuple[Prefill, ...] = ("continue", "prefix", "last")
         for way in ways:
             try:
-                text = await self._try(self._ask(Chats(way), COUNT, _SOME_TOKENS, ()), deadline)
+                asked = self._ask(Chats(way), BEGUN, _SOME_TOKENS, ())
+                # Read as it comes: a reply that begins anew with the same words must not look like one that goes on.
+                plain = asked.route.reader(Conversation("", BEGUN.user, ""))
+                text = await self._try(replace(asked, reader=plain), deadline)
             except _Failure as failure:
                 if not isinstance(failure.error, RefusedError):
                     raise

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import Any
 
 from openai import APIStatusError
 
-from steper_ray.generation.endpoint.routes import Request
+from steper_ray.generation.endpoint.routes import GOES_ON, Request
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +43,8 @@ class Parameters:
         """Whether the error refuses parameters that a next request may go without: they are, from now on."""
         if error.status_code not in (400, 422):
             return False
-        names = {*_SPARE, _OLD, *(request.get("extra_body") or {})} & _all(request) - self._refused
+        more = set(request.get("extra_body") or {}) - set(GOES_ON)
+        names = ({*_SPARE, _OLD} & request.keys() | more) - self._refused
         words = f"{error.message} {error.body}"
         named = {name for name in names if re.search(rf"\b{name}\b", words)}
         if _NEW not in words:
@@ -57,7 +57,3 @@ class Parameters:
                 "the endpoint of %s takes no %s: its answers are drawn without it", self._model, name
             )
         return True
-
-
-def _all(request: dict[str, Any]) -> set[str]:
-    return {*request, *(request.get("extra_body") or {})}

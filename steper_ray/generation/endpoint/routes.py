@@ -28,6 +28,7 @@ Request = dict[str, Any]
 CHARS_A_TOKEN = 4
 #: vLLM's extensions of the protocol.
 TOKEN_IDS, MIN_TOKENS = "return_token_ids", "min_tokens"
+GOES_ON = ("continue_final_message", "add_generation_prompt")
 _FILTERED = ("content_filter", "refusal", "safety")  # finish reasons that the question causes
 _ENDS = {"stop": "stop", "length": "length", "eos": "stop", "end_turn": "stop", "max_tokens": "length"}
 _GO_ON = (
@@ -36,13 +37,15 @@ _GO_ON = (
 )
 
 
-#: A reply that has begun: what is asked to see whether an endpoint goes on with one.
-COUNT = Conversation("", "Count from one to nine, in words.", "one two three four")
+#: A reply cut within a word: what is asked to see whether an endpoint goes on with one, or begins another turn.
+BEGUN = Conversation(
+    "", "What is the capital of France? Answer in a sentence.", "The capital of France is Par"
+)
 
 
 def goes_on(text: str) -> bool:
-    """Whether a text goes on where COUNT ends."""
-    return text.lstrip(" ,.\n").lower().startswith("five")
+    """Whether a text goes on where BEGUN ends."""
+    return text.startswith("is")
 
 
 class Reader(Protocol):
@@ -122,7 +125,7 @@ class Chats:
         if prompt.arguments:
             more["chat_template_kwargs"] = dict(prompt.arguments)
         if prompt.reply and self.prefill == "continue":
-            more |= {"add_generation_prompt": False, "continue_final_message": True}
+            more |= dict.fromkeys(GOES_ON, True) | {"add_generation_prompt": False}
         request: Request = {
             "messages": self._messages(prompt),
             "max_tokens": max_tokens,

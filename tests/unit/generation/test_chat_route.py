@@ -11,8 +11,8 @@ from steper_ray.schema import Usage
 
 ASK = Conversation("Be brief.", "Q: Who?", "Alba was shot by Bo.", "Q: Who?\nA: Alba was shot by Bo.")
 GREEDY = SamplingConfig(max_tokens=12)
-FIVE = (200, [said(" five"), said(" six", "length")])
-ANEW = (200, [said("One two"), said(" three", "length")])
+ON = (200, [said("is"), said(".", "stop")])
+ANEW = (200, [said("The capital of"), said(" France is Paris.", "stop")])
 REPLY = (200, [said(" Bo"), said(" was", "stop"), USAGE])
 NO_CHAT = (404, refusal("no such route"))
 
@@ -68,9 +68,12 @@ async def test_without_prefill_the_chain_stands_in_the_question_and_an_echo_is_d
 @pytest.mark.parametrize(
     ("replies", "asked"),
     [
-        ([FIVE], ["continue"]),
-        ([ANEW, FIVE], ["continue", "prefix"]),
-        ([(400, refusal("no")), (422, refusal("no")), FIVE], ["continue", "prefix", "last"]),
+        ([ON], ["continue"]),
+        ([ANEW, ON], ["continue", "prefix"]),
+        (
+            [(422, {"detail": "Unexpected fields: {'continue_final_message'}"}), (400, refusal("no")), ON],
+            ["continue", "prefix", "last"],
+        ),
         ([ANEW, ANEW, ANEW], ["continue", "prefix", "last", "none"]),
     ],
 )
