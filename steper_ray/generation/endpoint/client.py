@@ -218,8 +218,6 @@ class OpenAIGenerator:
     ) -> _Asked:
         """The prompt as a request, on the route that takes it. Raises _Failure."""
         if isinstance(prompt, Conversation):
-            if self._config.route == "auto" and prompt.text is None and self._route is None:
-                self._route = Chats(await self._prefill(deadline))
             route = self._completions if self._by_ids else await self._settled(deadline)
             if route is not self._completions:
                 return self._ask(route, prompt, sampling, stop)

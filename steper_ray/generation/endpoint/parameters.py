@@ -49,7 +49,8 @@ class Parameters:
         named = {name for name in names if re.search(rf"\b{name}\b", words)}
         if _NEW not in words:
             named.discard(_OLD)
-        if not named or not (_REFUSES.search(words) or _NEW in words):
+        # One of the standard's may be named for its value; an extension is named for being one.
+        if not named or not (named & more or _REFUSES.search(words) or _NEW in words):
             return False
         self._refused |= named
         for name in sorted(named & _MISSED):

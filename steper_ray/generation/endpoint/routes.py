@@ -29,6 +29,7 @@ CHARS_A_TOKEN = 4
 #: vLLM's extensions of the protocol.
 TOKEN_IDS, MIN_TOKENS = "return_token_ids", "min_tokens"
 GOES_ON = ("continue_final_message", "add_generation_prompt")
+_USAGE = {"stream_options": {"include_usage": True}}
 _FILTERED = ("content_filter", "refusal", "safety")  # finish reasons that the question causes
 _ENDS = {"stop": "stop", "length": "length", "eos": "stop", "end_turn": "stop", "max_tokens": "length"}
 _GO_ON = (
@@ -86,13 +87,12 @@ class Completions:
             "seed": sampling.seed,
             "stop": [string for string in stop if string] or None,
             "logprobs": 0,
+            **_USAGE,
             "extra_body": more | ({"stop_token_ids": self._ends} if self._ends else {}),
         }
 
     async def open(self, client: AsyncOpenAI, request: Request) -> AsyncStream[Completion]:
-        stream: AsyncStream[Completion] = await client.completions.create(
-            **request, stream=True, stream_options={"include_usage": True}
-        )
+        stream: AsyncStream[Completion] = await client.completions.create(**request, stream=True)
         return stream
 
     def reader(self, prompt: object) -> Reader:
@@ -131,6 +131,7 @@ class Chats:
             "max_tokens": max_tokens,
             "temperature": sampling.temperature,
             "logprobs": True,
+            **_USAGE,
             "extra_body": more,
         }
         if sampling.top_p < 1:
@@ -154,7 +155,7 @@ class Chats:
 
     async def open(self, client: AsyncOpenAI, request: Request) -> AsyncStream[ChatCompletionChunk]:
         stream: AsyncStream[ChatCompletionChunk] = await client.chat.completions.create(
-            **request, stream=True, stream_options={"include_usage": True}
+            **request, stream=True
         )
         return stream
 

@@ -223,3 +223,23 @@ async def test_log_probabilities_come_with_their_chunk(endpoint, opened):
 def test_a_tokenizer_is_refused_where_only_messages_are_sent():
     with pytest.raises(ValueError, match="route 'chat' takes messages"):
         EngineConfig(kind="openai", url="http://x/v1", route="chat", tokenizer="org/model")
+
+
+async def test_a_conversation_that_must_not_be_sent_as_text_names_the_settings_where_there_is_no_chat(
+    endpoint, opened
+):
+    endpoint.replies = [NO_CHAT, ANSWER]
+    with pytest.raises(
+        EngineSetupError, match=r"engine\.tokenizer.*engine\.route=chat.*reasoning\.format=text"
+    ):
+        await generate(opened(route="auto"), Conversation("", "Q", ""), GREEDY)
+
+
+async def test_a_server_that_knows_no_extension_and_no_usage_in_streams_is_asked_without(endpoint, opened):
+    endpoint.replies = [
+        (400, refusal("return_token_ids: invalid")),
+        (422, refusal("stream_options is not permitted, min_tokens neither")),
+        ANSWER,
+    ]
+    assert (await generate(opened(route="completions"), "Q", GREEDY)).text == " Bo was"
+    assert not {"return_token_ids", "min_tokens", "stream_options"} & set(endpoint.bodies[-1])
