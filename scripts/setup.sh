@@ -6,7 +6,7 @@
 #   PYTHON           the Python 3.11 to use (default: the first of python3.11, python3, python)
 #   ACCELERATOR      cpu (default) or gpu: which vLLM, and which torch, are installed
 #   EXTRAS           what else of pyproject.toml (default: lucene,dev)
-#   TORCH_INDEX_URL  a package index with CPU builds of torch; without it pip takes what it is configured for,
+#   TORCH_INDEX_URL  a package index with builds of torch for the accelerator; without it pip takes what it is configured for,
 #                    which on Linux is the CUDA build (several GB) unless a CPU build lies at hand
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -52,6 +52,9 @@ pip() { "$venv/bin/python" -m pip --disable-pip-version-check --no-input "$@"; }
 say "1/4 torch"
 torch=$(grep '^torch==' "$constraints")
 pip install -q ${torch_index:+--index-url "$torch_index"} "$torch"
+if [[ $accelerator == gpu ]] && "$venv/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is not None)'; then
+  die "pip found a torch for CPUs: give an index with CUDA builds: make setup ACCELERATOR=gpu TORCH_INDEX_URL=<index>"
+fi
 
 say "2/4 Ray, DeepSpeed, transformers and the rest"
 pip install -q -c "$constraints" -e ".[$accelerator,$extras]"
