@@ -80,8 +80,8 @@ class PromptConfig(Section):
     `auto`: chat where the tokenizer has a template, and a student as it was trained. An endpoint without
     `engine.tokenizer` gets what its route takes (`engine.route`)."""
     instruction: str | None = None
-    """What a chat model is told, as the system message, or before the user's words where its template has none; by
-    default the framework's own. An empty one leaves the template's own system message."""
+    """The system message of a chat, or the first paragraph of the user's turn where the template has no system role;
+    by default the framework's. An empty one leaves the template's default."""
     template_arguments: dict[str, Any] = Field(default_factory=dict)
     """Passed to the chat template, such as `{enable_thinking: false}`."""
 

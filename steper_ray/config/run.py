@@ -105,6 +105,22 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _routes(self) -> Config:
+        for engine in (self.engine, *(teacher.engine for teacher in self.build.teachers)):
+            if engine.kind != "openai" or engine.tokenizer:
+                continue
+            if (engine.route, self.reasoning.format) == ("chat", "text"):
+                raise ValueError(
+                    "engine.route=chat sends turns: leave reasoning.format at auto, or set engine.route=completions"
+                )
+            if (engine.route, self.reasoning.format) == ("completions", "chat"):
+                raise ValueError(
+                    "reasoning.format=chat over engine.route=completions needs the model's chat template: set "
+                    "engine.tokenizer, or engine.route=chat"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _samples(self) -> Config:
         if self.build.samples > 1 and self.build.teacher == "annotation":
             raise ValueError("build.samples > 1: annotations give one chain a question; set build.samples=1")

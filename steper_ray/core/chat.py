@@ -70,7 +70,7 @@ def has_template(tokenizer: Any) -> bool:
 def cut_template(tokenizer: Any, instruction: str, arguments: Mapping[str, Any]) -> ChatTemplate:
     """The template's text around an instruction and two turns; `arguments` are passed to the template.
 
-    An instruction opens the user's turn where the template has no place for a system message. Raises ModelError.
+    An instruction opens the user's turn where the template has no system role. Raises ModelError.
     """
     if not has_template(tokenizer):
         raise ModelError(

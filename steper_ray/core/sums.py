@@ -13,6 +13,8 @@ from steper_ray.core.files import file_sha256, synchronise, write_text
 from steper_ray.core.fingerprints import file_fingerprint
 
 SUMS = "SHA256SUMS"
+#: The file of a student's folder that says what it was trained from.
+PROVENANCE = "steper.json"
 #: The card of a model folder: people edit it, and nothing reads it.
 _CARD = "README.md"
 #: Names of what loaders read besides what is listed.

@@ -20,7 +20,7 @@ class Layout:
     """Templates of one framework. `passage` takes {title} and {text}; `question` takes {question}.
 
     `answer` opens the chain, and `joiner` stands before each piece of it; `preamble` holds the demonstrations,
-    `attempt` a chain that was wrong (see `after`). `instruction` is what a chat model is told; text does not show it.
+    `attempt` a chain that was wrong (see `after`). `instruction` is a chat's system message; plain text leaves it out.
     """
 
     passage: str

@@ -24,7 +24,8 @@ class Chunk:
     """What a stream yields: new text, its token ids and their log-probabilities (empty where not known).
 
     The last chunk of a stream alone has a `finish_reason` ('stop' or 'length'). `usage` is that of the generation so
-    far, in any chunk in which the engine reports it. `thinking`: the model thought, in a channel of its own.
+    far, in any chunk in which the engine reports it. `thinking`: the chunk is a thought that the
+    endpoint sends apart from the reply; its text is left out.
     Text is whole characters: a token that ends within one is held back until it is complete.
     """
 

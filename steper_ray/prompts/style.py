@@ -13,30 +13,25 @@ from typing import Any
 
 from steper_ray.config import PromptConfig
 from steper_ray.core.chat import Conversation, chat_turns, has_template
+from steper_ray.core.sums import PROVENANCE
 from steper_ray.core.tokenizers import Tokenizer
 from steper_ray.frameworks.layout import Layout, defuse
 from steper_ray.prompts.encoder import PromptEncoder
 from steper_ray.schema import Passage
 
 MARK = "steper_prompt"
-_TRAINED = (
-    "steper.json"  # in the folder of every student; without MARK it was trained before there were chats
-)
 
 
 def style_of(tokenizer: Any, config: PromptConfig) -> PromptConfig:
     """The config with its format settled, `text` or `chat`."""
     noted = getattr(tokenizer, "init_kwargs", {}).get(MARK)
     if noted is not None and config.format == "auto":
-        style = PromptConfig(**noted)
-        return (
-            style
-            if config.instruction is None
-            else style.model_copy(update={"instruction": config.instruction})
-        )
+        asked_otherwise = {} if config.instruction is None else {"instruction": config.instruction}
+        return PromptConfig(**noted | asked_otherwise)
     if config.format != "auto":
         return config
-    ours = (Path(str(getattr(tokenizer, "name_or_path", ""))) / _TRAINED).is_file()
+    # A student without the mark was trained before there were chats.
+    ours = (Path(str(getattr(tokenizer, "name_or_path", ""))) / PROVENANCE).is_file()
     chat = has_template(tokenizer) and not ours
     return config.model_copy(update={"format": "chat" if chat else "text"})
 
@@ -82,14 +77,15 @@ class PromptWriter:
 
     def prompt(self, question: str, passages: Sequence[Passage], chain: Sequence[str]) -> str | Conversation:
         """The prompt at one step."""
-        text = self.layout.text(question, passages, chain)
         if self.config.format == "text":
-            return text
+            return self.layout.text(question, passages, chain)
         chat = self.layout.for_chat()
+        user = chat.asked_text(question, passages)
+        as_text = user + self.layout.answer + self.layout.chain_text(chain)
         return Conversation(
             defuse(instruction_of(self.layout, self.config)),
-            chat.asked_text(question, passages),
+            user,
             chat.chain_text(chain),
-            text if self.config.format == "auto" else None,
+            as_text if self.config.format == "auto" else None,
             self.config.template_arguments,
         )

@@ -23,9 +23,9 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from steper_ray.core.errors import TrainingError
 from steper_ray.core.files import remove_leftovers, replace_folder, temporary
 from steper_ray.core.probes import Probes, write_probes
-from steper_ray.core.sums import sums_damage, write_sums
+from steper_ray.core.sums import PROVENANCE, sums_damage, write_sums
 from steper_ray.prompts import end_of, mark_style
-from steper_ray.training.job import PROVENANCE, Task
+from steper_ray.training.job import Task
 from steper_ray.training.lora import save_adapters, save_merged
 from steper_ray.training.memory import training_dtype
 

@@ -17,7 +17,7 @@ from steper_ray.config import PromptConfig, TrainConfig, ValidationConfig
 from steper_ray.core.errors import TrainingError
 from steper_ray.core.files import write_text
 from steper_ray.core.fingerprints import folder_fingerprint
-from steper_ray.core.sums import SUMS, listed, sums_damage
+from steper_ray.core.sums import PROVENANCE, SUMS, listed, sums_damage
 from steper_ray.models import resolve_model
 from steper_ray.training.metrics import read_records
 from steper_ray.training.sources import data_fingerprint
@@ -25,7 +25,6 @@ from steper_ray.training.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
-PROVENANCE = "steper.json"
 _SOURCES = "made_from.json"
 #: Folder of the best student so far, beside the metrics; removed when it is exported.
 BEST = "best"

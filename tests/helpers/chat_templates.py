@@ -65,7 +65,7 @@ TEMPLATES = {
         "<|im_end|>",
     ),
 }
-#: Families whose templates have no place for a system message of its own.
+#: Families whose templates have no system role.
 WITHOUT_SYSTEM = {"gemma2", "mistral"}
 
 

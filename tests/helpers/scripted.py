@@ -29,8 +29,8 @@ class ScriptedGenerator:
 
     Characters of `doubted` texts have a log-probability of -3, all others -0.5; with `silent` none is told.
 
-    `prompts` records what was asked as text, `seeds` the seed of each request, `aborted` how many streams were closed
-    before their end.
+    `prompts` records what was asked as text, `asked` as it came, `seeds` and `stops` those of each request; `aborted` is
+    how many streams were closed before their end.
     """
 
     def __init__(
@@ -43,12 +43,16 @@ class ScriptedGenerator:
     ):
         self.tokenizer = tokenizer
         self.prompts: list[str] = []
+        self.asked: list[object] = []
         self.seeds: list[int] = []
+        self.stops: list[tuple[str, ...]] = []
         self.aborted = 0
         self._replies, self._hang_at = list(replies), hang_at
         self._doubted, self._silent = doubted, silent
 
     async def stream(self, prompt, sampling, stop=()):
+        self.asked.append(prompt)
+        self.stops.append(tuple(stop))
         if isinstance(prompt, Conversation):
             prompt = prompt.text
         self.prompts.append(prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt))

@@ -3,8 +3,8 @@
 import json
 
 from steper_ray.config import TrainConfig
-from steper_ray.core.sums import write_sums
-from steper_ray.training.job import PROVENANCE, TrainJob, make_task
+from steper_ray.core.sums import PROVENANCE, write_sums
+from steper_ray.training.job import TrainJob, make_task
 
 
 def task_of(tmp_path, examples, **settings):

@@ -236,7 +236,7 @@ async def test_a_chat_goes_on_with_its_reply_as_the_same_text_is_completed(engin
     wanted, got = await generate(local, ids, GREEDY), await generate(generator, chat, GREEDY)
     assert generator.way == "messages, through the chat route (engine.prefill=continue)"
     assert (got.text, got.usage.prompt_tokens) == (wanted.text, len(ids))
-    assert got.mean_logprob == pytest.approx(wanted.mean_logprob, abs=0.2)  # its end of sequence is not told
+    assert got.mean_logprob == pytest.approx(wanted.mean_logprob, abs=0.2)  # without the end of sequence
     await generator.close()
 
 

@@ -12,7 +12,7 @@ from steper_ray.data.build import build_data
 from steper_ray.data.inspection import DataSet
 from steper_ray.evaluation.pipeline import EvalJob, evaluate
 from steper_ray.evaluation.store import job_files, read_trajectories
-from steper_ray.generation.endpoint.routes import BEGUN
+from steper_ray.generation.endpoint.routing import BEGUN
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

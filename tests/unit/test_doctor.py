@@ -1,5 +1,7 @@
 """steper doctor: what is right is said, and what is broken on purpose is found, with the fix."""
 
+import asyncio
+
 import pytest
 from http_endpoint import Endpoint, refusal, said, serving
 from typer.testing import CliRunner
@@ -70,12 +72,12 @@ async def test_an_endpoint_is_shown_as_it_is_asked(tmp_path, monkeypatch):
         endpoint.replies = [(200, [said("is", "length")])] * 2 + [(200, [end])]
         engine = f"{{kind: openai, url: '{endpoint.url}', model: big, api_key_env: ENDPOINT_KEY}}"
         config = load_config(None, [f"run_dir={tmp_path}", *SMALL, f"engine={engine}"])
-        faults = await doctor.asyncio.to_thread(doctor.examine, config, lines.append)
+        faults = await asyncio.to_thread(doctor.examine, config, lines.append)
         assert faults == 0, lines
         assert "through the chat route (engine.prefill=continue); gives text alone" in lines[-1]
         assert any(line.startswith("       | [user] ") for line in lines)
         endpoint.replies = [(401, refusal("who?"))]
-        faults = await doctor.asyncio.to_thread(doctor.examine, config, lines.append)
+        faults = await asyncio.to_thread(doctor.examine, config, lines.append)
         assert faults == 1
         assert "$ENDPOINT_KEY" in lines[-1]
     assert "sk-secret" not in "\n".join(lines)

@@ -11,9 +11,8 @@ import steper_ray
 from steper_ray import stages
 from steper_ray.config.file import load_config
 from steper_ray.core.errors import DataError, SteperError, TrainingError
-from steper_ray.core.sums import write_sums
+from steper_ray.core.sums import PROVENANCE, write_sums
 from steper_ray.evaluation.store import EvalJob, refuse_other
-from steper_ray.training.job import PROVENANCE
 
 
 def test_the_package_is_imported_without_torch_and_ray_and_names_its_api():

@@ -17,6 +17,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from json import JSONDecodeError
 from random import Random
@@ -37,9 +38,9 @@ from steper_ray.core.tokenizers import Tokenizer
 from steper_ray.generation.base import Chunk, Prompt
 from steper_ray.generation.endpoint.errors import (
     Broken,
+    Failure,
     as_ours,
     asked_to_wait,
-    has_no_chat,
     in_short,
     is_overload,
     is_page,
@@ -52,18 +53,8 @@ from steper_ray.generation.endpoint.errors import (
 from steper_ray.generation.endpoint.limiter import Clock, Limiter, Sleep, Slot
 from steper_ray.generation.endpoint.parameters import Parameters
 from steper_ray.generation.endpoint.retrying import backoff
-from steper_ray.generation.endpoint.routes import (
-    BEGUN,
-    Chats,
-    Completions,
-    Prefill,
-    Reader,
-    Request,
-    Route,
-    closed,
-    goes_on,
-    size_of,
-)
+from steper_ray.generation.endpoint.routes import Reader, Request, Route, closed, size_of
+from steper_ray.generation.endpoint.routing import Routing
 from steper_ray.generation.tokens import fit_tokens, load_tokenizer, prompt_ids, tokenizer_name
 from steper_ray.generation.waiting import Deadline, DeadlineError
 from steper_ray.schema import Usage
@@ -75,27 +66,6 @@ _CONNECT_S = 10.0  # then a host that does not even refuse the connection counts
 _CHECK_S = 2 * _CONNECT_S  # then an endpoint that is being checked counts as busy
 _WARN_S = 30.0  # between two lines about an endpoint that refuses requests
 _CLOSED = "the engine was closed"
-_ONE_TOKEN, _SOME_TOKENS = SamplingConfig(max_tokens=1), SamplingConfig(max_tokens=4)
-
-
-class _Failure(Exception):
-    """One attempt failed with `error`, which the reader sees if there is no other one.
-
-    `reason` is for the log and in our own words: the endpoint's may repeat the prompt or the key. `unreached`: there
-    was no connection.
-    """
-
-    def __init__(
-        self,
-        error: GenerationError,
-        reason: str,
-        again: bool,
-        after_s: float = 0.0,
-        unreached: bool = False,
-    ) -> None:
-        super().__init__(reason)
-        self.error, self.reason, self.again, self.after_s = error, reason, again, after_s
-        self.unreached = unreached
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +110,7 @@ class OpenAIGenerator:
         self._clock, self._sleep, self._rng = clock, sleep, rng or Random()
         self._warned_at = float("-inf")
         self._parameters = Parameters(config.model)
-        self._completions = Completions(_ends(self.tokenizer))
-        self._route: Route | None = None  # of conversations, once it is settled
-        self._settling = asyncio.Lock()
+        self._routing = Routing(config, _ends(self.tokenizer))
         self._client = AsyncOpenAI(
             base_url=config.url,
             api_key=_key(config.api_key_env),
@@ -158,13 +126,14 @@ class OpenAIGenerator:
         given = False
         for attempt in count(1):
             try:
-                asked = await self._asked(prompt, sampling, stop, deadline)
+                route, sent = await self._routing.route(prompt, partial(self._send, deadline))
+                asked = self._ask(route, sent, sampling, stop)
                 async with aclosing(self._attempt(asked, deadline)) as chunks:
                     async for chunk in chunks:
                         given = True
                         yield chunk
                 return
-            except _Failure as failure:
+            except Failure as failure:
                 wait_s = backoff(attempt, self._rng, failure.after_s)
                 last = given or not failure.again or attempt > self._config.retries
                 if last or wait_s >= deadline.left:
@@ -175,15 +144,12 @@ class OpenAIGenerator:
     async def check(self) -> None:
         """See Generator. Sends a request for one token, like any other, and does not retry it.
 
-        On the chat route a few more, which find out how it goes on with a reply.
+        On the chat route up to three more, which find out how it continues a reply.
         """
         deadline = Deadline(min(self._config.timeout_s, _CHECK_S))
         try:
-            if self._by_ids:
-                await self._try(self._ask(self._completions, "Hi", _ONE_TOKEN, ()), deadline)
-            else:
-                await self._settled(deadline)
-        except _Failure as failure:
+            await self._routing.check(partial(self._send, deadline))
+        except Failure as failure:
             if isinstance(failure.error, EngineDeadError):
                 raise failure.error from failure.__cause__
             if isinstance(failure.error, RefusedError):
@@ -197,39 +163,12 @@ class OpenAIGenerator:
 
     @property
     def way(self) -> str:
-        """How it asks, in words, as far as that is settled."""
-        if self.tokenizer is not None:
-            return "token ids, through the completions route"
-        if isinstance(self._route, Chats):
-            return f"messages, through the chat route (engine.prefill={self._route.prefill})"
-        return "text, through the completions route"
+        """How prompts are sent, in words, as far as that is known."""
+        return self._routing.way
 
     async def close(self) -> None:
         """Closes the connections. The endpoint stays."""
         await self._client.close()
-
-    @property
-    def _by_ids(self) -> bool:
-        """Whether all prompts are completed as they are."""
-        return self.tokenizer is not None or self._config.route == "completions"
-
-    async def _asked(
-        self, prompt: Prompt, sampling: SamplingConfig, stop: Sequence[str], deadline: Deadline
-    ) -> _Asked:
-        """The prompt as a request, on the route that takes it. Raises _Failure."""
-        if isinstance(prompt, Conversation):
-            route = self._completions if self._by_ids else await self._settled(deadline)
-            if route is not self._completions:
-                return self._ask(route, prompt, sampling, stop)
-            if prompt.text is None:
-                raise EngineSetupError(
-                    f"reasoning.format=chat, and {self._url} is asked for completions: name the model's tokenizer "
-                    "(engine.tokenizer), or set engine.route=chat, or reasoning.format=text"
-                )
-            return self._ask(route, prompt.text, sampling, stop)
-        if isinstance(prompt, str) and self._config.route == "chat":
-            return self._ask(await self._settled(deadline), Conversation("", prompt, ""), sampling, stop)
-        return self._ask(self._completions, prompt, sampling, stop)
 
     def _ask(self, route: Route, prompt: Prompt, sampling: SamplingConfig, stop: Sequence[str]) -> _Asked:
         max_tokens = sampling.max_tokens
@@ -243,54 +182,22 @@ class OpenAIGenerator:
         request = {"model": self._config.model, **route.request(sent, sampling, max_tokens, stop)}
         return _Asked(route, request, route.reader(sent), size_of(sent), max_tokens)
 
-    async def _settled(self, deadline: Deadline) -> Route:
-        """The route of conversations, and how it goes on with a reply: found out once. Raises _Failure."""
-        async with self._settling:
-            if self._route is None and self._config.route == "auto":
-                try:
-                    await self._try(
-                        self._ask(Chats("none"), Conversation("", "Hi", ""), _ONE_TOKEN, ()), deadline
-                    )
-                except _Failure as failure:
-                    if not has_no_chat(failure.error):
-                        raise
-                    await self._try(self._ask(self._completions, "Hi", _ONE_TOKEN, ()), deadline)
-                    self._route = self._completions
-            if self._route is None:
-                self._route = Chats(await self._prefill(deadline))
-            return self._route
-
-    async def _prefill(self, deadline: Deadline) -> Prefill:
-        """How the chat route continues a reply: the first way in which a short count goes on. Raises _Failure."""
-        if self._config.prefill != "auto":
-            return self._config.prefill
-        ways: tuple[Prefill, ...] = ("continue", "prefix", "last")
-        for way in ways:
-            try:
-                asked = self._ask(Chats(way), BEGUN, _SOME_TOKENS, ())
-                # Read as it comes: a reply that begins anew with the same words must not look like one that goes on.
-                plain = asked.route.reader(Conversation("", BEGUN.user, ""))
-                text = await self._try(replace(asked, reader=plain), deadline)
-            except _Failure as failure:
-                if not isinstance(failure.error, RefusedError):
-                    raise
-            except RefusedError:
-                pass
-            else:
-                if goes_on(text):
-                    return way
-        logger.info(
-            "the endpoint of %s begins each reply anew: the chain stands in the question", self._config.model
-        )
-        return "none"
-
-    async def _try(self, asked: _Asked, deadline: Deadline) -> str:
-        """The text of one attempt. Raises _Failure."""
+    async def _send(
+        self,
+        deadline: Deadline,
+        route: Route,
+        prompt: Prompt,
+        sampling: SamplingConfig,
+        reader: Reader | None,
+    ) -> str:
+        """The text of one attempt. Raises Failure or GenerationError."""
+        asked = self._ask(route, prompt, sampling, ())
+        asked = asked if reader is None else replace(asked, reader=reader)
         async with aclosing(self._attempt(asked, deadline)) as chunks:
             return "".join([chunk.text async for chunk in chunks])
 
     async def _attempt(self, asked: _Asked, deadline: Deadline) -> AsyncGenerator[Chunk, None]:
-        """One request, from its place in the line to its end, within the deadline. Raises _Failure."""
+        """One request, from its place in the line to its end, within the deadline. Raises Failure."""
         with deadline.paused():
             slot = await self.limiter.acquire(asked.prompt_tokens + asked.max_tokens)
         stream: AsyncStream[Any] | None = None
@@ -317,7 +224,7 @@ class OpenAIGenerator:
     async def _chunks(
         self, stream: AsyncStream[Any], deadline: Deadline, slot: Slot, asked: _Asked
     ) -> AsyncGenerator[Chunk, None]:
-        """The endpoint's stream as chunks, the last one with the usage. Raises _Failure if it has no end."""
+        """The endpoint's stream as chunks, the last one with the usage. Raises Failure if it has no end."""
         last: Chunk | None = None
         usage: Usage | None = None
         written = 0
@@ -342,7 +249,7 @@ class OpenAIGenerator:
             error = GenerationError(
                 f"{self._url} ended the stream before the completion: see the endpoint's log"
             )
-            raise _Failure(error, "ended a stream before the completion", again=True)
+            raise Failure(error, "ended a stream before the completion", again=True)
         if (broken := closed(last.finish_reason or "", self._url)) is not None:
             raise broken
         yield replace(last, usage=usage)
@@ -356,7 +263,7 @@ class OpenAIGenerator:
                 if not self._parameters.learn(error, asked.request):
                     raise
 
-    def _failure(self, error: Broken, slot: Slot, opened: bool) -> _Failure:
+    def _failure(self, error: Broken, slot: Slot, opened: bool) -> Failure:
         """What an error of the endpoint or the connection means for the attempt; also reports it to the slot."""
         begun, after_s = slot.served is True, asked_to_wait(error)
         if is_refusal(error) and not begun:
@@ -366,7 +273,7 @@ class OpenAIGenerator:
             slot.overloaded(min(after_s, self._config.timeout_s))
         ours = as_ours(error, self._config, opened, begun)
         unreached = is_unreached(error, opened)
-        return _Failure(ours, in_short(error, opened), is_passing(error), after_s, unreached)
+        return Failure(ours, in_short(error, opened), is_passing(error), after_s, unreached)
 
     def _warn(self, reason: str) -> None:
         now = self._clock()

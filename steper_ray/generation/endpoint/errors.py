@@ -31,6 +31,26 @@ _WORDS = 300  # most characters of an endpoint's own message in ours
 _FEW_WORDS = 200  # the same, in a message that must stay one line
 
 
+class Failure(Exception):
+    """One attempt failed with `error`, which the reader sees if there is no other one.
+
+    `reason` is for the log and in our own words: the endpoint's may repeat the prompt or the key. `unreached`: there
+    was no connection.
+    """
+
+    def __init__(
+        self,
+        error: GenerationError,
+        reason: str,
+        again: bool,
+        after_s: float = 0.0,
+        unreached: bool = False,
+    ) -> None:
+        super().__init__(reason)
+        self.error, self.reason, self.again, self.after_s = error, reason, again, after_s
+        self.unreached = unreached
+
+
 def is_refusal(error: Broken) -> bool:
     """Whether it is the endpoint's own answer, and no lost connection."""
     return _status(error) is not None

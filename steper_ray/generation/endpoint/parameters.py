@@ -7,7 +7,7 @@ import re
 
 from openai import APIStatusError
 
-from steper_ray.generation.endpoint.routes import GOES_ON, Request
+from steper_ray.generation.endpoint.routes import CONTINUES, Request
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Parameters:
         """Whether the error refuses parameters that a next request may go without: they are, from now on."""
         if error.status_code not in (400, 422):
             return False
-        more = set(request.get("extra_body") or {}) - set(GOES_ON)
+        more = set(request.get("extra_body") or {}) - set(CONTINUES)
         names = ({*_SPARE, _OLD} & request.keys() | more) - self._refused
         words = f"{error.message} {error.body}"
         named = {name for name in names if re.search(rf"\b{name}\b", words)}

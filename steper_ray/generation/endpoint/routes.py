@@ -3,7 +3,7 @@
 - Completions take token ids or text; ids and log-probabilities come back where the endpoint gives them (vLLM does).
 - Chats take messages. The chain so far is the beginning of the reply where the endpoint continues one (`Prefill`);
   elsewhere it stands in the user's turn, with a request for what comes next.
-- Thinking, refusals and content filters are told apart from the reply.
+- Thinking, refusals and content filters are separated from the reply.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Request = dict[str, Any]
 CHARS_A_TOKEN = 4
 #: vLLM's extensions of the protocol.
 TOKEN_IDS, MIN_TOKENS = "return_token_ids", "min_tokens"
-GOES_ON = ("continue_final_message", "add_generation_prompt")
+CONTINUES = ("continue_final_message", "add_generation_prompt")
 _USAGE = {"stream_options": {"include_usage": True}}
 _FILTERED = ("content_filter", "refusal", "safety")  # finish reasons that the question causes
 _ENDS = {"stop": "stop", "length": "length", "eos": "stop", "end_turn": "stop", "max_tokens": "length"}
@@ -36,17 +36,6 @@ _GO_ON = (
     "\n\nThe answer so far:\n{reply}\n\nGo on where it ends: write what comes next, without repeating it and without a "
     "word about it."
 )
-
-
-#: A reply cut within a word: what is asked to see whether an endpoint goes on with one, or begins another turn.
-BEGUN = Conversation(
-    "", "What is the capital of France? Answer in a sentence.", "The capital of France is Par"
-)
-
-
-def goes_on(text: str) -> bool:
-    """Whether a text goes on where BEGUN ends."""
-    return text.startswith("is")
 
 
 class Reader(Protocol):
@@ -125,7 +114,7 @@ class Chats:
         if prompt.arguments:
             more["chat_template_kwargs"] = dict(prompt.arguments)
         if prompt.reply and self.prefill == "continue":
-            more |= dict.fromkeys(GOES_ON, True) | {"add_generation_prompt": False}
+            more |= dict.fromkeys(CONTINUES, True) | {"add_generation_prompt": False}
         request: Request = {
             "messages": self._messages(prompt),
             "max_tokens": max_tokens,

@@ -138,6 +138,14 @@ def test_all_wrong_fields_are_told_at_once(tmp_path):
         (["corpus.kind=plain", "corpus.questions=q.jsonl"], ["corpus", "needs `passages`: the path"]),
         (["evaluate.corpus={kind: musique}"], ["evaluate.corpus", "needs `questions`"]),
         (["engine.kind=openai"], ["engine", "needs `url`, such as http://host:8000/v1"]),
+        (
+            ["engine={kind: openai, url: 'http://x/v1', route: chat}", "reasoning.format=text"],
+            ["engine.route=completions"],
+        ),
+        (
+            ["engine={kind: openai, url: 'http://x/v1', route: completions}", "reasoning.format=chat"],
+            ["engine.tokenizer", "engine.route=chat"],
+        ),
         (["train.log_sigma_bounds=[1, -1]"], ["train", "low < high"]),
     ],
 )

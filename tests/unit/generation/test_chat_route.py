@@ -12,7 +12,7 @@ from steper_ray.schema import Usage
 ASK = Conversation("Be brief.", "Q: Who?", "Alba was shot by Bo.", "Q: Who?\nA: Alba was shot by Bo.")
 GREEDY = SamplingConfig(max_tokens=12)
 ON = (200, [said("is"), said(".", "stop")])
-ANEW = (200, [said("The capital of"), said(" France is Paris.", "stop")])
+OTHER_TURN = (200, [said("The capital of"), said(" France is Paris.", "stop")])
 REPLY = (200, [said(" Bo"), said(" was", "stop"), USAGE])
 NO_CHAT = (404, refusal("no such route"))
 
@@ -69,12 +69,12 @@ async def test_without_prefill_the_chain_stands_in_the_question_and_an_echo_is_d
     ("replies", "asked"),
     [
         ([ON], ["continue"]),
-        ([ANEW, ON], ["continue", "prefix"]),
+        ([OTHER_TURN, ON], ["continue", "prefix"]),
         (
             [(422, {"detail": "Unexpected fields: {'continue_final_message'}"}), (400, refusal("no")), ON],
             ["continue", "prefix", "last"],
         ),
-        ([ANEW, ANEW, ANEW], ["continue", "prefix", "last", "none"]),
+        ([OTHER_TURN, OTHER_TURN, OTHER_TURN], ["continue", "prefix", "last", "none"]),
     ],
 )
 async def test_the_way_to_go_on_is_found_out_once(endpoint, opened, replies, asked):

@@ -1,10 +1,15 @@
 """Tokens to text: whole characters, stop strings over token borders, what fits, and draws by seed."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from chat_templates import byte_tokenizer
 
 from steper_ray.config import SamplingConfig
 from steper_ray.core.errors import GenerationError, PromptTooLongError
+from steper_ray.generation.endpoint.client import _ends
+from steper_ray.generation.endpoint.routes import Completions
 from steper_ray.generation.sampling import choose, draws
 from steper_ray.generation.stops import StopStrings
 from steper_ray.generation.tokens import (
@@ -14,6 +19,7 @@ from steper_ray.generation.tokens import (
     load_tokenizer,
     prompt_ids,
 )
+from steper_ray.generation.transformers_engine import _end_ids
 from steper_ray.models import resolve_model
 
 TEXT = " The naïve 🦙 of 漢字 is Bo."
@@ -109,3 +115,14 @@ def test_a_draw_does_not_depend_on_the_last_bits_of_the_logits():
     noise = torch.randn(n, 1024, generator=torch.Generator().manual_seed(1)) * 1e-5
     hot, uniforms = [SamplingConfig(temperature=6.0)] * n, [number / n + 1e-5 for number in range(n)]
     assert choose(logits, hot, uniforms)[0] == choose(logits + noise, hot, uniforms)[0]
+
+
+def test_every_engine_ends_at_the_end_of_a_chats_turn():
+    tokenizer = byte_tokenizer("phi")
+    end = tokenizer.convert_tokens_to_ids("<|end|>")
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[7]), config=SimpleNamespace())
+    assert _end_ids(model, tokenizer) == {tokenizer.eos_token_id, end, 7}
+    assert _ends(tokenizer) == [end]  # of an endpoint; vLLM's own engine takes the same
+    request = Completions(_ends(tokenizer)).request([5], SamplingConfig(), 8, ())
+    assert request["extra_body"]["stop_token_ids"] == [end]
+    assert _ends(byte_tokenizer("mistral")) == []  # its end of turn is the end of sequence

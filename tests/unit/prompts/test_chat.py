@@ -180,3 +180,4 @@ async def test_a_stop_string_ends_the_reply_and_not_the_thought():
     loop = Reasoner(KeywordRetriever([A]), generator, ReasoningConfig(unit="chain"), SamplingConfig())
     trajectory = await loop.run(Question("1", "Where?", ()))
     assert trajectory.chain == ("So the answer is: Bo.",)
+    assert generator.stops == [()]  # the engine would find one in the thought

@@ -4,10 +4,11 @@ import math
 
 import pytest
 from distilled import trajectory
-from scripted import KeywordRetriever, ScriptedGenerator
+from scripted import CharTokenizer, KeywordRetriever, ScriptedGenerator
 
 from steper_ray.config import ReasoningConfig, SamplingConfig, VerifyConfig
 from steper_ray.config.file import load_config
+from steper_ray.core.chat import Conversation
 from steper_ray.core.errors import EngineDeadError, GenerationError, RefusedError
 from steper_ray.reasoning import Reasoner
 from steper_ray.rollouts.scores import ScoreStore, chain_digest, score_folders
@@ -60,6 +61,15 @@ async def test_the_judges_verdict_is_as_sure_as_its_token(verdict, score):
     step = trajectory(pieces=["A."], found=[(1,)])
     (found,) = await Judge(ScriptedGenerator([verdict])).scores(step)
     assert found == (None if score is None else pytest.approx(score))
+
+
+async def test_a_judge_behind_an_endpoint_is_asked_in_a_chat_and_one_here_by_its_tokens():
+    step = trajectory(pieces=["A."], found=[(1,)])
+    endpoint, here = ScriptedGenerator(["Yes"]), ScriptedGenerator(["Yes"], CharTokenizer())
+    prompt = judge_prompt(step, 0, step.passages)
+    for generator, asked in ((endpoint, Conversation("", prompt, "", prompt)), (here, prompt)):
+        await Judge(generator).scores(step)
+        assert generator.asked == [asked]
 
 
 def test_the_judge_reads_what_the_step_had_and_no_data_can_forge_a_line():

@@ -6,13 +6,15 @@ import subprocess
 
 import pytest
 import torch.distributed as dist
+from chat_templates import TEMPLATES
 from training_examples import gold_examples, write_trajectories
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from steper_ray.config import TrainConfig
+from steper_ray.config import PromptConfig, TrainConfig
 from steper_ray.core.errors import TrainingError
 from steper_ray.core.files import temporary
 from steper_ray.models import check_sums, resolve_model
+from steper_ray.prompts import style_of
 from steper_ray.training.export import export, export_kept
 from steper_ray.training.job import TrainJob, finished, make_task
 from steper_ray.training.loop import load_together
@@ -115,3 +117,18 @@ def test_a_generation_config_that_cannot_be_written_stops_a_training_before_its_
             load_together(task)
     finally:
         dist.destroy_process_group()
+
+
+def test_a_student_of_a_chat_model_carries_the_template_and_ends_with_its_turn(make):
+    task = make({"eos_token_id": 7})
+    tokenizer = AutoTokenizer.from_pretrained(task.model)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|end|>"]})
+    tokenizer.chat_template = TEMPLATES["phi"][0]
+    tokenizer.save_pretrained(task.model)
+    found, eos = exported(task)
+    student = AutoTokenizer.from_pretrained(task.job.output)
+    end = student.convert_tokens_to_ids("<|end|>")
+    assert found.eos_token_id == [end, 7]
+    assert end != eos
+    assert student.chat_template == TEMPLATES["phi"][0]
+    assert style_of(student, PromptConfig()).format == "chat"

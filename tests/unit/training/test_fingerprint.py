@@ -13,9 +13,9 @@ from training_jobs import export_of, task_of
 from steper_ray.config.presets import PRESETS
 from steper_ray.core.errors import DataError, TrainingError
 from steper_ray.core.files import write_text
-from steper_ray.core.sums import write_sums
+from steper_ray.core.sums import PROVENANCE, write_sums
 from steper_ray.models import resolve_model
-from steper_ray.training.job import PROVENANCE, _weights, data_fingerprint, finished, lost, note_sources
+from steper_ray.training.job import _weights, data_fingerprint, finished, lost, note_sources
 
 #: What the fingerprint of a student was made of before LoRA, presets and Liger's kernels were there.
 FIRST_SETTINGS = set(

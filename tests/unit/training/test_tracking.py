@@ -19,8 +19,9 @@ from waiting import wait_until
 from steper_ray.config import TrainConfig
 from steper_ray.core.errors import TrainingError
 from steper_ray.core.files import storing, write_text
+from steper_ray.core.sums import PROVENANCE
 from steper_ray.training import tracking, trainer
-from steper_ray.training.job import PROVENANCE, TrainJob, make_task
+from steper_ray.training.job import TrainJob, make_task
 from steper_ray.training.metrics import MetricsLog
 from steper_ray.training.students import Students
 from steper_ray.training.tracking import Tracking, check_trackers, values
