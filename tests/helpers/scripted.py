@@ -29,8 +29,8 @@ class ScriptedGenerator:
 
     Characters of `doubted` texts have a log-probability of -3, all others -0.5; with `silent` none is told.
 
-    `prompts` records what was asked as text, `asked` as it came, `seeds` and `stops` those of each request; `aborted` is
-    how many streams were closed before their end.
+    `prompts` records what was asked as text, `asked` as it came, `seeds` and `stops` those of each request; `aborted`
+    counts the streams that were closed before their end.
     """
 
     def __init__(
