@@ -44,6 +44,8 @@ class Section(BaseModel):
     def _local_path(cls, value: Any) -> Any:
         if not isinstance(value, Path):
             return value
+        if str(value).startswith("hub:"):  # corpora.hub
+            return Path(f"hub:{expand(str(value).removeprefix('hub:'))}")
         if _is_url(value):
             raise ValueError(f"{value} is a URL, and only paths work: mount the bucket and give its path")
         return Path(expand(str(value)))

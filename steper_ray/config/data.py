@@ -23,24 +23,37 @@ class MiniatureConfig(Section):
 
 
 class CorpusConfig(Section):
-    """Where questions and passages come from."""
+    """Where questions and passages come from.
 
-    kind: Literal["miniature", "hotpotqa", "2wiki", "musique", "plain"] = "miniature"
-    """A data set's own layout, `plain` (files of passages and questions), or the made-up worlds."""
+    Each path is a file, a folder, a glob, a .zip (or `x.zip/member`), or `hub:OWNER/NAME[/CONFIG]/SPLIT`.
+    """
+
+    kind: Literal["auto", "miniature", "hotpotqa", "2wiki", "musique", "plain"] = "auto"
+    """The layout of the questions; `auto` sees it by their fields. Without `questions` it is the made-up worlds."""
     questions: Path | None = None
-    """Questions file (all kinds but `miniature`)."""
+    """Questions (all kinds but `miniature`)."""
     passages: Path | None = None
-    """Passages file; with an official format it may be omitted: the questions' own contexts are pooled."""
+    """Passages, or a folder of documents (.txt, .md, .html); official data sets may do without: then the passages that
+    the questions bring along are pooled."""
+    qrels: Path | None = None
+    """BEIR's judgements (query-id, corpus-id, score): they give plain questions their gold passages, and questions
+    without one are left out."""
+    passage_characters: Positive = 1000
+    """Longest passage that a document is split into."""
     on_error: Literal["stop", "skip"] = "stop"
-    """What a malformed line does: stop with its file and line, or be counted, named and skipped."""
+    """What a malformed record does: stop with its file and line, or be counted, named and skipped."""
     limit: Positive | None = None
     """Take only this many questions, from the first on."""
     miniature: MiniatureConfig = MiniatureConfig()
 
     @model_validator(mode="after")
     def _files(self) -> CorpusConfig:
-        if self.kind != "miniature" and self.questions is None:
+        if self.kind not in ("miniature", "auto") and self.questions is None:
             raise ValueError(f"kind '{self.kind}' needs `questions`: the path of a questions file")
+        if self.questions is None and self.passages is not None:
+            raise ValueError("`passages` without `questions`: name the questions too")
+        if self.kind == "miniature" and self.questions is not None:
+            raise ValueError("kind 'miniature' reads no `questions`: leave them out, or set kind 'auto'")
         if self.kind == "plain" and self.passages is None:
             raise ValueError("kind 'plain' needs `passages`: the path of a passages file")
         return self

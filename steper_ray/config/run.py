@@ -96,15 +96,6 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _annotations(self) -> Config:
-        if self.build.teacher == "annotation" and self.corpus.kind == "hotpotqa":
-            raise ValueError(
-                "build.teacher=annotation writes chains from decompositions, and HotpotQA has none: set "
-                "build.teacher=engine, or take corpus.kind 2wiki or musique"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _routes(self) -> Config:
         for engine in (self.engine, *(teacher.engine for teacher in self.build.teachers)):
             if engine.kind != "openai" or engine.tokenizer:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from steper_ray.config import CorpusConfig
 from steper_ray.core import fingerprints
@@ -21,21 +21,30 @@ from steper_ray.core.files import file_sha256
 from steper_ray.core.fingerprints import digest, passages_fingerprint, remembered
 from steper_ray.corpora import hotpotqa, musique, plain, twowiki
 from steper_ray.corpora.fields import Record
+from steper_ray.corpora.files import DataFile, find_files
+from steper_ray.corpora.layouts import Kind, kind_of_files
 from steper_ray.corpora.miniature import make_corpus
+from steper_ray.corpora.places import ErrorLog, Malformed, Place, Skipped
 from steper_ray.corpora.pooled import Entry, Parser, content_id, link, pool, relink
-from steper_ray.corpora.records import ErrorLog, Malformed, Place, Skipped, find_files, read_records
+from steper_ray.corpora.records import read_records
 from steper_ray.schema import Passage, Question
 
 T = TypeVar("T")
 UNANSWERABLE = "unanswerable question"
+_NO_ANSWER = (
+    "the question has no answer: `steper predict` answers such questions; to learn and to score needs answers"
+)
+_NO_CONTEXT = "the question brings no passages (field 'context'): name a corpus of passages, corpus.passages"
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
     """Passages and questions. Each call of `passages` and `questions` reads from the start."""
 
+    kind: Kind | Literal["miniature"]
+    """The layout of the questions."""
     _passages: Callable[[], Iterator[Passage]]
-    _questions: Callable[[], Iterator[Question]]
+    _questions: Callable[[bool], Iterator[Question]]
     _log: ErrorLog
     _config: CorpusConfig
     _files: tuple[Path, ...] = ()
@@ -45,9 +54,12 @@ class Corpus:
         """All passages, each id once, whatever the limit. Raises DataError: malformed record, no passage."""
         return self._passages()
 
-    def questions(self) -> Iterator[Question]:
-        """The first `limit` questions, each id once. Raises DataError: malformed record, no question."""
-        return islice(self._questions(), self._config.limit)
+    def questions(self, *, answered: bool = True) -> Iterator[Question]:
+        """The first `limit` questions, each id once. Raises DataError: malformed record, no question.
+
+        One without an answer is malformed where they are to be `answered`.
+        """
+        return islice(self._questions(answered), self._config.limit)
 
     @property
     def skipped(self) -> list[Skipped]:
@@ -66,28 +78,32 @@ class Corpus:
             raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
         found, left_out = json.loads(known)
         for file, record, reason in left_out:
-            self._log.leave_out(Place(Path(file), record), reason)
+            self._log.leave_out(Place(file, record), reason)
         return str(found)
 
     def source(self) -> str:
         """A digest of all that the questions are read from: the same one means the same questions."""
         config = self._config
-        paths = [] if config.questions is None else find_files(config.questions, "corpus.questions")
-        files = sorted({*paths, *self._files})
-        settings = config.model_dump(mode="json", exclude={"questions", "passages"})
+        paths = {"questions": config.questions, "qrels": config.qrels}
+        named = [
+            file.path for name, path in paths.items() if path for file in find_files(path, f"corpus.{name}")
+        ]
+        files = sorted({*named, *self._files})
+        settings = config.model_dump(mode="json", exclude={"passages", *paths})
         try:
             contents = [[file.name, fingerprints.file_fingerprint(file)] for file in files]
         except OSError as error:
             raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
-        return digest([settings, config.passages is None, contents, _code()])
+        members = str(config.questions).partition(".zip")[2]
+        return digest([settings, config.passages is None, config.qrels is None, members, contents, _code()])
 
     def _key(self) -> list[Any]:
         """With the files, all that decides the passages and what reading them leaves out."""
         config = self._config
-        if config.kind == "miniature":
+        if config.kind == "miniature" or config.questions is None:
             return ["miniature", config.miniature.model_dump(), _code()]
-        kind, path = ("plain", config.passages) if config.passages else (config.kind, config.questions)
-        return [kind, str(path), config.on_error, _code()]
+        kind, path = ("plain", config.passages) if config.passages else (self.kind, config.questions)
+        return [kind, str(path), config.on_error, config.passage_characters, _code()]
 
 
 def _read_fingerprint(config: CorpusConfig) -> str:
@@ -105,42 +121,41 @@ def _code() -> str:
 
 
 def open_corpus(config: CorpusConfig) -> Corpus:
-    """The corpus a config describes. Raises DataError for a file that is not there."""
+    """The corpus a config describes. Raises DataError for a file that is not there or has another layout."""
     log = ErrorLog(config.on_error)
-    if config.kind == "miniature":
+    if config.kind == "miniature" or config.questions is None:
         small = config.miniature
         passages, questions = make_corpus(small.seed, small.worlds, small.questions_per_world, small.split)
-        return Corpus(partial(iter, passages), partial(iter, questions), log, config)
-    if config.questions is None:
-        raise DataError(f"corpus.questions: kind '{config.kind}' needs a questions file")
-    found = find_files(config.questions, "corpus.questions")
-    files = [file for file in found if file.name not in twowiki.ALIAS_FILES]
+        return Corpus("miniature", partial(iter, passages), lambda answered: iter(questions), log, config)
+    files = find_files(config.questions, "corpus.questions", ignore=twowiki.ALIAS_FILES)
+    kind = kind_of_files(files, config.kind)
     read_passages: Callable[[], Iterator[Passage]] | None = None
     if config.passages is None:
-        read_from = [*files, *(twowiki.find_aliases(files) if config.kind == "2wiki" else ())]
+        read_from = [*files, *(twowiki.find_aliases(files) if kind == "2wiki" else ())]
     else:
-        read_from = find_files(config.passages, "corpus.passages")
-        read_passages = partial(_read_passages, read_from, log)
-    if config.kind == "plain":
-        read_questions = partial(_plain_questions, files, log)
-    else:
-        read_entries = partial(_entries, files, log, _parser(config.kind, files, log))
-        read_questions = partial(_official_questions, read_entries)
+        read_from = find_files(config.passages, "corpus.passages", documents=True)
+        read_passages = partial(_read_passages, read_from, config.passage_characters, log)
+    if kind == "plain":
         if read_passages is None:
-            read_passages = partial(_pooled, read_entries)
+            raise DataError(f"{config.questions}: these questions bring no passages: set corpus.passages")
+        read_questions = partial(_plain_questions, files, _qrels(config, log), log)
+    else:
+        parse = _parser(kind, files, log, pooled=read_passages is None)
+        if read_passages is None:
+            read_passages = partial(_pooled, partial(_entries, files, log, parse, False))
+            read_questions = partial(_official_questions, files, log, parse)
         else:
-            ids = cache(partial(_link, read_entries, read_passages))
-            read_questions = partial(_linked_questions, read_entries, ids)
-    if read_passages is None:
-        raise DataError("corpus.passages: kind 'plain' needs a passages file")
+            ids = cache(partial(_link, partial(_entries, files, log, parse, False), read_passages))
+            read_questions = partial(_linked_questions, files, log, parse, ids)
     no_passage = f"{config.passages or config.questions}: no passage in it: the corpus is empty"
     no_question = f"{config.questions}: no question in it: correct corpus.questions"
     return Corpus(
+        kind,
         partial(_some, read_passages, no_passage, log),
-        partial(_some, read_questions, no_question, log),
+        lambda answered: _some(partial(read_questions, answered), no_question, log),
         log,
         config,
-        tuple(read_from),
+        tuple(dict.fromkeys(file.path for file in read_from)),
     )
 
 
@@ -157,9 +172,9 @@ def _some(read: Callable[[], Iterator[T]], message: str, log: ErrorLog) -> Itera
 
 
 def _parsed(
-    files: list[Path], log: ErrorLog, parse: Callable[[Record], T | None]
+    records: Iterable[tuple[Place, Record]], log: ErrorLog, parse: Callable[[Record], T | None]
 ) -> Iterator[tuple[Place, T]]:
-    for place, record in read_records(files, log):
+    for place, record in records:
         try:
             value = parse(record)
         except Malformed as reason:
@@ -182,10 +197,10 @@ def _unique(stream: Iterable[tuple[Place, T]], log: ErrorLog, id_of: Callable[[T
             yield value
 
 
-def _read_passages(files: list[Path], log: ErrorLog) -> Iterator[Passage]:
-    """Passages of a plain file; one that comes again with the same content is dropped."""
+def _read_passages(files: list[DataFile], characters: int, log: ErrorLog) -> Iterator[Passage]:
+    """Passages of plain files or documents; one that comes again with the same content is dropped."""
     seen: dict[str, str] = {}
-    for place, passage in _parsed(files, log, plain.parse_passage):
+    for place, passage in _parsed(read_records(files, log, characters), log, plain.parse_passage):
         content = content_id(passage.title, passage.text)
         before = seen.get(passage.id)
         if before is None:
@@ -197,25 +212,62 @@ def _read_passages(files: list[Path], log: ErrorLog) -> Iterator[Passage]:
             )
 
 
-def _plain_questions(files: list[Path], log: ErrorLog) -> Iterator[Question]:
-    return _unique(_parsed(files, log, plain.parse_question), log, lambda question: question.id)
+def _qrels(config: CorpusConfig, log: ErrorLog) -> Callable[[], plain.Qrels | None]:
+    if config.qrels is None:
+        return lambda: None
+    files = find_files(config.qrels, "corpus.qrels")
+    return cache(lambda: plain.read_qrels(_parsed(read_records(files, log), log, plain.parse_qrel)))
 
 
-def _parser(kind: str, files: list[Path], log: ErrorLog) -> Parser:
-    if kind == "hotpotqa":
-        return hotpotqa.parse
-    if kind == "musique":
-        return musique.parse
+def _plain_questions(
+    files: list[DataFile], qrels: Callable[[], plain.Qrels | None], log: ErrorLog, answered: bool
+) -> Iterator[Question]:
+    def parse(record: Record) -> Question:
+        question = plain.parse_question(record)
+        if answered and not question.answers:
+            raise Malformed(_NO_ANSWER)
+        return question
+
+    judged = qrels()
+    records = _parsed(read_records(files, log), log, parse)
+    for question in _unique(records, log, lambda question: question.id):
+        if judged is None:
+            yield question
+        elif gold := judged.get(question.id):
+            yield replace(question, gold_ids=tuple(gold))
+
+
+def _parser(kind: str, files: list[DataFile], log: ErrorLog, *, pooled: bool) -> Parser:
     aliases = cache(partial(twowiki.read_aliases, twowiki.find_aliases(files), log))
-    return lambda record: twowiki.parse(record, aliases())
+    parsers: dict[str, Parser] = {
+        "hotpotqa": hotpotqa.parse,
+        "musique": musique.parse,
+        "2wiki": lambda record: twowiki.parse(record, aliases()),
+    }
+
+    def parse(record: Record) -> Entry | None:
+        entry = parsers[kind](record)
+        if pooled and entry is not None and not entry.context:
+            raise Malformed(_NO_CONTEXT)
+        return entry
+
+    return parse
 
 
-def _entries(files: list[Path], log: ErrorLog, parse: Parser) -> Iterator[Entry]:
-    return _unique(_parsed(files, log, parse), log, lambda entry: entry.question.id)
+def _entries(files: list[DataFile], log: ErrorLog, parse: Parser, answered: bool) -> Iterator[Entry]:
+    def checked(record: Record) -> Entry | None:
+        entry = parse(record)
+        if answered and entry is not None and not entry.question.answers:
+            raise Malformed(_NO_ANSWER)
+        return entry
+
+    return _unique(_parsed(read_records(files, log), log, checked), log, lambda entry: entry.question.id)
 
 
-def _official_questions(read_entries: Callable[[], Iterator[Entry]]) -> Iterator[Question]:
-    return (entry.question for entry in read_entries())
+def _official_questions(
+    files: list[DataFile], log: ErrorLog, parse: Parser, answered: bool
+) -> Iterator[Question]:
+    return (entry.question for entry in _entries(files, log, parse, answered))
 
 
 def _pooled(read_entries: Callable[[], Iterator[Entry]]) -> Iterator[Passage]:
@@ -229,7 +281,7 @@ def _link(
 
 
 def _linked_questions(
-    read_entries: Callable[[], Iterator[Entry]], ids: Callable[[], dict[str, str]]
+    files: list[DataFile], log: ErrorLog, parse: Parser, ids: Callable[[], dict[str, str]], answered: bool
 ) -> Iterator[Question]:
     links = ids()
-    return (relink(entry.question, links) for entry in read_entries())
+    return (relink(entry.question, links) for entry in _entries(files, log, parse, answered))

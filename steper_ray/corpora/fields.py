@@ -1,115 +1,161 @@
-"""Checked access to the fields of a record: what comes out has the type that was asked for.
+"""What the layouts' models are made of: checked text, ids, and fields that people store in several forms.
 
-Every function raises Malformed, naming the field. Text must be UTF-8 and ids may be whole numbers.
+`validated` turns a record into its model, or raises Malformed with the field and what it should be.
 """
 
 from __future__ import annotations
 
+import ast
 import json
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar
 
-from steper_ray.corpora.records import Malformed
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-Record = dict[str, Any]
+from steper_ray.corpora.places import Malformed
 
-
-def get(record: Record, name: str) -> Any:
-    """A field that must be there and not null."""
-    if record.get(name) is None:
-        has = ", ".join(list(record)[:20])
-        raise Malformed(
-            f"field '{name}' is null"
-            if name in record
-            else f"field '{name}' is missing (the record has: {has})"
-        )
-    return record[name]
+Record = Mapping[str, Any]
 
 
-def either(record: Record, *names: str) -> str:
-    """The first of the names whose field is not null; the first of all where none is."""
-    return next((name for name in names if record.get(name) is not None), names[0])
+class Layout(BaseModel):
+    """A record of one layout; fields it does not name are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-def as_text(value: Any, name: str, *, empty: bool = False) -> str:
-    """A string with something in it; `empty` allows a blank one."""
-    if not isinstance(value, str):
-        raise Malformed(f"field '{name}' must be a string, not {type(value).__name__}")
-    if not empty and not value.strip():
-        raise Malformed(f"field '{name}' is empty")
+Model = TypeVar("Model", bound=Layout)
+
+
+def validated(model: type[Model], record: Record) -> Model:
+    """Raises Malformed."""
+    try:
+        return model.model_validate(record)
+    except ValidationError as error:
+        raise Malformed(_reason(error, record)) from None
+
+
+_WANTED = {
+    "string_type": "a string",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "bool_type": "true or false",
+}
+
+
+def _reason(error: ValidationError, record: Record) -> str:
+    """The first fault in one line."""
+    first = error.errors(include_url=False)[0]
+    name, kind, value = ".".join(str(part) for part in first["loc"]), first["type"], first["input"]
+    if kind == "missing":
+        has = f" (the record has: {', '.join(list(record)[:20])})" if len(first["loc"]) == 1 else ""
+        return f"field '{name}' is missing{has}"
+    if value is None:
+        return f"field '{name}' is null"
+    if kind in _WANTED:
+        return f"field '{name}' must be {_WANTED[kind]}, not {type(value).__name__}"
+    if kind == "too_long":
+        return f"field '{name}' must have {first['ctx']['max_length']} parts, not {len(value)}"
+    if kind == "value_error":
+        return f"field '{name}' {first['ctx']['error']}"
+    return f"field '{name}': {first['msg']}"
+
+
+def _text(value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise Malformed(
-            f"field '{name}' has a character that is not Unicode text ({error.reason})"
-        ) from error
+        raise ValueError(f"has a character that is not Unicode text ({error.reason})") from error
     return value
 
 
-def as_id(value: Any, name: str) -> str:
-    """A string or a whole number, as a string."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else as_text(value, name)
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise ValueError("is empty")
+    return _text(value)
 
 
-def as_list(value: Any, name: str, length: int | None = None) -> list[Any]:
-    """A list, of a certain length if one is given."""
-    if not isinstance(value, list):
-        raise Malformed(f"field '{name}' must be a list, not {type(value).__name__}")
-    if length is not None and len(value) != length:
-        raise Malformed(f"field '{name}' must have {length} parts, not {len(value)}")
-    return value
+def _id(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def as_record(value: Any, name: str) -> Record:
-    if not isinstance(value, dict):
-        raise Malformed(f"field '{name}' must be an object, not {type(value).__name__}")
-    return value
+def _unless_blank(value: Any) -> Any:
+    return None if isinstance(value, str) and not value.strip() else value
 
 
-def as_index(value: Any, name: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise Malformed(f"field '{name}' must be a whole number from 0, not {value!r}"[:200])
-    return value
+def from_json(value: Any) -> Any:
+    """Some releases store lists as strings of JSON; an empty string stands for none."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value) if value else []
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"is a string that is not JSON: {error}") from error
 
 
-def text(record: Record, name: str, *, empty: bool = False) -> str:
-    return as_text(get(record, name), name, empty=empty)
-
-
-def identifier(record: Record, name: str) -> str:
-    return as_id(get(record, name), name)
-
-
-def items(record: Record, name: str) -> list[Any]:
-    """A list; some releases store it as a string of JSON."""
-    value = get(record, name)
-    if isinstance(value, str):
+def _listed(value: Any) -> Any:
+    """One answer or several; tables store several as a list in JSON or Python's spelling (DPR)."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise Malformed(f"field '{name}' is a string that is not JSON: {error}") from error
-    return as_list(value, name)
+            found = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            found = None
+        if isinstance(found, list) and found:
+            return found
+    return [value]
 
 
-def pairs(record: Record, name: str, *seconds: str) -> list[Any]:
-    """A list of `[title, second]`, which Hugging Face's copies store as two columns: `{title: [...], second: [...]}`.
+def _or_empty(value: Any) -> Any:
+    return [] if value is None else value
+
+
+def pairs(*seconds: str) -> Callable[[Any], Any]:
+    """Reads `[[title, second], ...]`, which hub copies store as two columns: `{title: [...], second: [...]}`.
 
     `seconds` are the names that the second column may have.
     """
-    value = record.get(name)
-    if not isinstance(value, dict):
-        return items(record, name)
-    titles = as_list(get(value, "title"), f"{name}.title")
-    second = either(value, *seconds)
-    values = as_list(get(value, second), f"{name}.{second}", length=len(titles))
-    return [[title, other] for title, other in zip(titles, values, strict=True)]
+
+    def read(value: Any) -> Any:
+        value = from_json(value)
+        if not isinstance(value, dict):
+            return value
+        second = next((name for name in seconds if value.get(name) is not None), seconds[0])
+        titles, others = value.get("title"), value.get(second)
+        if not isinstance(titles, list) or not isinstance(others, list):
+            raise ValueError(f"must have the lists 'title' and '{second}' (it has: {', '.join(value)})")
+        if len(titles) != len(others):
+            raise ValueError(f"has {len(titles)} of 'title' and {len(others)} of '{second}'")
+        return list(zip(titles, others, strict=True))
+
+    return read
 
 
-def optional_items(record: Record, name: str) -> list[Any]:
-    return [] if record.get(name) in (None, "") else items(record, name)
+MaybeEmpty = Annotated[str, AfterValidator(_text)]
+Text = Annotated[str, AfterValidator(_not_blank)]
+Stripped = Annotated[str, AfterValidator(_not_blank), AfterValidator(str.strip)]
+Id = Annotated[str, BeforeValidator(_id), AfterValidator(_not_blank)]
+"""A string or a whole number, as a string."""
+OptionalText = Annotated[Stripped | None, BeforeValidator(_unless_blank)]
+"""Absent, null and blank are the same: test splits without answers have any of them."""
+
+Item = TypeVar("Item")
+Items = Annotated[tuple[Item, ...], BeforeValidator(from_json), BeforeValidator(_or_empty)]
+"""A list, or a string of JSON; null is empty."""
+Context = Annotated[list[tuple[MaybeEmpty, list[MaybeEmpty]]], BeforeValidator(pairs("sentences", "content"))]
+"""`[[title, [sentence, ...]], ...]`, or as a hub copy has it."""
+Facts = Annotated[
+    tuple[tuple[Stripped, int | None], ...], BeforeValidator(pairs("sent_id")), BeforeValidator(_or_empty)
+]
+"""`[[title, number of the sentence], ...]`, or as a hub copy has it."""
+Answers = Annotated[tuple[MaybeEmpty, ...], BeforeValidator(_listed), BeforeValidator(_or_empty)]
 
 
-def answers(first: Any, others: list[Any]) -> tuple[str, ...]:
-    """The canonical answer and its aliases, stripped, each once; blank aliases are dropped."""
-    canonical = as_text(first, "answer").strip()
-    aliases = (as_text(other, "answers", empty=True).strip() for other in others)
-    return tuple(dict.fromkeys((canonical, *filter(None, aliases))))
+def answers(*values: str | None) -> tuple[str, ...]:
+    """The canonical answer and its aliases, stripped, each once; blank ones are dropped."""
+    return tuple(dict.fromkeys(filter(None, ((value or "").strip() for value in values))))

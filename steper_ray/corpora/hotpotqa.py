@@ -1,20 +1,33 @@
-"""HotpotQA's files: `_id, question, answer, supporting_facts, context` (Yang et al., 2018), and its hub copy's."""
+"""HotpotQA's official files and their hub copies (Yang et al., 2018)."""
 
 from __future__ import annotations
+
+from pydantic import AliasChoices, Field
 
 from steper_ray.corpora import fields
 from steper_ray.corpora.pooled import Entry, gold_by_title, sentence_contexts
 from steper_ray.schema import Question
 
 
+class HotpotRecord(fields.Layout):
+    """A test split has no answer and no supporting facts; a set over a corpus from elsewhere has no context."""
+
+    id: fields.Id = Field(validation_alias=AliasChoices("_id", "id"))
+    question: fields.Stripped
+    answer: fields.OptionalText = None
+    supporting_facts: fields.Facts = ()
+    context: fields.Context | None = None
+
+
 def parse(record: fields.Record) -> Entry:
     """One record: its supporting facts name the gold passages (two, so two hops). Raises Malformed."""
-    context = sentence_contexts(fields.pairs(record, "context", "sentences", "content"))
-    gold = gold_by_title(fields.pairs(record, "supporting_facts", "sent_id"), context)
+    found = fields.validated(HotpotRecord, record)
+    context = sentence_contexts(found.context or [])
+    gold = gold_by_title(found.supporting_facts, context)
     question = Question(
-        id=fields.identifier(record, fields.either(record, "_id", "id")),
-        text=fields.text(record, "question").strip(),
-        answers=fields.answers(fields.get(record, "answer"), []),
+        id=found.id,
+        text=found.question,
+        answers=fields.answers(found.answer),
         gold_ids=tuple(gold),
         hops=len(gold) or None,
         dataset="hotpotqa",

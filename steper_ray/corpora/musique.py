@@ -2,10 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
 from steper_ray.corpora import fields
+from steper_ray.corpora.places import Malformed
 from steper_ray.corpora.pooled import Entry, make_passage
-from steper_ray.corpora.records import Malformed
 from steper_ray.schema import Passage, Question, SubQuestion
+
+Index = Annotated[int, Field(ge=0, strict=True)]
+
+
+class Paragraph(fields.Layout):
+    idx: Index
+    title: Annotated[fields.MaybeEmpty, AfterValidator(str.strip)]
+    paragraph_text: fields.Stripped
+    is_supporting: bool | None = None
+
+
+class Hop(fields.Layout):
+    question: fields.Stripped
+    answer: Annotated[fields.Id, AfterValidator(str.strip)]
+    paragraph_support_idx: Index | None = None
+
+
+class MusiqueRecord(fields.Layout):
+    """A test split has no answer, no decomposition, and does not say which paragraphs support."""
+
+    id: fields.Id
+    question: fields.Stripped
+    paragraphs: Annotated[list[Paragraph], BeforeValidator(fields.from_json)]
+    question_decomposition: fields.Items[Hop] = ()
+    answer: fields.OptionalText = None
+    answer_aliases: fields.Items[fields.MaybeEmpty] = ()
+    answerable: bool | None = None
 
 
 def parse(record: fields.Record) -> Entry | None:
@@ -15,16 +46,16 @@ def parse(record: fields.Record) -> Entry | None:
     """
     if record.get("answerable") is False:
         return None
-    paragraphs = [fields.as_record(item, "paragraphs") for item in fields.items(record, "paragraphs")]
-    by_index = {fields.as_index(item.get("idx"), "paragraphs.idx"): _passage(item) for item in paragraphs}
-    hops = tuple(_hop(item, by_index) for item in fields.items(record, "question_decomposition"))
-    supporting = (by_index[item["idx"]].id for item in paragraphs if item.get("is_supporting") is True)
+    found = fields.validated(MusiqueRecord, record)
+    by_index = {one.idx: make_passage(one.title, one.paragraph_text) for one in found.paragraphs}
+    hops = tuple(_hop(hop, by_index) for hop in found.question_decomposition)
+    supporting = (by_index[one.idx].id for one in found.paragraphs if one.is_supporting)
     gold = tuple(dict.fromkeys((*(hop.support_id for hop in hops if hop.support_id), *supporting)))
     titles = {passage.id: passage.title for passage in by_index.values()}
     question = Question(
-        id=fields.identifier(record, "id"),
-        text=fields.text(record, "question").strip(),
-        answers=fields.answers(fields.get(record, "answer"), fields.optional_items(record, "answer_aliases")),
+        id=found.id,
+        text=found.question,
+        answers=fields.answers(found.answer, *found.answer_aliases),
         gold_ids=gold,
         hops=len(hops) or None,
         decomposition=hops,
@@ -33,18 +64,8 @@ def parse(record: fields.Record) -> Entry | None:
     return Entry(question, tuple(by_index.values()), {gold_id: titles[gold_id] for gold_id in gold})
 
 
-def _passage(item: fields.Record) -> Passage:
-    title = fields.text(item, "title", empty=True).strip()
-    return make_passage(title, fields.text(item, "paragraph_text").strip())
-
-
-def _hop(item: object, paragraphs: dict[int, Passage]) -> SubQuestion:
-    hop = fields.as_record(item, "question_decomposition")
-    index = hop.get("paragraph_support_idx")
-    if index is not None and fields.as_index(index, "paragraph_support_idx") not in paragraphs:
+def _hop(hop: Hop, paragraphs: dict[int, Passage]) -> SubQuestion:
+    index = hop.paragraph_support_idx
+    if index is not None and index not in paragraphs:
         raise Malformed(f"paragraph_support_idx {index} is no paragraph of this question")
-    return SubQuestion(
-        question=fields.text(hop, "question").strip(),
-        answer=fields.as_id(fields.get(hop, "answer"), "answer").strip(),
-        support_id=None if index is None else paragraphs[index].id,
-    )
+    return SubQuestion(hop.question, hop.answer, None if index is None else paragraphs[index].id)

@@ -1,72 +1,114 @@
-"""Passages `{id, title, text}` and questions `{id, question, answers, ...}`, as most corpora have them.
+"""Passages `{id, title, text}` and questions `{id, question, answers, ...}`, under the names that people give them.
 
-- An id may be `_id` (BEIR). A passage without one has a hash of its content (HippoRAG's corpora).
-- A text may be a list of sentences (HotpotQA's abstracts), or `contents`: the title, a line's end, the text (FlashRAG).
-- A question has `question` or `text`, and `answers`, `answer` or `golden_answers`; it may have `gold_ids`, `hops`,
-  `dataset` and a `decomposition` of `{question, answer, gold_id or support_id}`. Further fields are ignored.
+FlashRAG, BEIR, DPR, HippoRAG and HotpotQA's abstracts are of this kind. A passage or question without an id gets a
+hash of its content.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, AliasChoices, AliasPath, BeforeValidator, Field
+
 from steper_ray.corpora import fields
-from steper_ray.corpora.pooled import join_sentences, make_passage
-from steper_ray.corpora.records import Malformed
+from steper_ray.corpora.places import Malformed
+from steper_ray.corpora.pooled import content_id, join_sentences, make_passage
 from steper_ray.schema import Passage, Question, SubQuestion
+
+
+def _joined(value: Any) -> Any:
+    """HotpotQA's abstracts have a list of sentences."""
+    if isinstance(value, list) and all(isinstance(sentence, str) for sentence in value):
+        return join_sentences(value)
+    return value
+
+
+class PassageRecord(fields.Layout):
+    """`contents` (FlashRAG) is the title, a line's end and the text, where there is no `title`."""
+
+    id: fields.Id | None = Field(None, validation_alias=AliasChoices("id", "_id", "pid", "docid"))
+    title: fields.MaybeEmpty | None = None
+    text: Annotated[fields.Text, BeforeValidator(_joined)] = Field(
+        validation_alias=AliasChoices("text", "contents")
+    )
+
+
+class HopRecord(fields.Layout):
+    question: fields.Stripped
+    answer: Annotated[fields.Id, AfterValidator(str.strip)]
+    support_id: fields.Id | None = Field(None, validation_alias=AliasChoices("gold_id", "support_id"))
+
+
+class QuestionRecord(fields.Layout):
+    """A question without answers can be asked, not scored and not learned from."""
+
+    id: fields.Id | None = Field(None, validation_alias=AliasChoices("id", "_id", "qid"))
+    question: fields.Stripped = Field(validation_alias=AliasChoices("question", "text", "query"))
+    answers: fields.Answers = Field(
+        (),
+        validation_alias=AliasChoices("answers", "answer", "golden_answers", AliasPath("metadata", "answer")),
+    )
+    gold_ids: fields.Items[fields.Id] = ()
+    hops: Annotated[int, Field(ge=0)] | None = None
+    decomposition: fields.Items[HopRecord] = ()
+    dataset: fields.MaybeEmpty | None = None
+
+
+class QrelRecord(fields.Layout):
+    """A judgement of relevance, as BEIR's TSV files have them."""
+
+    query: fields.Id = Field(validation_alias="query-id")
+    passage: fields.Id = Field(validation_alias="corpus-id")
+    score: float = 1
+
+
+Qrels = Mapping[str, Sequence[str]]
+"""Question id -> ids of the relevant passages."""
 
 
 def parse_passage(record: fields.Record) -> Passage:
     """The title is empty where the record has none. Raises Malformed."""
-    name = fields.either(record, "text", "contents")
-    value = fields.get(record, name)
-    if isinstance(value, list):
-        value = join_sentences([fields.as_text(sentence, name, empty=True) for sentence in value])
-    title, text = record.get("title"), fields.as_text(value, name)
-    if title is None:
-        title = ""
-        if name == "contents" and "\n" in text:
-            title, _, text = text.partition("\n")
-            title, text = title.strip().strip('"'), fields.as_text(text, name)
-    title = fields.as_text(title, "title", empty=True)
-    if "id" not in record and "_id" not in record:
-        return make_passage(title, text)
-    return Passage(_id(record), title, text)
+    if not record.keys() & {"text", "contents"}:
+        raise Malformed(
+            f"a passage has a 'text' (and perhaps an id and a title) or 'contents' (FlashRAG), and this record has the "
+            f"fields {', '.join(list(record)[:20])}"
+        )
+    found = fields.validated(PassageRecord, record)
+    title, text = found.title, found.text
+    if title is None and "text" not in record and "\n" in text:
+        first, _, rest = text.partition("\n")
+        if rest.strip():
+            title, text = first.strip().strip('"'), rest
+    if found.id is None:
+        return make_passage(title or "", text)
+    return Passage(found.id, title or "", text)
 
 
 def parse_question(record: fields.Record) -> Question:
     """Raises Malformed."""
-    gold = [fields.as_id(value, "gold_ids") for value in fields.optional_items(record, "gold_ids")]
-    hops = tuple(_hop(item) for item in fields.optional_items(record, "decomposition"))
-    hop_count = record.get("hops")
-    dataset = record.get("dataset")
+    found = fields.validated(QuestionRecord, record)
+    hops = tuple(SubQuestion(hop.question, hop.answer, hop.support_id) for hop in found.decomposition)
     return Question(
-        id=_id(record),
-        text=fields.text(record, fields.either(record, "question", "text")).strip(),
-        answers=_answers(record),
-        gold_ids=tuple(dict.fromkeys(gold)),
-        hops=(len(hops) or None) if hop_count is None else fields.as_index(hop_count, "hops"),
+        id=content_id("", found.question) if found.id is None else found.id,
+        text=found.question,
+        answers=fields.answers(*found.answers),
+        gold_ids=tuple(dict.fromkeys(found.gold_ids)),
+        hops=(len(hops) or None) if found.hops is None else found.hops,
         decomposition=hops,
-        dataset="" if dataset is None else fields.as_text(dataset, "dataset", empty=True),
+        dataset=found.dataset or "",
     )
 
 
-def _id(record: fields.Record) -> str:
-    return fields.identifier(record, fields.either(record, "id", "_id"))
+def parse_qrel(record: fields.Record) -> QrelRecord:
+    """Raises Malformed."""
+    return fields.validated(QrelRecord, record)
 
 
-def _answers(record: fields.Record) -> tuple[str, ...]:
-    name = fields.either(record, "answers", "answer", "golden_answers")
-    value = fields.get(record, name)
-    values = [value] if isinstance(value, str) else fields.as_list(value, name)
-    if not values:
-        raise Malformed(f"field '{name}' is empty: a question needs at least one answer")
-    return fields.answers(values[0], values[1:])
-
-
-def _hop(item: object) -> SubQuestion:
-    hop = fields.as_record(item, "decomposition")
-    support = hop.get(fields.either(hop, "gold_id", "support_id"))
-    return SubQuestion(
-        question=fields.text(hop, "question").strip(),
-        answer=fields.as_id(fields.get(hop, "answer"), "answer").strip(),
-        support_id=None if support is None else fields.as_id(support, "gold_id"),
-    )
+def read_qrels(judgements: Iterable[tuple[object, QrelRecord]]) -> Qrels:
+    """All judgements above 0, in memory."""
+    found: dict[str, list[str]] = {}
+    for _, judgement in judgements:
+        if judgement.score > 0:
+            found.setdefault(judgement.query, []).append(judgement.passage)
+    return found

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from steper_ray.corpora.fields import Record, as_list, as_text
+from steper_ray.corpora.fields import Record
 from steper_ray.schema import Passage, Question
 
 _ID_LENGTH = 16  # hex digits: 64 bits, no clash to be expected below billions of passages
@@ -49,27 +49,18 @@ def join_sentences(sentences: list[str]) -> str:
     return " ".join(sentence.strip() for sentence in sentences if sentence.strip())
 
 
-def sentence_contexts(context: list[object]) -> tuple[Passage, ...]:
-    """Passages of `[[title, [sentence, ...]], ...]`; a paragraph without text is omitted."""
-    passages = []
-    for item in context:
-        title, sentences = as_list(item, "context", length=2)
-        lines = [as_text(line, "context", empty=True) for line in as_list(sentences, "context")]
-        if paragraph := join_sentences(lines):
-            passages.append(make_passage(as_text(title, "context").strip(), paragraph))
-    return tuple(passages)
+def sentence_contexts(context: Iterable[tuple[str, list[str]]]) -> tuple[Passage, ...]:
+    """Passages of `[(title, [sentence, ...]), ...]`; a paragraph without text is omitted."""
+    passages = ((title.strip(), join_sentences(sentences)) for title, sentences in context)
+    return tuple(make_passage(title, text) for title, text in passages if text)
 
 
-def gold_by_title(supporting_facts: list[object], context: Iterable[Passage]) -> dict[str, str]:
-    """Gold id -> title, in the order of `[[title, sentence], ...]`; see Entry for a title not in context."""
+def gold_by_title(facts: Iterable[tuple[str, int | None]], context: Iterable[Passage]) -> dict[str, str]:
+    """Gold id -> title, in the order of `[(title, sentence), ...]`; see Entry for a title not in context."""
     ids: dict[str, str] = {}
     for passage in context:
         ids.setdefault(passage.title, passage.id)
-    gold = {}
-    for fact in supporting_facts:
-        title = as_text(as_list(fact, "supporting_facts", length=2)[0], "supporting_facts").strip()
-        gold[ids.get(title, content_id(title, ""))] = title
-    return gold
+    return {ids.get(title, content_id(title, "")): title for title, _ in facts}
 
 
 def pool(entries: Iterable[Entry]) -> Iterator[Passage]:

@@ -8,49 +8,77 @@ official evaluation, a demonym counts as an alias.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, BeforeValidator, Field
 
 from steper_ray.corpora import fields
+from steper_ray.corpora.files import DataFile
+from steper_ray.corpora.hotpotqa import HotpotRecord
+from steper_ray.corpora.places import ErrorLog, Malformed
 from steper_ray.corpora.pooled import Entry, gold_by_title, sentence_contexts
-from steper_ray.corpora.records import ErrorLog, Malformed, read_records
+from steper_ray.corpora.records import read_records
 from steper_ray.schema import Passage, Question, SubQuestion
 
 ALIAS_FILES = ("id_aliases.json", "id_aliases.jsonl", "id_aliases.json.gz", "id_aliases.jsonl.gz")
 Aliases = Mapping[str, tuple[str, ...]]
 
 
-def find_aliases(questions: Iterable[Path]) -> list[Path]:
+def _triple(value: Any) -> Any:
+    """A hub copy names the parts of a triple."""
+    return [value.get(part) for part in ("fact", "relation", "entity")] if isinstance(value, dict) else value
+
+
+Triple = Annotated[tuple[fields.Stripped, fields.Stripped, fields.Stripped], BeforeValidator(_triple)]
+
+
+class TwoWikiRecord(HotpotRecord):
+    """HotpotQA's record, with evidences and the Wikidata id of the answer."""
+
+    evidences: fields.Items[Triple] = ()
+    answer_id: str | None = None
+
+
+class AliasRecord(fields.Layout):
+    """The other names of a Wikidata entity."""
+
+    id: fields.Text = Field(validation_alias=AliasChoices("Q_id"))
+    aliases: fields.Items[fields.MaybeEmpty] = ()
+    demonyms: fields.Items[fields.MaybeEmpty] = ()
+
+
+def find_aliases(questions: Iterable[DataFile]) -> list[DataFile]:
     """The alias files beside the questions; none is fine."""
-    folders = dict.fromkeys(path.parent for path in questions)
-    return [folder / name for folder in folders for name in ALIAS_FILES if (folder / name).is_file()]
+    found = (file.beside(name) for file in questions for name in ALIAS_FILES)
+    return list(dict.fromkeys(file for file in found if file is not None))
 
 
-def read_aliases(files: list[Path], log: ErrorLog) -> Aliases:
+def read_aliases(files: list[DataFile], log: ErrorLog) -> Aliases:
     """Wikidata id -> aliases and demonyms. All of them are held in memory."""
     aliases: dict[str, tuple[str, ...]] = {}
     for place, record in read_records(files, log):
         try:
-            names = fields.optional_items(record, "aliases") + fields.optional_items(record, "demonyms")
-            aliases[fields.text(record, "Q_id")] = tuple(
-                fields.as_text(name, "aliases", empty=True) for name in names
-            )
+            found = fields.validated(AliasRecord, record)
         except Malformed as reason:
             log.malformed(place, str(reason))
+        else:
+            aliases[found.id] = (*found.aliases, *found.demonyms)
     return aliases
 
 
 def parse(record: fields.Record, aliases: Aliases) -> Entry:
     """One record. Raises Malformed."""
-    context = sentence_contexts(fields.pairs(record, "context", "sentences", "content"))
-    gold = gold_by_title(fields.pairs(record, "supporting_facts", "sent_id"), context)
-    names = aliases.get(str(record.get("answer_id")), ())
-    hops = decompose(fields.optional_items(record, "evidences"), context)
+    found = fields.validated(TwoWikiRecord, record)
+    context = sentence_contexts(found.context or [])
+    gold = gold_by_title(found.supporting_facts, context)
+    names = aliases.get(str(found.answer_id), ()) if found.answer else ()
+    hops = decompose(found.evidences, context)
     supports = {hop.support_id for hop in hops}
     titles = {passage.id: passage.title for passage in context if passage.id in supports}
     question = Question(
-        id=fields.identifier(record, fields.either(record, "_id", "id")),
-        text=fields.text(record, "question").strip(),
-        answers=fields.answers(fields.get(record, "answer"), list(names)),
+        id=found.id,
+        text=found.question,
+        answers=fields.answers(found.answer, *names),
         gold_ids=tuple(gold),
         hops=len(gold) or None,
         decomposition=hops,
@@ -59,7 +87,9 @@ def parse(record: fields.Record, aliases: Aliases) -> Entry:
     return Entry(question, context, {**titles, **gold})
 
 
-def decompose(evidences: list[object], context: Iterable[Passage]) -> tuple[SubQuestion, ...]:
+def decompose(
+    evidences: Iterable[tuple[str, str, str]], context: Iterable[Passage]
+) -> tuple[SubQuestion, ...]:
     """`subject >> relation` for each evidence; a subject that an earlier evidence found is written `#n`.
 
     The support is the passage whose title is the subject, where the context has one.
@@ -68,11 +98,7 @@ def decompose(evidences: list[object], context: Iterable[Passage]) -> tuple[SubQ
     for passage in context:
         ids.setdefault(passage.title, passage.id)
     hops: list[SubQuestion] = []
-    for evidence in evidences:
-        if isinstance(evidence, dict):
-            evidence = [evidence.get(part) for part in ("fact", "relation", "entity")]
-        parts = fields.as_list(evidence, "evidences", length=3)
-        subject, relation, value = (fields.as_text(part, "evidences").strip() for part in parts)
+    for subject, relation, value in evidences:
         earlier = (number for number, hop in enumerate(hops, start=1) if hop.answer == subject)
         found = next(earlier, None)
         name = subject if found is None else f"#{found}"

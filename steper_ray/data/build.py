@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
-from steper_ray.config import Config, TeacherConfig
+from steper_ray.config import Config, CorpusConfig, TeacherConfig
+from steper_ray.core.errors import DataError
 from steper_ray.core.files import locked
 from steper_ray.core.tasks import in_order
+from steper_ray.corpora import open_corpus
 from steper_ray.data.assemble import assemble
 from steper_ray.data.report import BuildReport
 from steper_ray.models import absolute_engine
@@ -28,6 +31,7 @@ from steper_ray.rollouts.spec import (
 logger = logging.getLogger(__name__)
 
 _TRIES = 3  # assemblies of one build: shards that are damaged in between are made again
+_DECOMPOSED_WITHIN = 200  # questions: without a decomposition among them, the data set has none
 
 
 def build_data(config: Config) -> BuildReport:
@@ -45,6 +49,8 @@ def build_data(config: Config) -> BuildReport:
 def _build(config: Config) -> BuildReport:
     from steper_ray.rollouts.run import check_owed
 
+    if config.build.teacher == "annotation":
+        _check_decompositions(config.corpus)
     source = open_source(config.corpus, config.retrieval, config.run_dir, config.build.shard_size)
     long = source.long_passages(config.reasoning.max_passage_chars, config.reasoning.long_passages)
     made = 0
@@ -62,6 +68,16 @@ def _build(config: Config) -> BuildReport:
         check_owed(owed_report(sets), config.build.max_failed, f"{report.folder}", report.summary())
         return report
     raise AssertionError("the last try returns or raises")
+
+
+def _check_decompositions(corpus: CorpusConfig) -> None:
+    """Raises DataError where none of the first questions has a decomposition, before an index is built."""
+    opened = open_corpus(corpus)
+    if not any(question.decomposition for question in islice(opened.questions(), _DECOMPOSED_WITHIN)):
+        raise DataError(
+            f"build.teacher=annotation needs decompositions, and these questions ({opened.kind}) have none: "
+            "set build.teacher=engine, or take 2WikiMultiHopQA, MuSiQue or plain questions with a `decomposition`"
+        )
 
 
 def _rollouts(config: Config, source: Source, sets: list[RolloutSet]) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from steper_ray.config import Config, SamplingConfig
 from steper_ray.core.chat import Conversation
-from steper_ray.core.errors import DataError, SteperError, StorageError
+from steper_ray.core.errors import SteperError, StorageError
 from steper_ray.core.files import storing, write_text
 from steper_ray.corpora import open_corpus
 from steper_ray.corpora.corpus import Corpus
@@ -93,13 +93,11 @@ def _disk(run_dir: Path) -> str:
 
 def _corpus(config: Config, found: _Found) -> str:
     corpus = open_corpus(config.corpus)
-    found.question = next(iter(corpus.questions()), None)
-    if found.question is None:
-        raise DataError("corpus.questions: no question in it")
+    found.question = next(corpus.questions(answered=False))
     found.passages = list(islice(corpus.passages(), config.reasoning.k))
     found.corpus = corpus
     answered = "with answers" if found.question.answers else "without answers: they can be asked, not scored"
-    return f"{config.corpus.kind}: questions ({answered}) and passages are read"
+    return f"{corpus.kind}: questions ({answered}) and passages are read"
 
 
 def _index(config: Config, found: _Found) -> str:

@@ -16,6 +16,7 @@ from steper_ray.config import CorpusConfig, RetrievalConfig
 from steper_ray.core.files import write_text
 from steper_ray.core.tasks import in_order
 from steper_ray.corpora import open_corpus
+from steper_ray.corpora.files import absolute
 from steper_ray.retrieval import ensure_index, index_folder, long_passages
 from steper_ray.rollouts.questions import QuestionFile, known_questions, write_questions
 from steper_ray.schema import Question
@@ -63,10 +64,8 @@ def open_source(
 
 def _absolute(corpus: CorpusConfig) -> CorpusConfig:
     """A task may run in another folder."""
-    paths = {"questions": corpus.questions, "passages": corpus.passages}
-    return corpus.model_copy(
-        update={name: path and path.expanduser().resolve() for name, path in paths.items()}
-    )
+    paths = {"questions": corpus.questions, "passages": corpus.passages, "qrels": corpus.qrels}
+    return corpus.model_copy(update={name: absolute(path) for name, path in paths.items()})
 
 
 def _fingerprint(corpus: CorpusConfig) -> str:

@@ -54,7 +54,7 @@ def make_plan(config: Config) -> Plan:
     if config.serve.retriever is not None:
         check_parts(config.retrieval, config.serve.retriever.shards)
     corpus = open_corpus(config.corpus)
-    examples = tuple(question.text for question in islice(corpus.questions(), EXAMPLES))
+    examples = tuple(question.text for question in islice(corpus.questions(answered=False), EXAMPLES))
     index, fingerprint = _index(config, corpus)
     reasoning = config.reasoning
     names = _in_order(config, engines)

@@ -71,7 +71,7 @@ def test_the_default_config_is_the_miniature_world_on_cpus():
     config = load_config()
     assert config == Config()
     assert (config.corpus.kind, config.engine.kind, config.train.use_gpu) == (
-        "miniature",
+        "auto",
         "transformers",
         False,
     )
@@ -197,10 +197,9 @@ def test_samples_that_could_not_differ_are_refused(overrides, says):
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (
-            ["corpus.kind=hotpotqa", "corpus.questions=q.json", "build.teacher=annotation"],
-            "HotpotQA has none: set build.teacher=engine",
-        ),
+        (["corpus.kind=miniature", "corpus.questions=q.json"], "leave them out, or set kind 'auto'"),
+        (["corpus.passages=p.json"], "`passages` without `questions`"),
+        (["corpus.kind=hotpotqa"], "needs `questions`"),
         (["build.verify.agreement=1", "build.teacher=annotation"], "annotations have no other drafts"),
         (["build.verify.judge=1", "build.teacher=annotation"], "set build.verify.judge_engine"),
         (["build.verify.judge_engine.kind=vllm"], "serve the judge and name its url"),

@@ -208,17 +208,23 @@ def test_an_unanswerable_musique_question_is_left_out_and_counted_even_if_errors
 
 MALFORMED: list[tuple[str, dict[str, Any], str]] = [
     ("hotpotqa", {**HOTPOT[0], "_id": None}, "'_id' is null"),
-    ("hotpotqa", {**HOTPOT[0], "answer": ""}, "'answer' is empty"),
-    ("hotpotqa", {**HOTPOT[0], "context": [["Arvel"]]}, "'context' must have 2 parts"),
+    ("hotpotqa", {**HOTPOT[0], "answer": 7}, "'answer' must be a string, not int"),
+    ("hotpotqa", {**HOTPOT[0], "context": [["Arvel"]]}, "'context.0.1' is missing"),
+    ("hotpotqa", {**HOTPOT[0], "context": []}, "name a corpus of passages, corpus.passages"),
     ("hotpotqa", {**HOTPOT[0], "context": "[[1"}, "'context' is a string that is not JSON"),
-    ("hotpotqa", {**HOTPOT[0], "context": [["Arvel", [1]]]}, "'context' must be a string"),
-    ("hotpotqa", {**HOTPOT[0], "supporting_facts": [7]}, "'supporting_facts' must be a list"),
-    ("hotpotqa", {"_id": "h9"}, "'context' is missing"),
+    ("hotpotqa", {**HOTPOT[0], "context": [["Arvel", [1]]]}, "'context.0.1.0' must be a string"),
+    ("hotpotqa", {**HOTPOT[0], "supporting_facts": [7]}, "'supporting_facts.0' must be a list"),
+    ("hotpotqa", {"_id": "h9"}, "'question' is missing (the record has: _id)"),
     ("hotpotqa", HOTPOT[1], "question id 'h2' came before"),
-    ("2wiki", {**TWOWIKI, "_id": "w9", "evidences": [["Arvel", "country"]]}, "'evidences' must have 3 parts"),
-    ("musique", {**MUSIQUE, "paragraphs": [{"idx": "0"}]}, "'paragraphs.idx' must be a whole number"),
+    ("2wiki", {**TWOWIKI, "_id": "w9", "evidences": [["Arvel", "country"]]}, "'evidences.0.2' is missing"),
+    (
+        "2wiki",
+        {**TWOWIKI, "_id": "w9", "evidences": [list("abcd")]},
+        "'evidences.0' must have 3 parts, not 4",
+    ),
+    ("musique", {**MUSIQUE, "paragraphs": [{"idx": "0"}]}, "'paragraphs.0.idx' must be a whole number"),
     ("musique", {**MUSIQUE, "paragraphs": MUSIQUE["paragraphs"][:2]}, "is no paragraph of this question"),
-    ("musique", {**MUSIQUE, "question_decomposition": None}, "'question_decomposition' is null"),
+    ("musique", {**MUSIQUE, "question": None}, "'question' is null"),
 ]
 GOOD = {"hotpotqa": HOTPOT[1], "2wiki": TWOWIKI, "musique": MUSIQUE}
 
@@ -239,6 +245,61 @@ def test_a_malformed_official_record_is_named_or_skipped(
         list(official(kind, write(tmp_path, [GOOD[kind]])).passages())
     )
     assert [note.record for note in skipping.skipped] == [place]
+
+
+SPLITS: dict[str, dict[str, Any]] = {
+    "hotpotqa": {name: HOTPOT[0][name] for name in ("_id", "question", "context")},
+    "2wiki": {**TWOWIKI, "answer": "", "answer_id": "", "supporting_facts": [], "evidences": []},
+    "musique": {name: MUSIQUE[name] for name in ("id", "question", "paragraphs")},
+}
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("kind", SPLITS)
+def test_a_test_split_is_read_to_be_asked_and_refused_to_be_scored(
+    tmp_path: Path, kind: str, own: bool
+) -> None:
+    passages = tmp_path / "passages.jsonl"
+    passages.write_text(json.dumps({"id": "x1", "title": "Arvel", "text": "Arvel lies in Doria."}) + "\n")
+    corpus = official("auto", as_lines(tmp_path, [SPLITS[kind]]), **({"passages": passages} if own else {}))
+    (question,) = corpus.questions(answered=False)
+    assert (corpus.kind, question.answers, len(list(corpus.passages()))) == (kind, (), 1 if own else 3)
+    with pytest.raises(DataError, match=r"line 1: the question has no answer: `steper predict` answers"):
+        next(corpus.questions())
+
+
+def test_hotpotqa_without_contexts_is_asked_over_a_corpus_of_its_own(tmp_path: Path) -> None:
+    bare = {name: value for name, value in HOTPOT[0].items() if name != "context"}
+    passages = tmp_path / "wiki_00.jsonl"
+    rows = ({"id": str(n), "title": title, "text": texts} for n, (title, texts) in enumerate([ARVEL, BELA]))
+    passages.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (question,) = official("auto", as_array(tmp_path, [bare]), passages=passages).questions()
+    assert question.gold_ids == ("1", "0")
+    with pytest.raises(DataError, match=r"brings no passages .*corpus\.passages"):
+        list(official("auto", as_array(tmp_path, [bare])).passages())
+
+
+MISNAMED = [
+    ("hotpotqa", TWOWIKI, "2wiki"),
+    ("2wiki", HOTPOT[0], "hotpotqa"),
+    ("musique", HOTPOT[0], "hotpotqa"),
+    ("hotpotqa", MUSIQUE, "musique"),
+    ("plain", MUSIQUE, "musique"),
+]
+
+
+@pytest.mark.parametrize(("kind", "record", "found"), MISNAMED, ids=[f"{f} as {k}" for k, _, f in MISNAMED])
+def test_a_file_of_another_data_set_is_named_and_the_fix_works(
+    tmp_path: Path, kind: str, record: dict[str, Any], found: str
+) -> None:
+    """HotpotQA's reader takes a 2Wiki file, and would lose its evidences without a word."""
+    path = as_lines(tmp_path, [record])
+    passages = {"passages": path} if kind == "plain" else {}
+    with pytest.raises(
+        DataError, match=f"that is corpus.kind={found}, not {kind}: set it, or corpus.kind=auto"
+    ):
+        official(kind, path, **passages)
+    assert official("auto", path).kind == official(found, path).kind == found
 
 
 def test_an_array_that_is_cut_off_keeps_what_came_before_and_names_the_record(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def changed(row: dict[str, Any], **fields: Any) -> dict[str, Any]:
 BAD_PASSAGES = {
     '{"id": "p9", "title"': "not valid JSON",
     "[1, 2]": "expected an object",
-    json.dumps(changed(PASSAGES[0], id="p9", text=None)): "'text' is missing",
+    json.dumps(changed(PASSAGES[0], id="p9", text=None)): "this record has the fields id, title, src",
     json.dumps(changed(PASSAGES[0], id="p9", title=7)): "'title' must be a string",
     json.dumps(changed(PASSAGES[0], id="p9", text=[7])): "'text' must be a string",
     json.dumps(changed(PASSAGES[0], id="p9", text=" ")): "'text' is empty",
@@ -224,15 +224,15 @@ def test_a_malformed_passage_stops_with_file_line_and_fix_or_is_skipped(
 BAD_QUESTIONS: dict[str, dict[str, Any]] = {
     "'question' is missing": {"question": None},
     "'question' is empty": {"question": ""},
-    "'answers' is missing": {"answers": None},
-    "'answers' is empty": {"answers": []},
-    "'answer' is empty": {"answers": [""]},
-    "'answer' must be a string": {"answers": [3]},
+    "the question has no answer": {"answers": None},
+    "no answer: `steper predict` answers": {"answers": []},
+    "answers such questions": {"answers": [""]},
+    "'answers.0' must be a string": {"answers": [3]},
     "'answers' must be a list": {"answers": 3},
     "'gold_ids' must be a list": {"gold_ids": 3},
     "'hops' must be a whole number": {"hops": "two"},
-    "'decomposition' must be an object": {"decomposition": ["a"]},
-    "'answer' is missing": {"decomposition": [{"question": "a"}]},
+    "'decomposition.0' must be an object": {"decomposition": ["a"]},
+    "'decomposition.0.answer' is missing": {"decomposition": [{"question": "a"}]},
     "'q2' came before": {"id": "q2"},
 }
 
