@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from dataclasses import dataclass
+from pathlib import Path
+
+from steper_ray.core.errors import StorageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +51,58 @@ def lacking(need: Need) -> str:
     )
 
 
-def connect() -> None:
+def connect(run_dir: Path | None = None) -> None:
     """Joins the cluster of RAY_ADDRESS, or starts a quiet Ray on this machine; nothing where Ray runs already.
 
     A local Ray never joins another that runs here, opens no dashboard, and counts at least
-    two CPUs, so that the two workers of the default config start on any machine.
+    two CPUs, so that the two workers of the default config start on any machine. SIGTERM then stops a command as
+    Ctrl-C does. Raises StorageError for a `run_dir` that other nodes or later jobs do not see.
     """
+    # Ray's core logs as errors what is none (that an actor's arguments are in the object store); what ends it is fatal.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault(
+        "RAY_ENABLE_AUTO_CONNECT", "0"
+    )  # a thread that outlives Ray would start another one
     import ray
 
     if ray.is_initialized():
+        _check(run_dir)
         return
+    _init()
+    _check(run_dir)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _stop)  # Ray's own handler prints two stack traces
+
+
+def _check(run_dir: Path | None) -> None:
+    import ray
+
+    if run_dir is not None:
+        is_copy = bool(ray.get_runtime_context().runtime_env.get("working_dir"))
+        check_run_dir(run_dir, is_copy=is_copy, nodes=sum(node["Alive"] for node in ray.nodes()))
+
+
+def check_run_dir(run_dir: Path, *, is_copy: bool, nodes: int) -> None:
+    """Raises StorageError for a relative run_dir where the working folder is a job's copy, or one of several nodes'."""
+    if run_dir.is_absolute() or not (is_copy or nodes > 1):
+        return
+    why = (
+        "a relative path lies in this job's copy of the folder, which Ray deletes"
+        if is_copy
+        else f"a relative path is another folder on each of the {nodes} nodes"
+    )
+    raise StorageError(
+        f"run_dir={run_dir}: {why}: give a whole path that every node sees, such as run_dir={Path('/shared') / run_dir}"
+    )
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _init() -> None:
+    import ray
+
     if "RAY_ADDRESS" in os.environ:
         ray.init()
         return

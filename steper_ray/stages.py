@@ -17,6 +17,7 @@ from steper_ray.core.errors import DataError, NothingKeptError, SteperError
 
 if TYPE_CHECKING:
     from steper_ray.data.report import BuildReport
+    from steper_ray.evaluation.predictions import Predictions
     from steper_ray.evaluation.scores import EvalScores
     from steper_ray.training.trainer import TrainResult
     from steper_ray.training.watch import Judge
@@ -63,7 +64,7 @@ def build(config: Config) -> BuildReport:
     """
     from steper_ray.data.build import build_data
 
-    connect()
+    connect(config.run_dir)
     config.save(config.run_dir / "data")
     report = build_data(config)
     if report.trajectories and not report.kept:
@@ -99,7 +100,7 @@ def train(config: Config, *, replace: bool = False) -> TrainResult:
     job = TrainJob(training_name(config), config.train, trajectories, folder, prompt)
     if not replace:
         refuse_other(make_task(job, config.run_dir))
-    connect()
+    connect(config.run_dir)
     return run([job], run_dir=config.run_dir, judge=judge(config))[0]
 
 
@@ -133,8 +134,23 @@ def evaluate(config: Config, models: Sequence[str] = ()) -> dict[str, dict[str, 
     jobs = [EvalJob(*named_model(model), unit) for model in models or [config.engine.model]
             for unit in config.evaluate.units]  # fmt: skip
     refuse_other(config.run_dir, jobs)
-    connect()
+    connect(config.run_dir)
     return run(config, jobs)
+
+
+def predict(config: Config, model: str | None = None) -> Predictions:
+    """Answers to the test set's questions, which need no gold answers, as files in run_dir/predictions.
+
+    `model` is NAME=PATH, a folder or a hub name; by default `engine.model`. Raises SteperError.
+    """
+    from steper_ray.evaluation.pipeline import EvalJob
+    from steper_ray.evaluation.pipeline import predict as run
+    from steper_ray.evaluation.store import refuse_other
+
+    job = EvalJob(*named_model(model or config.engine.model), config.reasoning.unit)
+    refuse_other(config.run_dir, [job])
+    connect(config.run_dir)
+    return run(config, job)
 
 
 def named_model(text: str) -> tuple[str, str]:

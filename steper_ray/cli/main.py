@@ -6,6 +6,7 @@ resolved config and does nothing else. An error that a user can correct is one m
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,11 +36,16 @@ def _run(
     if dry_run:
         typer.echo(resolved.dump(), nl=False)
         return
-    if needs_ray:
-        from steper_ray.cluster import connect
+    try:
+        if needs_ray:
+            from steper_ray.cluster import connect
 
-        connect()
-    stage(resolved)
+            connect(resolved.run_dir)
+        stage(resolved)
+    except KeyboardInterrupt:
+        logging.disable()  # threads of Ray Data that lose their Ray log a traceback each
+        typer.echo("stopped; the same command continues where it left off", err=True)
+        sys.exit(130)
 
 
 @app.command()
@@ -112,6 +118,23 @@ def evaluate(
         from steper_ray.evaluation.pipeline import format_scores
 
         typer.echo(format_scores(stages().evaluate(resolved, model or [])))
+
+    _run(stage, config, overrides, dry_run)
+
+
+@app.command()
+def predict(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    model: Annotated[
+        str | None, typer.Option(help="NAME=FOLDER, a folder or a hub name. By default engine.model.")
+    ] = None,
+) -> None:
+    """Answer the test set's questions, with or without gold answers: JSONL, and the official submission formats."""
+
+    def stage(resolved: Config) -> None:
+        typer.echo(stages().predict(resolved, model).summary())
 
     _run(stage, config, overrides, dry_run)
 
@@ -192,9 +215,6 @@ def _guarded(program: Callable[[], Any]) -> None:
             typer.echo(error.report)
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command continues where it left off", err=True)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ class Corpus:
             self._log.leave_out(Place(file, record), reason)
         return str(found)
 
-    def source(self) -> str:
+    def source(self, *, answered: bool = True) -> str:
         """A digest of all that the questions are read from: the same one means the same questions."""
         config = self._config
         paths = {"questions": config.questions, "qrels": config.qrels}
@@ -95,7 +95,9 @@ class Corpus:
         except OSError as error:
             raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
         members = str(config.questions).partition(".zip")[2]
-        return digest([settings, config.passages is None, config.qrels is None, members, contents, _code()])
+        return digest(
+            [settings, config.passages is None, config.qrels is None, members, answered, contents, _code()]
+        )
 
     def _key(self) -> list[Any]:
         """With the files, all that decides the passages and what reading them leaves out."""

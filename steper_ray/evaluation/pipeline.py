@@ -1,18 +1,21 @@
-"""Models over a test set: every job is a set of rollouts, and its scores are counted from the shards.
+"""Models over a test set: every job is a set of rollouts, and its scores or predictions are read from the shards.
 
-A rerun asks what is missing or owed, and counts again only what has changed.
+A rerun asks what is missing or owed, and counts again only what has changed. `predict` after `evaluate` of the same
+questions asks nothing, and the other way round.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import TypeVar
 
 from steper_ray.config import Config
 from steper_ray.core.errors import DataError
 from steper_ray.core.files import locked
 from steper_ray.core.tasks import in_order
+from steper_ray.evaluation.predictions import Predicted, Predictions, write_predictions
 from steper_ray.evaluation.scores import EvalScores, Scored
 from steper_ray.evaluation.store import (
     EvalJob,
@@ -30,8 +33,9 @@ from steper_ray.rollouts.sources import Source, open_source
 from steper_ray.rollouts.spec import Pool, RolloutSpec, absolute_reasoning
 from steper_ray.schema import Question, StopReason
 
-__all__ = ["EvalJob", "evaluate"]
+__all__ = ["EvalJob", "evaluate", "predict"]
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _TRIES = 3  # of one call: shards that are damaged are made again
@@ -57,22 +61,60 @@ def evaluate(
     with locked(config.run_dir, "evaluation"):
         test_set = _open_test_set(config, questions)
         sets = {job: RolloutSet(_spec(config, job, test_set), test_set.questions) for job in jobs}
-        for left in reversed(range(_TRIES)):
-            try:
-                _ask(config, list(sets.values()), test_set, shown=progress)
-                scores = {job: _scores(config, job, files[job], sets[job]) for job in jobs}
-                break
-            except DamagedShardError:
-                if not left:
-                    raise
-                for found in sets.values():
-                    list(in_order(found.spec.store.drop_damaged, found.shards, config.evaluate.num_cpus))
+
+        def count() -> dict[EvalJob, EvalScores]:
+            return {job: _scores(config, job, files[job], sets[job]) for job in jobs}
+
+        scores = _asked(config, list(sets.values()), test_set, count, shown=progress)
         results: dict[str, dict[str, EvalScores]] = {}
         for job in jobs:
             results.setdefault(job.name, {})[job.unit] = scores[job]
         owed = owed_report(list(sets.values()))
         check_owed(owed, config.evaluate.max_failed, "evaluation", format_scores(results))
     return results
+
+
+def predict(config: Config, job: EvalJob) -> Predictions:
+    """The answers to the test set's questions, which need no gold answers, in run_dir/predictions/NAME*.
+
+    What is missing or owed is asked, on the Ray at hand. Raises as `evaluate`; OwedError after the files are written.
+    """
+    config = config.model_copy(update={"run_dir": config.run_dir.resolve()})
+    with locked(config.run_dir, "evaluation"):
+        test_set = _open_test_set(config, None, answered=False)
+        found = RolloutSet(_spec(config, job, test_set), test_set.questions)
+        stem = config.run_dir / "predictions" / job_files(config.run_dir, job).shards.name
+        written = _asked(
+            config, [found], test_set, lambda: write_predictions(stem, lambda: _predicted(found))
+        )
+        check_owed(owed_report([found]), config.evaluate.max_failed, "predictions", written.summary())
+    return written
+
+
+def _predicted(found: RolloutSet) -> Iterator[Predicted]:
+    """Every question in its order."""
+    for number, shard in enumerate(found.shards):
+        ended = {trajectory.question.id: trajectory for trajectory in found.spec.store.read(shard)}
+        manifest = found.spec.store.manifest(shard)
+        errors = {owed.question: owed.error for owed in manifest.owed} if manifest is not None else {}
+        for question in found.questions.read(number):
+            yield Predicted(question, ended.get(question.id), errors.get(question.id))
+
+
+def _asked(
+    config: Config, sets: Sequence[RolloutSet], test_set: Source, use: Callable[[], T], *, shown: bool = True
+) -> T:
+    """What `use` returns once the sets are asked; shards that it finds damaged are asked again."""
+    for left in reversed(range(_TRIES)):
+        try:
+            _ask(config, sets, test_set, shown=shown)
+            return use()
+        except DamagedShardError:
+            if not left:
+                raise
+            for found in sets:
+                list(in_order(found.spec.store.drop_damaged, found.shards, config.evaluate.num_cpus))
+    raise AssertionError("the last try returns or raises")
 
 
 def format_scores(results: Mapping[str, Mapping[str, EvalScores]]) -> str:
@@ -100,14 +142,20 @@ def _files(config: Config, jobs: Sequence[EvalJob]) -> dict[EvalJob, JobFiles]:
     return {job: files for files, job in seen.items()}
 
 
-def _open_test_set(config: Config, questions: Sequence[Question] | None) -> Source:
+def _open_test_set(config: Config, questions: Sequence[Question] | None, *, answered: bool = True) -> Source:
     """`retrieval.index_dir` is the index of the top-level corpus; another test set has another index."""
     own, source = config.evaluate, config.evaluate.corpus or config.corpus
     retrieval = config.retrieval
     if source != config.corpus:
         retrieval = retrieval.model_copy(update={"index_dir": None})
     return open_source(
-        source, retrieval, config.run_dir, own.chunk_size, questions=questions, num_cpus=own.num_cpus
+        source,
+        retrieval,
+        config.run_dir,
+        own.chunk_size,
+        questions=questions,
+        answered=answered,
+        num_cpus=own.num_cpus,
     )
 
 

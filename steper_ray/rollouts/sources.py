@@ -43,10 +43,12 @@ def open_source(
     shard_size: int,
     *,
     questions: Sequence[Question] | None = None,
+    answered: bool = True,
     num_cpus: float = 1,
 ) -> Source:
     """Reads and indexes what is not there yet below `run_dir`; `questions` replace those of the corpus.
 
+    With `answered`, a question without an answer is a malformed record.
     Raises DataError, RetrievalError and StorageError.
     """
     run_dir, corpus = run_dir.resolve(), _absolute(corpus)
@@ -55,10 +57,11 @@ def open_source(
     list(in_order(partial(_index, retrieval, folder, fingerprint), [corpus], num_cpus))
     if questions is not None:
         return Source(write_questions(run_dir / "questions", questions, shard_size), folder, fingerprint)
-    name = open_corpus(corpus).source()
+    name = open_corpus(corpus).source(answered=answered)
     file = known_questions(run_dir / "questions", shard_size, name)
     if file is None:
-        (file,) = in_order(partial(_questions, run_dir / "questions", shard_size, name), [corpus], num_cpus)
+        write = partial(_questions, run_dir / "questions", shard_size, name, answered)
+        (file,) = in_order(write, [corpus], num_cpus)
     return Source(file, folder, fingerprint)
 
 
@@ -76,7 +79,9 @@ def _index(retrieval: RetrievalConfig, folder: Path, fingerprint: str, corpus: C
     ensure_index(open_corpus(corpus).passages(), retrieval, folder, fingerprint)
 
 
-def _questions(folder: Path, shard_size: int, name: str, corpus: CorpusConfig) -> QuestionFile:
+def _questions(
+    folder: Path, shard_size: int, name: str, answered: bool, corpus: CorpusConfig
+) -> QuestionFile:
     """The file of questions, and beside it skipped-*.jsonl: file, record and reason of what the corpus leaves out."""
     opened = open_corpus(corpus)
     opened.fingerprint()  # what the passages leave out counts too
@@ -87,4 +92,4 @@ def _questions(folder: Path, shard_size: int, name: str, corpus: CorpusConfig) -
             write_text(folder / f"skipped-{name[:16]}.jsonl", "".join(lines))
         return len(opened.skipped)
 
-    return write_questions(folder, opened.questions(), shard_size, name, skipped)
+    return write_questions(folder, opened.questions(answered=answered), shard_size, name, skipped)

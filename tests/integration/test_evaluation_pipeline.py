@@ -8,7 +8,7 @@ from steper_ray.config.file import load_config
 from steper_ray.core.errors import DataError, LockedError, ModelError
 from steper_ray.core.files import locked
 from steper_ray.corpora import open_corpus
-from steper_ray.evaluation.pipeline import EvalJob, evaluate
+from steper_ray.evaluation.pipeline import EvalJob, evaluate, predict
 from steper_ray.evaluation.scores import score_trajectories
 from steper_ray.evaluation.store import job_files, read_trajectories
 from steper_ray.generation import open_generator
@@ -83,6 +83,34 @@ def test_a_rerun_starts_no_actor_and_gives_the_same_scores(configure, monkeypatc
     monkeypatch.setattr("steper_ray.rollouts.run._pass", fail)
     assert evaluate(config, BASE) == first
     assert [file.stat().st_mtime_ns for file in files] == written
+
+
+def test_predictions_are_the_evaluations_answers_and_questions_without_answers_are_asked_too(
+    configure, monkeypatch, tmp_path
+):
+    config = configure()
+    evaluate(config, BASE)
+    with monkeypatch.context() as patch:
+        patch.setattr("steper_ray.rollouts.run._pass", lambda *_, **__: pytest.fail("nothing is missing"))
+        found = predict(config, BASE[0])
+    (file,) = found.files
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    stored = list(read_trajectories(job_files(config.run_dir, BASE[0])))
+    assert [(row["id"], row["answer"], tuple(row["chain"])) for row in rows] == [
+        (trajectory.question.id, trajectory.answer, trajectory.chain) for trajectory in stored
+    ]
+    split = tmp_path / "test.jsonl"
+    records = ({"_id": row["id"], "question": row["question"], "context": [["T", ["x."]]]} for row in rows)
+    split.write_text("".join(json.dumps(record) + "\n" for record in records))
+    bare = configure(f"evaluate.corpus={{questions: {split}}}")
+    with pytest.raises(DataError, match=r"line 1: the question has no answer: `steper predict`"):
+        evaluate(bare, BASE)
+    again = predict(bare, BASE[0])
+    assert (again.questions, [path.suffixes for path in again.files]) == (
+        5,
+        [[".jsonl"], [".hotpotqa", ".json"]],
+    )
+    assert json.loads(again.files[1].read_text())["answer"].keys() == {row["id"] for row in rows}
 
 
 def test_only_what_is_missing_changed_or_damaged_is_made_again(configure):

@@ -137,6 +137,14 @@ def test_the_three_jobs_leave_data_a_student_and_its_scores(run_dir):
     assert "EM" in (run_dir / "evaluate.log").read_text()
 
 
+def test_a_relative_run_dir_in_a_jobs_copy_of_the_folder_is_refused_before_anything_is_asked(cluster):
+    done = cluster.submit("python", "jobs/build_data.py", "--config", "jobs/configs/miniature.yaml")
+    assert done.returncode != 0
+    said = done.stdout + done.stderr
+    assert "run_dir=runs/demo: a relative path lies in this job's copy of the folder" in said
+    assert "such as run_dir=/shared/runs/demo" in said
+
+
 def test_a_config_that_is_wrong_ends_the_job_with_the_field_and_the_fix(cluster):
     done = cluster.submit("python", "jobs/train.py", "train.epoch=3")
     assert done.returncode != 0

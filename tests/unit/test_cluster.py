@@ -11,7 +11,9 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
+from steper_ray.cluster import check_run_dir
 from steper_ray.config.file import load_config
+from steper_ray.core.errors import StorageError
 from steper_ray.serving.app import ServeArgs
 
 ROOT = Path(__file__).parents[2]
@@ -159,3 +161,12 @@ def test_the_image_copies_only_what_exists_and_docker_is_given():
     assert sources == given
     assert {name for name in sources if not (ROOT / name).exists()} == set()
     assert re.search(r"^USER ray$", dockerfile, re.M)
+
+
+@pytest.mark.parametrize(("is_copy", "nodes"), [(True, 1), (False, 2)])
+def test_a_relative_run_dir_is_refused_where_it_is_another_folder_elsewhere_and_its_fix_works(is_copy, nodes):
+    with pytest.raises(StorageError, match="give a whole path that every node sees") as caught:
+        check_run_dir(Path("runs/mine"), is_copy=is_copy, nodes=nodes)
+    fix = Path(str(caught.value).rpartition("run_dir=")[2])
+    check_run_dir(fix, is_copy=is_copy, nodes=nodes)
+    check_run_dir(Path("runs/mine"), is_copy=False, nodes=1)

@@ -75,6 +75,6 @@ def test_a_student_of_another_training_is_not_overwritten(tmp_path, monkeypatch)
     ):
         stages.train(config)
     monkeypatch.setattr("steper_ray.training.trainer.train", lambda jobs, **_: jobs)
-    monkeypatch.setattr(stages, "connect", lambda: None)
+    monkeypatch.setattr(stages, "connect", lambda _: None)
     assert stages.train(config, replace=True).name == "steper"
     assert stages.model_folder(load_config(None, [f"run_dir={tmp_path}", "train.name=two"])).name == "two"

@@ -1,0 +1,11 @@
+"""Answers of one model (`--model FOLDER`) to the test set of the config, which needs no gold answers.
+
+Run as: ray job submit --working-dir . -- python jobs/predict.py --config FILE run_dir=/shared/run1
+Overrides follow (`run_dir=/shared/run1 evaluate.engines=8`); `--dry-run` prints the resolved config. A job that was
+stopped continues when it is submitted again. `run_dir` must be a folder that all nodes see.
+"""
+
+from steper_ray.cli.main import predict, run_job
+
+if __name__ == "__main__":
+    run_job(predict)
