@@ -18,6 +18,8 @@ class EngineConfig(Section):
     """A Hugging Face folder or hub name, `miniature:base`, `miniature:teacher`, or the name an endpoint serves."""
     tokenizer: FolderOrName | None = None
     """A folder or hub name, if it is not the model's own."""
+    trust_remote_code: bool = False
+    """Run Python code that the model's repository brings along. Read it first: it may do anything."""
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
     """`auto`: bfloat16 on a GPU, float32 on a CPU."""
     max_model_len: Positive = 2048

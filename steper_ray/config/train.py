@@ -39,6 +39,8 @@ class TrainConfig(Section):
     rows_per_micro_batch; each of them that is set beside it keeps what is set."""
     student: FolderOrName = "miniature:base"
     """The model to start from: a Hugging Face folder or hub name, or `miniature:base`."""
+    trust_remote_code: bool = False
+    """Run Python code that the student's repository brings along. Read it first: it may do anything."""
     method: Literal["steper", "vanilla_kd"] = "steper"
     """StepER learns all steps; vanilla-KD the final step alone."""
     steps: Literal["all", "first_final", "first_mid_final"] = "all"

@@ -133,7 +133,7 @@ def total(steps: Iterable[StepTokens]) -> StepTokens:
 
 def _corpus(config: Config, assumed: list[str]) -> tuple[int, int, Lengths]:
     """Questions, passages and mean lengths. Raises DataError."""
-    from steper_ray.generation.tokens import load_tokenizer, tokenizer_name  # brings transformers
+    from steper_ray.generation.tokens import engine_tokenizer  # brings transformers
 
     corpus, layout = open_corpus(config.corpus), layout_for(config.reasoning)
     questions = list(islice(corpus.questions(), SAMPLE))
@@ -141,7 +141,7 @@ def _corpus(config: Config, assumed: list[str]) -> tuple[int, int, Lengths]:
     shown = [p for passage in passages if (p := within_limit(passage, config.reasoning)) is not None]
     name = config.engine.tokenizer or config.engine.model
     try:
-        tokenizer = load_tokenizer(tokenizer_name(config.engine), local=True)
+        tokenizer = engine_tokenizer(config.engine, local=True)
         encoder = encoder_for(tokenizer, layout, config.reasoning)
         assumed.append(f"counted with the tokenizer of {name}")
     except ModelError:

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from steper_ray.config import EngineConfig
 from steper_ray.core.chat import Conversation
 from steper_ray.core.errors import ModelError, PromptTooLongError, RefusedError
 from steper_ray.core.tokenizers import Tokenizer, plain_ids
 from steper_ray.generation.base import Prompt
 from steper_ray.models import resolve_model
+from steper_ray.pretrained import load_tokenizer
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -33,13 +32,10 @@ def tokenizer_name(config: EngineConfig) -> str:
     return name
 
 
-def load_tokenizer(name: str, *, local: bool = False) -> Any:
-    """A Hugging Face tokenizer with an end of sequence; `local` asks no hub. Raises ModelError."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
-    except Exception as error:  # a broken file raises anything: the Rust core even plain Exceptions
-        what = f"{type(error).__name__}: {error}"
-        raise ModelError(f"tokenizer '{name}' cannot be loaded ({what})") from error
+def engine_tokenizer(config: EngineConfig, *, local: bool = False) -> Any:
+    """The engine's tokenizer, which has an end of sequence; `local` asks no hub. Raises ModelError."""
+    name = tokenizer_name(config)
+    tokenizer = load_tokenizer(name, config.trust_remote_code, local=local)
     if tokenizer.eos_token_id is None:
         raise ModelError(f"tokenizer '{name}' has no end-of-sequence token: set `eos_token` in its config")
     return tokenizer

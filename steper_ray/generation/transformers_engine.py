@@ -15,8 +15,6 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from steper_ray.config import EngineConfig, SamplingConfig
@@ -27,13 +25,13 @@ from steper_ray.generation.batch import Batch, Running, is_out_of_memory, next_g
 from steper_ray.generation.tokens import (
     Decode,
     decoder_of,
+    engine_tokenizer,
     fit_tokens,
-    load_tokenizer,
     model_prompt,
-    tokenizer_name,
 )
 from steper_ray.generation.waiting import Deadline, Pulse
 from steper_ray.models import partial_attention, resolve_model
+from steper_ray.pretrained import load_model
 
 # Tokens of one prefill pass, and of all passes between two decoding steps: what running sequences wait for at most.
 # On a CPU (measured with the miniature model) larger passes are slower per token.
@@ -47,7 +45,7 @@ class TransformersGenerator:
     """
 
     def __init__(self, config: EngineConfig) -> None:
-        self.tokenizer = load_tokenizer(tokenizer_name(config))
+        self.tokenizer = engine_tokenizer(config)
         self.model = _load_model(config)
         self._max_model_len, self._timeout_s = config.max_model_len, config.timeout_s
         self._vocabulary = self.model.get_input_embeddings().weight.shape[0]
@@ -290,11 +288,9 @@ def _load_model(config: EngineConfig) -> Any:
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), attn_implementation="sdpa"
+        model = load_model(
+            folder, config.trust_remote_code, dtype=getattr(torch, dtype), attn_implementation="sdpa"
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ModelError(f"model '{config.model}' cannot be loaded: {error}") from error
     finally:
         if bars:
             transformers_logging.enable_progress_bar()

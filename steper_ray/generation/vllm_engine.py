@@ -24,7 +24,7 @@ from steper_ray.core.chat import end_of_turn
 from steper_ray.core.errors import EngineDeadError, GenerationError, ModelError
 from steper_ray.generation.agreement import LISTED, Agreement
 from steper_ray.generation.base import Chunk, Prompt
-from steper_ray.generation.tokens import fit_tokens, load_tokenizer, model_prompt, tokenizer_name
+from steper_ray.generation.tokens import engine_tokenizer, fit_tokens, model_prompt
 from steper_ray.generation.vllm_settings import ENVIRONMENT, lora_arguments, vllm_arguments
 from steper_ray.generation.waiting import Deadline, Pulse
 from steper_ray.models import resolve_model
@@ -46,7 +46,7 @@ class VllmGenerator:
     """
 
     def __init__(self, config: EngineConfig, adapters: Mapping[str, str] = NO_ADAPTERS) -> None:
-        self.tokenizer = load_tokenizer(tokenizer_name(config))
+        self.tokenizer = engine_tokenizer(config)
         self._max_model_len, self._timeout_s = config.max_model_len, config.timeout_s
         self._folder = resolve_model(config.model)
         self._agreement = Agreement((self._folder, *adapters.values()), config.max_model_len)

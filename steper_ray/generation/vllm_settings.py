@@ -24,6 +24,7 @@ def vllm_arguments(config: EngineConfig, on_cpu: bool) -> dict[str, Any]:
     """Arguments of vLLM's engine, without the model and what depends on the caller. Raises ModelError."""
     return {
         "tokenizer": tokenizer_name(config),
+        "trust_remote_code": config.trust_remote_code,
         "dtype": {"auto": "float32" if on_cpu else "bfloat16"}.get(config.dtype, config.dtype),
         "max_model_len": config.max_model_len,
         "max_num_seqs": config.max_batch,

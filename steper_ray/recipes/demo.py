@@ -93,14 +93,13 @@ def student_jobs(config: Config) -> dict[str, Any]:
 
 def _steps(config: Config) -> int:
     """The optimiser steps that StepER takes on the data, from the token files that the workers read too."""
-    from transformers import AutoConfig
-
     from steper_ray.models import context_limit, resolve_model
+    from steper_ray.pretrained import load_shape
     from steper_ray.training.data import load_data
     from steper_ray.training.tokenising import tokenise
 
     model = resolve_model(config.train.student)
-    shape = AutoConfig.from_pretrained(model).get_text_config()
+    shape = load_shape(model, config.train.trust_remote_code).get_text_config()
     limit = context_limit(shape) or config.train.row_tokens
     steper = config.train.model_copy(update={"method": "steper"})
     data = load_data(tokenise(stages.trajectories_folder(config), model, config.run_dir), steper, limit)

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations import apply_liger_kernel
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
 from steper_ray.config import TrainConfig
 from steper_ray.core.errors import TrainingError
+from steper_ray.pretrained import load_model, load_shape
 from steper_ray.training.fit import Memory, check_fit, worker_memory
 from steper_ray.training.forward import Forward
 from steper_ray.training.lora import add_adapters
@@ -98,7 +98,7 @@ class Engine(Forward):
         # Without it the first engine compiles an op for inference with g++ for a minute. Training has no use for it.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self._worker, self._deepspeed = worker, deepspeed
-        shape = AutoConfig.from_pretrained(model)
+        shape = load_shape(model, config.trust_remote_code)
         if config.check_memory:
             check_fit(shape, config, _least(worker))
         parameters = model_size(shape, config).parameters
@@ -195,8 +195,8 @@ def _load(model: str, config: TrainConfig, settings: dict[str, Any] | None) -> A
     """
     partition = HfDeepSpeedConfig(settings) if settings is not None and config.zero_stage == 3 else None
     try:
-        student = AutoModelForCausalLM.from_pretrained(
-            model, dtype=training_dtype(config), attn_implementation="eager"
+        student = load_model(
+            model, config.trust_remote_code, dtype=training_dtype(config), attn_implementation="eager"
         )
     finally:
         if partition is not None:  # it is global to the process, and the next job may be another model

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from transformers import GenerationConfig
 
 from steper_ray.core.errors import TrainingError
 from steper_ray.core.files import remove_leftovers, replace_folder, temporary
 from steper_ray.core.probes import Probes, write_probes
 from steper_ray.core.sums import PROVENANCE, sums_damage, write_sums
+from steper_ray.pretrained import load_shape, load_tokenizer
 from steper_ray.prompts import end_of, mark_style
 from steper_ray.training.job import Task
 from steper_ray.training.lora import save_adapters, save_merged
@@ -51,26 +52,26 @@ def export(
     is replaced.
     """
     with _replaced(folder or task.job.output) as partial:
-        lora = task.job.config.lora
+        lora, trusted = task.job.config.lora, task.job.config.trust_remote_code
         if lora is None:
             model.config.use_cache = True
             model.save_pretrained(partial, state_dict=state)
         elif lora.merge:
-            save_merged(partial, task.model, model, state, training_dtype(task.job.config))
+            save_merged(partial, task.model, model, state, training_dtype(task.job.config), trusted)
         else:
             save_adapters(partial, model, state)
-        tokenizer = AutoTokenizer.from_pretrained(task.model)
+        tokenizer = load_tokenizer(task.model, trusted)
         end = end_of(tokenizer, task.job.prompt)
         mark_style(tokenizer, task.job.prompt)
         tokenizer.save_pretrained(partial)
         if lora is None or lora.merge:
-            generation_config(task.model, end).save_pretrained(partial)
+            generation_config(task.model, end, trusted).save_pretrained(partial)
         if probes is not None:
             write_probes(partial, probes)
         _describe(partial, task, _record(task, steps, summary, validation))
 
 
-def generation_config(model: str, end: int) -> GenerationConfig:
+def generation_config(model: str, end: int, trusted: bool = False) -> GenerationConfig:
     """That of a model folder or name, with `end`, which the student learns to write behind a step, among its ends.
 
     Otherwise what generates by this file alone would never stop. Raises TrainingError where transformers would refuse
@@ -79,7 +80,7 @@ def generation_config(model: str, end: int) -> GenerationConfig:
     try:
         config = GenerationConfig.from_pretrained(model)
     except OSError:  # it has none
-        config = GenerationConfig.from_model_config(AutoConfig.from_pretrained(model))
+        config = GenerationConfig.from_model_config(load_shape(model, trusted))
     stated = config.eos_token_id
     ends = [stated] if isinstance(stated, int) else list(stated or [])
     if end not in ends:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 
 from steper_ray.config import LoraConfig, TrainConfig
-from steper_ray.core.errors import TrainingError
+from steper_ray.core.errors import ModelError, TrainingError
+from steper_ray.pretrained import load_shape
 from steper_ray.training.memory import Estimate, estimate_memory, training_dtype
 from steper_ray.training.sizes import model_size
 
@@ -73,9 +73,9 @@ def print_estimates(students: Sequence[tuple[str, TrainConfig]]) -> None:
     shown = []
     for model, config in students:
         try:
-            table = describe(AutoConfig.from_pretrained(model), config)
+            table = describe(load_shape(model, config.trust_remote_code), config)
         # The workers may see what this machine does not; a config of an unknown kind they name.
-        except (OSError, ValueError):
+        except ModelError:
             table = f"memory of a worker: no estimate, {model} cannot be read from here"
         if table not in shown:
             shown.append(table)

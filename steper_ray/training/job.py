@@ -39,6 +39,7 @@ _HOW = {
     "offload",
     "liger",
     "check_memory",
+    "trust_remote_code",
     "preset",  # what it set is there by itself
     "tracking",
     "tracking_project",

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import AutoConfig, AutoTokenizer
 
 from steper_ray.config import TrainConfig
-from steper_ray.core.errors import ModelError, SteperError, TrainingError
+from steper_ray.core.errors import SteperError, TrainingError
 from steper_ray.core.probes import Probes
 from steper_ray.models import context_limit, partial_attention
+from steper_ray.pretrained import load_shape, load_tokenizer
 from steper_ray.prompts import end_of
 from steper_ray.training.checkpoints import writing
 from steper_ray.training.data import Batch, TrainingData, check_vocabulary, load_data
@@ -74,6 +74,7 @@ class Trainer:
 
     def __init__(self, task: Task, worker: Worker, resume: Path | None) -> None:
         self._task, self._config, self._worker = task, task.job.config, worker
+        trusted = self._config.trust_remote_code
         self._data = load_together(task)
         self._steps = self._config.max_steps or self._config.epochs * self._data.steps_per_epoch
         self._engine = Engine(task.model, self._config, worker)
@@ -81,8 +82,8 @@ class Trainer:
         self._sample = short_trees((items[0], items[len(items) - 1]))
         check_exactness(self._engine, self._sample, self._config)
         self._difficulty = DifficultyWeights(N_TASKS, self._config.sigma_lr, self._config.log_sigma_bounds)
-        self._filler = filler(AutoTokenizer.from_pretrained(task.model).eos_token_id)
-        self._telemetry = Telemetry(AutoConfig.from_pretrained(task.model), self._config, worker)
+        self._filler = filler(load_tokenizer(task.model, trusted).eos_token_id)
+        self._telemetry = Telemetry(load_shape(task.model, trusted), self._config, worker)
         held_out, validation = self._data.held_out, self._config.validation
         self._held_out = HeldOut(held_out, self._config, worker, self._filler) if held_out else None
         self._best = Best(task) if validation.keep == "best" else None
@@ -253,15 +254,6 @@ class Trainer:
         }
 
 
-def shape_and_tokenizer(model: str) -> tuple[Any, Any]:
-    """The text model's config and the tokenizer of a resolved model. Raises ModelError."""
-    try:
-        shape = AutoConfig.from_pretrained(model).get_text_config()
-        return shape, AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:  # what transformers raises for what is missing, unknown or broken
-        raise ModelError(f"model '{model}': its config or tokenizer cannot be loaded: {error}") from error
-
-
 def first_message(message: str | None) -> str | None:
     """The message of the first worker that has one, sent to all; None if none has one. A barrier too."""
     messages: list[str | None] = [None] * dist.get_world_size()
@@ -273,8 +265,9 @@ def load_together(task: Task) -> TrainingData:
     """The data, or one worker's error raised by all: a worker that stopped alone would leave the others waiting."""
     data, message = None, None
     try:
-        shape, tokenizer = shape_and_tokenizer(task.model)
         config = task.job.config
+        shape = load_shape(task.model, config.trust_remote_code).get_text_config()
+        tokenizer = load_tokenizer(task.model, config.trust_remote_code)
         if config.attention != "eager" and (kinds := partial_attention(shape, config.row_tokens)):
             raise TrainingError(
                 f"job '{task.name}': {task.model} has layers of {', '.join(kinds)}, which do not see all of a "

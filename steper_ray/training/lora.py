@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from steper_ray.config import LoraConfig
 from steper_ray.core.errors import TrainingError
+from steper_ray.pretrained import load_model
 from steper_ray.training.checkpoints import WriteError
 
 
@@ -53,7 +53,12 @@ def save_adapters(folder: Path, adapted: Any, state: dict[str, torch.Tensor]) ->
 
 
 def save_merged(
-    folder: Path, base: str, adapted: Any, state: dict[str, torch.Tensor], dtype: torch.dtype
+    folder: Path,
+    base: str,
+    adapted: Any,
+    state: dict[str, torch.Tensor],
+    dtype: torch.dtype,
+    trusted: bool = False,
 ) -> None:
     """The model of folder or name `base` with the adapters merged in, whole, in `dtype`. Needs its memory once.
 
@@ -61,7 +66,7 @@ def save_merged(
     """
     import peft
 
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    model = load_model(base, trusted, dtype=dtype)
     # Its own adapters are float32: their product is then rounded once, when it is added.
     merging = peft.get_peft_model(model, adapted.peft_config["default"])
     adapters = peft.get_peft_model_state_dict(adapted, state_dict=state, save_embedding_layers=False)

@@ -56,7 +56,7 @@ def model_size(shape: Any, config: TrainConfig) -> ModelSize:
     """Sizes of the model of a transformers config, trained as `config` says. Raises TrainingError as LoRA may."""
     text = shape.get_text_config()
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(shape)
+        model = AutoModelForCausalLM.from_config(shape, trust_remote_code=config.trust_remote_code)
         parameters = sum(p.numel() for p in model.parameters())
         if config.lora is not None:
             model = add_adapters(model, config.lora, config.seed)

@@ -7,7 +7,7 @@ tokenizer or another layout make others. The folder may be deleted at any time b
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -16,11 +16,12 @@ from typing import Any
 from filelock import FileLock
 
 from steper_ray.config import PromptConfig
-from steper_ray.core.errors import ModelError, TrainingError
+from steper_ray.core.errors import TrainingError
 from steper_ray.core.files import remove_unfinished, storing
 from steper_ray.core.progress import Bar
 from steper_ray.core.tasks import in_order
 from steper_ray.frameworks import Layout, layouts
+from steper_ray.pretrained import load_tokenizer
 from steper_ray.training.job import Task
 from steper_ray.training.sources import Source, sources_of
 from steper_ray.training.tokens import Tokens, is_whole, note_of, tokens_key, write_tokens
@@ -30,7 +31,12 @@ logger = logging.getLogger(__name__)
 
 def with_tokens(tasks: Sequence[Task], run_dir: Path, progress: bool = True) -> list[Task]:
     """The tasks with the token files of their data, made where they are missing. Raises TrainingError or ModelError."""
-    made = cache(lambda path, model, job: tokenise(path, model, run_dir, progress, tasks[job].job.prompt))
+
+    @cache
+    def made(path: Path, model: str, job: int) -> Tokens:
+        own = tasks[job].job
+        return tokenise(path, model, run_dir, progress, own.prompt, trusted=own.config.trust_remote_code)
+
     found, prompts = [], [task.job.prompt for task in tasks]
     for task in tasks:
         other, same = task.job.config.validation.trajectories, prompts.index(task.job.prompt)
@@ -40,13 +46,19 @@ def with_tokens(tasks: Sequence[Task], run_dir: Path, progress: bool = True) -> 
 
 
 def tokenise(
-    path: Path, model: str, run_dir: Path, progress: bool = True, prompt: PromptConfig | None = None
+    path: Path,
+    model: str,
+    run_dir: Path,
+    progress: bool = True,
+    prompt: PromptConfig | None = None,
+    *,
+    trusted: bool = False,
 ) -> Tokens:
     """The token files of a Parquet file or folder of trajectories; those that are not there, or not whole, are made.
 
     With `progress` a bar on stderr shows the files made. Raises TrainingError or ModelError.
     """
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(model, trusted)
     if tokenizer.eos_token_id is None:
         raise TrainingError(
             f"the tokenizer of {model} has no end-of-sequence token, so its student could never learn where a step "
@@ -62,40 +74,30 @@ def tokenise(
         with FileLock(folder / ".lock"):  # another training of this run makes the same ones
             remove_unfinished(folder)
             missing = {file: source for file, source in files.items() if not is_whole(file)}
-            _make(missing, model, key, prompt, progress)
+            _make(missing, partial(_tokenizer, model, trusted, key), prompt, progress)
     return Tokens(path, tuple(files))
 
 
-def load_tokenizer(model: str) -> Any:
-    """The tokenizer of a resolved model. Raises ModelError."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:  # what transformers raises for what is missing, unknown or broken
-        raise ModelError(f"model '{model}': its tokenizer cannot be loaded: {error}") from error
-
-
-def _make(files: dict[Path, Source], model: str, key: str, prompt: PromptConfig, progress: bool) -> None:
+def _make(files: dict[Path, Source], load: Callable[[], Any], prompt: PromptConfig, progress: bool) -> None:
     for file in files:
         if note_of(file) is not None:
             logger.warning("%s: damaged (its SHA-256 is not the one noted): it is made again", file)
     bar = Bar("tokens", "files", len(files), shown=progress)
-    write = partial(_write, model, key, layouts(), prompt)
+    write = partial(_write, load, layouts(), prompt)
     for done, _ in enumerate(in_order(write, files.items()), 1):
         bar.show(done)
     bar.close()
 
 
 def _write(
-    model: str, key: str, known: dict[str, Layout], prompt: PromptConfig, made: tuple[Path, Source]
+    load: Callable[[], Any], known: dict[str, Layout], prompt: PromptConfig, made: tuple[Path, Source]
 ) -> None:
     """Makes one token file."""
     file, source = made
-    write_tokens(source, file, _tokenizer(model, key), known, prompt)
+    write_tokens(source, file, load(), known, prompt)
 
 
 @lru_cache(maxsize=2)
-def _tokenizer(model: str, key: str) -> Any:
+def _tokenizer(model: str, trusted: bool, key: str) -> Any:
     """Loaded once a process; `key` makes a changed one another."""
-    return load_tokenizer(model)
+    return load_tokenizer(model, trusted)

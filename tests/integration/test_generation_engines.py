@@ -30,8 +30,8 @@ from steper_ray.core.errors import (
 from steper_ray.corpora.miniature import make_corpus
 from steper_ray.frameworks import FRAMEWORKS
 from steper_ray.generation import generate, open_generator, open_students
-from steper_ray.generation.tokens import load_tokenizer
 from steper_ray.models import resolve_model
+from steper_ray.pretrained import load_tokenizer
 from steper_ray.prompts import PromptEncoder
 from steper_ray.reasoning import Reasoner
 from steper_ray.retrieval.index import ensure_index

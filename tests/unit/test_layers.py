@@ -17,9 +17,10 @@ MAY = {
     "frameworks": {"core", "schema", "config"},
     "prompts": {"core", "schema", "config", "frameworks"},
     "models": {"core", "config"},
+    "pretrained": {"core"},
     "cluster": {"core"},
     "retrieval": {"core", "schema", "config"},
-    "generation": {"core", "schema", "config", "models"},
+    "generation": {"core", "schema", "config", "models", "pretrained"},
     "reasoning": {"core", "schema", "config", "frameworks", "prompts", "retrieval", "generation"},
 }
 BASE = set(MAY)
@@ -29,7 +30,7 @@ MAY |= {
     "evaluation": BASE | {"rollouts"},
     "serving": BASE,
     "client": {"core", "schema", "config", "generation", "serving"},
-    "training": {"core", "schema", "config", "prompts", "frameworks", "models", "cluster"},
+    "training": {"core", "schema", "config", "prompts", "frameworks", "models", "pretrained", "cluster"},
 }
 ABOVE = {"stages", "recipes", "cli", "miniature", "__init__"}
 #: Where Ray may be imported.

@@ -55,7 +55,7 @@ from steper_ray.generation.endpoint.parameters import Parameters
 from steper_ray.generation.endpoint.retrying import backoff
 from steper_ray.generation.endpoint.routes import Reader, Request, Route, closed, size_of
 from steper_ray.generation.endpoint.routing import Routing
-from steper_ray.generation.tokens import fit_tokens, load_tokenizer, prompt_ids, tokenizer_name
+from steper_ray.generation.tokens import engine_tokenizer, fit_tokens, prompt_ids
 from steper_ray.generation.waiting import Deadline, DeadlineError
 from steper_ray.schema import Usage
 
@@ -98,7 +98,7 @@ class OpenAIGenerator:
         rng: Random | None = None,
     ) -> None:
         assert config.url is not None  # the config's own check
-        self.tokenizer = load_tokenizer(tokenizer_name(config)) if config.tokenizer else None
+        self.tokenizer = engine_tokenizer(config) if config.tokenizer else None
         self.limiter = Limiter(
             config.max_batch,
             requests_per_minute=config.requests_per_minute,

@@ -16,11 +16,11 @@ from steper_ray.generation.tokens import (
     Detokenizer,
     decoder_of,
     fit_tokens,
-    load_tokenizer,
     prompt_ids,
 )
 from steper_ray.generation.transformers_engine import _end_ids
 from steper_ray.models import resolve_model
+from steper_ray.pretrained import load_tokenizer
 
 TEXT = " The naïve 🦙 of 漢字 is Bo."
 

@@ -15,7 +15,8 @@ from steper_ray.core.tokenizers import plain_ids
 from steper_ray.corpora.miniature import make_corpus
 from steper_ray.frameworks import layouts
 from steper_ray.frameworks.layout import defuse
-from steper_ray.generation.tokens import load_tokenizer, prompt_ids
+from steper_ray.generation.tokens import prompt_ids
+from steper_ray.pretrained import load_tokenizer
 from steper_ray.prompts import PromptEncoder
 from steper_ray.reasoning import Reasoner
 from steper_ray.schema import Passage, Question, StopReason

@@ -13,12 +13,13 @@ from training_jobs import export_of, task_of
 from steper_ray import stages
 from steper_ray.config import Config, TrainConfig
 from steper_ray.core.errors import DataError, LockedError, ModelError, TrainingError
+from steper_ray.pretrained import load_shape, load_tokenizer
 from steper_ray.recipes.demo import STUDENTS, _settings
 from steper_ray.training import engine, trainer
 from steper_ray.training.checkpoints import Checkpoints
 from steper_ray.training.engine import _uses_liger, deepspeed_config
 from steper_ray.training.job import TrainJob
-from steper_ray.training.loop import learning_rate, shape_and_tokenizer
+from steper_ray.training.loop import learning_rate
 from steper_ray.training.metrics import Follower, MetricsLog, ProgressBars, read_lines
 from steper_ray.training.trainer import train
 
@@ -202,8 +203,11 @@ def test_a_student_whose_config_or_tokenizer_does_not_load_is_named(tmp_path):
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "llama"}')
     (folder / "tokenizer.json").write_text("{")
-    with pytest.raises(ModelError, match=r"model '.*student': its config or tokenizer cannot be loaded: "):
-        shape_and_tokenizer(str(folder))
+    with pytest.raises(ModelError, match=r"model '.*student': its tokenizer cannot be loaded \("):
+        load_tokenizer(str(folder))
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"model '.*student': its config cannot be loaded \("):
+        load_shape(str(folder))
 
 
 def test_the_demos_vanilla_students_learn_the_final_step_alone_whatever_steper_learns():

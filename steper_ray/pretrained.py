@@ -1,0 +1,52 @@
+"""Loads configs, tokenizers and models through transformers, with one rule for errors and for code of repositories.
+
+Python code that a model's repository brings along runs only where `trust_remote_code` is set, and no terminal is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from steper_ray.core.errors import ModelError
+
+
+def load_shape(model: str, trusted: bool = False) -> Any:
+    """The config of a folder or hub name. Raises ModelError."""
+    from transformers import AutoConfig
+
+    with _loading(model, "config"):
+        return AutoConfig.from_pretrained(model, trust_remote_code=trusted)
+
+
+def load_tokenizer(model: str, trusted: bool = False, *, local: bool = False) -> Any:
+    """The tokenizer of a folder or hub name; `local` asks no hub. Raises ModelError."""
+    from transformers import AutoTokenizer
+
+    with _loading(model, "tokenizer"):
+        return AutoTokenizer.from_pretrained(model, local_files_only=local, trust_remote_code=trusted)
+
+
+def load_model(model: str, trusted: bool = False, **how: Any) -> Any:
+    """The causal language model of a folder or hub name; `how` is passed on. Raises ModelError."""
+    from transformers import AutoModelForCausalLM
+
+    with _loading(model, "weights"):
+        return AutoModelForCausalLM.from_pretrained(model, trust_remote_code=trusted, **how)
+
+
+@contextmanager
+def _loading(model: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a broken file raises anything: tokenizers' Rust core even plain Exceptions
+        reason = " ".join(str(error).split())
+        if "trust_remote_code" in reason:
+            raise ModelError(
+                f"model '{model}' brings Python code along, which would run here: read it, then set "
+                "trust_remote_code=true in `engine` or `train`, or take a model that transformers knows"
+            ) from error
+        raise ModelError(
+            f"model '{model}': its {what} cannot be loaded ({type(error).__name__}: {reason[:500]})"
+        ) from error
