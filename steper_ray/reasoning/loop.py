@@ -45,6 +45,8 @@ class Reasoner:
         sample: int = 0,
     ) -> None:
         self.config, self._sample, self._attempt = config, sample, 0
+        self.max_tokens: int | None = None
+        """Tokens that may be written for one question, over all steps."""
         self._retriever, self._generator, self._sampling, self._source = (
             as_async(retriever),
             generator,
@@ -152,6 +154,12 @@ class Reasoner:
         policy = policy_for(self.config, self._framework, question.text)
         query: str | None = None
         for index in range(1, self.config.max_steps + 1):
+            sampling = self._seeded(question, index)
+            if self.max_tokens is not None:
+                left = self.max_tokens - sum(step.usage.completion_tokens for step in steps)
+                if left <= 0:
+                    break
+                sampling = sampling.model_copy(update={"max_tokens": min(left, sampling.max_tokens)})
             chain = tuple(step.reasoning for step in steps)
             if query is None:
                 query = self._framework.next_query(question.text, chain)
@@ -162,7 +170,7 @@ class Reasoner:
             hits = pool.add(found)
             emit(PassagesFound(index, hits, len(found) - len(hits), retrieved - started))
             prompt = self._prompts.prompt(question.text, pool.passages, chain)
-            made = await self._generate(index, prompt, self._seeded(question, index), emit)
+            made = await self._generate(index, prompt, sampling, emit)
             asked = (*(step.query for step in steps), query)
             ruling = policy.rule(
                 Written(made.piece, made.spans, chain, asked, index == self.config.max_steps)

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from steper_ray.config import Config, SamplingConfig
+from steper_ray.core.answers import extract_answer
 from steper_ray.core.chat import Conversation
 from steper_ray.core.errors import SteperError, StorageError
 from steper_ray.core.files import storing, write_text
@@ -24,9 +25,10 @@ from steper_ray.corpora.corpus import Corpus
 from steper_ray.generation.base import Chunk, Generator, Prompt
 from steper_ray.reasoning import Reasoner
 from steper_ray.retrieval import Retriever, index_folder, open_index
-from steper_ray.schema import Hit, Passage, Question, Trajectory
+from steper_ray.schema import Hit, Passage, Question, StopReason, Trajectory
 
 LEAST_FREE = 2**30  # bytes: less is soon full
+LONGEST_ANSWER = 20  # words: the data sets' answers are names, dates, numbers, yes and no
 
 Say = Callable[[str], None]
 
@@ -173,9 +175,9 @@ async def _ask(config: Config, found: _Found, say: Say) -> str:
     if trajectory.error is not None:
         raise SteperError(f"{config.engine.model}: {trajectory.error}")
     wrote, steps = sum(step.usage.completion_tokens for step in trajectory.steps), len(trajectory.steps)
-    if trajectory.answer is None:
+    if (fault := _misstated(trajectory)) is not None:
         raise SteperError(
-            f"{config.engine.model} states no answer in {steps} steps ({trajectory.stop_reason.value}): read its chain "
+            f"{config.engine.model} {fault} in {steps} steps ({trajectory.stop_reason.value}): read its chain "
             "above; show it the form (reasoning.few_shot=true, reasoning.instruction), or give it more "
             "(reasoning.max_steps, sampling.max_tokens)"
         )
@@ -187,6 +189,15 @@ async def _ask(config: Config, found: _Found, say: Say) -> str:
         f"{config.engine.model}: answers '{trajectory.answer}' after {steps} steps, {speed:.1f} tokens/s alone; "
         f"asked by {way}; gives {given}"
     )
+
+
+def _misstated(trajectory: Trajectory) -> str | None:
+    """What is wrong with how the answer is stated, if anything is."""
+    if trajectory.stop_reason not in (StopReason.ANSWERED, StopReason.UNSURE):
+        return "states no answer"
+    if extract_answer(trajectory.answer) is not None or len(trajectory.answer.split()) > LONGEST_ANSWER:
+        return f"states an answer that is none, '{trajectory.answer[:80]}',"
+    return None
 
 
 def _shown(watched: _Watched, trajectory: Trajectory) -> Iterator[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steper_ray.config import SamplingConfig
 from steper_ray.reasoning import Event, Finished, PassagesFound, StepDone
 from steper_ray.schema import Hit, Step, StopReason, Trajectory
 from steper_ray.serving.api import Grounded, Limits, Problem, check_done, usage_of
@@ -58,7 +57,6 @@ def to_ask(
     head: Head,
     asked_at: float,
     limits: Limits,
-    sampling: SamplingConfig,
     trace: str | None = None,
 ) -> Ask:
     """The question of a checked request to `head.model`. Raises Problem for what only the whole request shows."""
@@ -71,21 +69,18 @@ def to_ask(
     if len(question) > limits.max_question_chars:
         message = f"messages: the question may have {limits.max_question_chars} characters at most"
         raise Problem(400, "context_length_exceeded", message, param="messages")
-    _check_tokens(request, request.max_steps or limits.max_steps, sampling.max_tokens)
-    unit, most, stop = request.unit, request.max_steps, request.stop_when
-    return Ask(head.id, question, asked_at, head.model, unit, most, trace, stop)
-
-
-def _check_tokens(request: ChatRequest, steps: int, step_tokens: int) -> None:
-    """A limit is kept by a server that never writes so much; a lower one would need chains cut in mid-step."""
-    for field in ("max_tokens", "max_completion_tokens"):
-        limit = getattr(request, field)
-        if limit is not None and limit < steps * step_tokens:
-            message = (
-                f"{field}: must be {steps * step_tokens} or more ({steps} steps of up to {step_tokens} tokens), or "
-                "left out; max_steps allows fewer steps"
-            )
-            raise Problem(400, "unsupported_value", message, param=field)
+    tokens = [most for most in (request.max_tokens, request.max_completion_tokens) if most is not None]
+    return Ask(
+        head.id,
+        question,
+        asked_at,
+        head.model,
+        unit=request.unit,
+        max_steps=request.max_steps,
+        trace=trace,
+        stop=request.stop_when,
+        max_tokens=min(tokens, default=None),
+    )
 
 
 def completion(trajectory: Trajectory, head: Head) -> ChatCompletion:

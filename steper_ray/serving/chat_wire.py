@@ -91,7 +91,7 @@ class ChatRequest(Wire):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_completion_tokens: int | None = Field(None, ge=1)
-    """Not fewer than all steps together may write; `max_steps` lowers that."""
+    """Tokens of all steps together; where they are used up, the answer so far ends with finish_reason `length`."""
     max_tokens: int | None = Field(None, ge=1)
     """The older name of max_completion_tokens."""
     unit: Unit | None = None

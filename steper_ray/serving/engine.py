@@ -56,6 +56,8 @@ class Ask:
     trace: str | None = None
     """The client's W3C `traceparent`."""
     stop: Stop | None = None
+    max_tokens: int | None = None
+    """Tokens of the whole chain."""
 
 
 @dataclass(slots=True)
@@ -247,6 +249,7 @@ class ReasonEngine:
                 "deadline_s": deadline,
             }
         )
+        reasoner.max_tokens = ask.max_tokens
         return reasoner
 
 

@@ -215,7 +215,7 @@ def _add_chat(routes: APIRouter, asker: Asker, settings: WebSettings) -> None:
             now = time.time()
             name = pick_model(body.model, settings.about.models)
             head = Head(f"chatcmpl-{uuid.uuid4().hex}", int(now), name)
-            ask = to_ask(body, head, now, limits, sampling, request.headers.get("traceparent"))
+            ask = to_ask(body, head, now, limits, request.headers.get("traceparent"))
             if body.stream:
                 usage = body.stream_options is not None and bool(body.stream_options.include_usage)
                 return await asker.stream(ask, ChatFrames(head, ask.question, include_usage=usage))

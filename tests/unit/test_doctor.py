@@ -83,6 +83,32 @@ async def test_an_endpoint_is_shown_as_it_is_asked(tmp_path, monkeypatch):
     assert "sk-secret" not in "\n".join(lines)
 
 
+SAID = {
+    "Bo. So the answer is: Bo. So the answer is: Bo.": "states an answer that is none, 'Bo. So the answer is: Bo'",
+    f"So the answer is: {'so ' * 30}.": "states an answer that is none, 'so so",
+    "Bo is a town.": "states no answer",
+}
+
+
+@pytest.mark.parametrize("reply", SAID)
+async def test_a_model_that_misses_the_form_of_an_answer_is_found(tmp_path, reply):
+    lines = []
+    async with serving(Endpoint()) as endpoint:
+        endpoint.replies = [(200, [said("is", "length")])] * 2 + [(200, [said(reply, "stop")])]
+        engine = f"{{kind: openai, url: '{endpoint.url}', model: big}}"
+        overrides = [
+            f"run_dir={tmp_path}",
+            *SMALL,
+            f"engine={engine}",
+            "reasoning.unit=chain",
+            "reasoning.max_steps=1",
+        ]
+        faults = await asyncio.to_thread(doctor.examine, load_config(None, overrides), lines.append)
+    assert faults == 1
+    assert SAID[reply] in lines[-1]
+    assert "reasoning.few_shot=true" in lines[-1]
+
+
 def test_the_command_exits_with_the_status_of_a_mistake(tmp_path):
     done = CliRunner().invoke(app, ["doctor", f"run_dir={tmp_path}", "corpus.kind=plain",
                                     "corpus.questions=/absent", "corpus.passages=/absent"])  # fmt: skip

@@ -49,6 +49,15 @@ async def test_a_question_is_reasoned_sentence_by_sentence_to_its_answer():
     assert generator.aborted == 2  # the first two were cut after their first sentence
 
 
+async def test_a_limit_of_tokens_holds_for_all_steps_together():
+    loop, generator = reasoner(CHAIN)
+    loop.max_tokens = len(CHAIN[0]) + 5
+    trajectory = await loop.run(QUESTION)
+    assert generator.limits == [len(CHAIN[0]) + 5, 5]
+    assert trajectory.stop_reason is StopReason.STEP_LIMIT
+    assert len(trajectory.steps) == 2
+
+
 async def test_unit_chain_lets_a_generation_run_to_its_end():
     loop, generator = reasoner([" ".join(CHAIN)], unit="chain")
     trajectory = await loop.run(QUESTION)

@@ -278,8 +278,7 @@ TOOL = {"type": "function", "function": {"name": "look"}}
         ({"logprobs": True}, "logprobs", "False"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "0"),
         ({"reasoning_effort": "high"}, "reasoning_effort", "leave it out"),
-        ({"max_tokens": 10}, "max_tokens", "640 or more (5 steps of up to 128 tokens)"),
-        ({"max_completion_tokens": 255, "max_steps": 2}, "max_completion_tokens", "256 or more"),
+        ({"max_tokens": 0}, "max_tokens", "1"),
         ({"max_steps": LIMITS.max_steps + 1}, "max_steps", "max_steps"),
         ({"unit": "word"}, "unit", "unit"),
         ({"stop_when": "tired"}, "stop_when", "stop_when"),
@@ -308,6 +307,16 @@ def test_what_asks_for_nothing_else_is_taken():
     }  # fmt: skip
     reply = client(LocalEngine(replies())).post("/v1/chat/completions", json=ASK | harmless)
     assert reply.json()["choices"][0]["message"]["stop_reason"] == "step_limit"
+
+
+@pytest.mark.parametrize(
+    ("fields", "most"),
+    [({}, None), ({"max_tokens": 7}, 7), ({"max_tokens": 9, "max_completion_tokens": 8}, 8)],
+)
+def test_a_lower_limit_of_tokens_is_served_up_to_it(fields, most):
+    engine = LocalEngine(replies())
+    assert client(engine).post("/v1/chat/completions", json=ASK | fields).status_code == 200
+    assert [ask.max_tokens for ask in engine.asked] == [most]
 
 
 def test_a_server_that_samples_takes_its_own_sampling_and_no_seed():
