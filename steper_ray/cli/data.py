@@ -16,15 +16,18 @@ def inspect_data(
     run_dir: RunDir,
     show: Annotated[int, typer.Option(help="Trajectories to print, or to put into the page.")] = 0,
     fate: Annotated[
-        str | None, typer.Option(help="Only those that were `kept`, or dropped for this.")
+        str | None, typer.Option(help="Only trajectories that were `kept`, or dropped for this reason.")
     ] = None,
     question: Annotated[
-        list[str] | None, typer.Option(help="Only this question id; may be repeated.")
+        list[str] | None, typer.Option(help="Only this question id. May be repeated.")
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page instead of printing.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
-    """What a built data set holds: counts, lengths, repeats, recall, the teacher's cost, trajectories to read."""
+    """Show what a build made: counts, lengths, repeated steps, recall, the teacher's cost.
+
+    With --show, also prints trajectories; with --html, writes them to a page.
+    """
     import json
     from itertools import islice
 
@@ -57,13 +60,16 @@ def inspect_data(
 
 def export(
     run_dir: RunDir,
-    out: Annotated[Path, typer.Argument(help="Folder to write; an export that is there is replaced.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write. An earlier export there is replaced.")],
     validation: Annotated[
-        float, typer.Option(help="Share of the questions to hold out as a split of their own.")
+        float, typer.Option(help="Share of the questions to hold out as the split `validation`.")
     ] = 0.0,
     language: Annotated[str, typer.Option(help="Language of the data, for the card.")] = "en",
 ) -> None:
-    """The data set as a folder that `datasets.load_dataset` reads, with a data card."""
+    """Write the data set of a build as a folder that `datasets.load_dataset` reads, with a data card.
+
+    It has prompts and completions for other trainers, and the trajectories.
+    """
     from steper_ray.data.export import export as write
 
     typer.echo(write(run_dir, out, validation=validation, language=language).summary())
@@ -74,19 +80,23 @@ def estimate(
     overrides: Overrides = None,
     gpu: Annotated[str, typer.Option(help="Kind of GPU: A100, H100 or H200.")] = "H100",
     gpus: Annotated[
-        int | None, typer.Option(min=1, help="GPUs in all; by default build.engines engines.")
+        int | None, typer.Option(min=1, help="Number of GPUs. Default: those of build.engines engines.")
     ] = None,
     params: Annotated[
-        float | None, typer.Option(min=1, help="Parameters of a model not on this disk.")
+        float | None, typer.Option(min=1, help="Parameters of the model, if it is not on this disk.")
     ] = None,
     tokens_per_second: Annotated[
-        float | None, typer.Option(min=1e-9, help="Tokens that one engine writes, reading included.")
+        float | None,
+        typer.Option(min=1e-9, help="Tokens one engine generates per second, prompt processing included."),
     ] = None,
     from_run: Annotated[
-        Path | None, typer.Option("--from", help="Run whose speed and steps are taken.")
+        Path | None, typer.Option("--from", help="Earlier run to take speed and steps from.")
     ] = None,
 ) -> None:
-    """What a build will take, before it runs: generations, tokens and engine hours, with what they assume."""
+    """Estimate what a build will take: generations, tokens and engine hours, and what the estimate assumes.
+
+    Asks no model. Counts with the texts of the corpus, or with an earlier run (--from).
+    """
     from steper_ray.config.file import load_config
     from steper_ray.data.estimate import Options, make_estimate, text
 

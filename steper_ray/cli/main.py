@@ -21,7 +21,17 @@ from steper_ray.config.file import load_config
 from steper_ray.core.errors import SteperError
 
 DEFAULT = Path("jobs/configs/miniature.yaml")
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+_HELP = """Distil a multi-step RAG teacher into a small student, on Ray.
+
+A run is one YAML file (--config); any setting may be replaced as SECTION.FIELD=VALUE. Every command continues where it
+was stopped. Exit status: 0 done; 2 correct what the message names; 75 an endpoint was down, run it again; 130 stopped.
+"""
+_STYLE: dict[str, Any] = {
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": "markdown",
+}
+app = typer.Typer(no_args_is_help=True, help=_HELP, **_STYLE)
 
 
 def _run(
@@ -50,7 +60,11 @@ def _run(
 
 @app.command()
 def doctor(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Check a config before hours are spent: files, index, disk, Java, GPUs, and one question to its model."""
+    """Check a config before hours are spent.
+
+    Looks at the disk, the corpus, the index, Java and GPUs, and asks the model one question. Prints the prompt, the
+    reply, the speed, and the fix for each fault. Changes nothing. Exits with status 2 if a check fails.
+    """
 
     def stage(resolved: Config) -> None:
         from steper_ray.recipes.doctor import examine
@@ -63,7 +77,10 @@ def doctor(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryR
 
 @app.command()
 def index(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Build the BM25 index of the corpus (the other stages build it when it is missing)."""
+    """Build the BM25 index of the corpus, in RUN_DIR/index.
+
+    Other commands build it themselves where it is missing.
+    """
 
     def stage(resolved: Config) -> None:
         folder = stages().index(resolved)
@@ -76,7 +93,11 @@ def index(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRu
 
 @app.command()
 def build(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Teacher rollouts, filters, and the trajectories that are kept."""
+    """Ask the teacher every question and keep the trajectories to learn from, in RUN_DIR/data.
+
+    Run it again to continue where it stopped and to ask questions that an outage left owed (exit status 75). Read the
+    result with `steper inspect RUN_DIR`.
+    """
 
     def stage(resolved: Config) -> None:
         typer.echo(stages().build(resolved).summary())
@@ -91,7 +112,10 @@ app.command()(estimate)
 
 @app.command()
 def train(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Train one student on the kept trajectories under run_dir and export it. A dry run prints its memory, too."""
+    """Train one student on the kept trajectories; it becomes a Hugging Face folder, RUN_DIR/models/NAME.
+
+    Run it again to continue from the last checkpoint. With --dry-run, also prints the estimated memory of a worker.
+    """
 
     def stage(resolved: Config) -> None:
         result = stages().train(resolved)
@@ -109,10 +133,15 @@ def evaluate(
     dry_run: DryRun = False,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=FOLDER, a folder or a hub name; may be repeated. By default engine.model."),
+        typer.Option(
+            help="Model to score: NAME=FOLDER, a folder or a hub name. May be repeated. Default: engine.model."
+        ),
     ] = None,
 ) -> None:
-    """Score models over the test set, in every step unit of the config."""
+    """Score models on the test set (`evaluate.corpus`, or `corpus`): EM, F1, accuracy, recall, steps.
+
+    Scores and trajectories are in RUN_DIR/eval. Run it again to continue where it stopped.
+    """
 
     def stage(resolved: Config) -> None:
         from steper_ray.evaluation.pipeline import format_scores
@@ -128,10 +157,14 @@ def predict(
     overrides: Overrides = None,
     dry_run: DryRun = False,
     model: Annotated[
-        str | None, typer.Option(help="NAME=FOLDER, a folder or a hub name. By default engine.model.")
+        str | None,
+        typer.Option(help="Model to ask: NAME=FOLDER, a folder or a hub name. Default: engine.model."),
     ] = None,
 ) -> None:
-    """Answer the test set's questions, with or without gold answers: JSONL, and the official submission formats."""
+    """Answer the questions of the test set, which need no gold answers, in RUN_DIR/predictions.
+
+    Writes JSON lines with chains and passages, and the submission files of HotpotQA, 2WikiMultiHopQA and MuSiQue.
+    """
 
     def stage(resolved: Config) -> None:
         typer.echo(stages().predict(resolved, model).summary())
@@ -141,7 +174,10 @@ def predict(
 
 @app.command()
 def self_distil(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Rounds in which a student learns from its own right trajectories, without a teacher."""
+    """Train a student on its own right trajectories, in rounds and without a teacher, in RUN_DIR/rounds.
+
+    The first student is `self_distil.student`. Run it again to continue where it stopped.
+    """
 
     def stage(resolved: Config) -> None:
         from steper_ray.recipes.self_distillation import format_rounds
@@ -154,13 +190,19 @@ def self_distil(config: ConfigFile = None, overrides: Overrides = None, dry_run:
 
 @app.command()
 def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
-    """Write report.html again from a run's results.json, or from its trainings' logs, and print its table."""
+    """Write RUN_DIR/report.html again and print its table.
+
+    It is made from the run's results.json, or from the logs of its trainings where there is none.
+    """
     typer.echo(stages().report(run_dir))
 
 
 @app.command()
 def serve(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Serve the reasoner and its page with the config's engine; Ctrl-C ends it."""
+    """Serve the model of `engine` as an HTTP endpoint with a page to ask questions, until Ctrl-C.
+
+    Without a token (STEPER_API_TOKEN) it answers this machine alone.
+    """
 
     def stage(resolved: Config) -> None:
         from steper_ray.serving.app import run
@@ -172,7 +214,10 @@ def serve(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRu
 
 @app.command()
 def demo(config: ConfigFile = DEFAULT, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """The whole path on the miniature world: teacher, students, table and report."""
+    """Run the whole path on a small made-up world: teacher, students, evaluation and report, in about 10 minutes.
+
+    Run it again to continue where it stopped.
+    """
 
     def stage(resolved: Config) -> None:
         from steper_ray.recipes.demo import run_demo, student_folder
@@ -190,7 +235,7 @@ def demo(config: ConfigFile = DEFAULT, overrides: Overrides = None, dry_run: Dry
 
 def run_job(command: Callable[..., None]) -> None:
     """One command as a script, with the same options and errors."""
-    script = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    script = typer.Typer(**_STYLE)
     script.command()(command)
     _guarded(script)
 

@@ -36,11 +36,12 @@ def read_document(file: DataFile, characters: int) -> Iterator[tuple[Place, dict
     if file.suffix == ".txt":
         pieces = [("", piece) for piece in TextSplitter(characters).chunks(text)]
     else:
-        if file.suffix != ".md":
+        is_page = file.suffix in (".html", ".htm")
+        if is_page:
             named, text = _markdown(text)
             title = named or title
         pieces = list(_sections(MarkdownSplitter(characters).chunks(text)))
-        if file.suffix == ".md" and (first := _HEADING.search(_FENCE.sub("", text))):
+        if not is_page and (first := _HEADING.search(_FENCE.sub("", text))):
             title = first[1]
     for number, (section, piece) in enumerate(pieces, start=1):
         name = title if section in ("", title) else f"{title}: {section}"

@@ -83,6 +83,10 @@ def _id(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _number(value: Any) -> Any:
+    return str(value) if isinstance(value, float) else _id(value)
+
+
 def _unless_blank(value: Any) -> Any:
     return None if isinstance(value, str) and not value.strip() else value
 
@@ -98,7 +102,10 @@ def from_json(value: Any) -> Any:
 
 
 def _listed(value: Any) -> Any:
-    """One answer or several; tables store several as a list in JSON or Python's spelling (DPR)."""
+    """One answer or several; tables store several as a list in JSON or Python's spelling (DPR), SQuAD under `text`."""
+    if isinstance(value, dict) and "text" in value:
+        value = value["text"]
+    value = _number(value)
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
@@ -141,7 +148,7 @@ Text = Annotated[str, AfterValidator(_not_blank)]
 Stripped = Annotated[str, AfterValidator(_not_blank), AfterValidator(str.strip)]
 Id = Annotated[str, BeforeValidator(_id), AfterValidator(_not_blank)]
 """A string or a whole number, as a string."""
-OptionalText = Annotated[Stripped | None, BeforeValidator(_unless_blank)]
+OptionalAnswer = Annotated[Stripped | None, BeforeValidator(_unless_blank), BeforeValidator(_number)]
 """Absent, null and blank are the same: test splits without answers have any of them."""
 
 Item = TypeVar("Item")
@@ -153,7 +160,9 @@ Facts = Annotated[
     tuple[tuple[Stripped, int | None], ...], BeforeValidator(pairs("sent_id")), BeforeValidator(_or_empty)
 ]
 """`[[title, number of the sentence], ...]`, or as a hub copy has it."""
-Answers = Annotated[tuple[MaybeEmpty, ...], BeforeValidator(_listed), BeforeValidator(_or_empty)]
+Answer = Annotated[str, BeforeValidator(_number), AfterValidator(_text)]
+"""A number stands for its digits."""
+Answers = Annotated[tuple[Answer, ...], BeforeValidator(_listed), BeforeValidator(_or_empty)]
 
 
 def answers(*values: str | None) -> tuple[str, ...]:

@@ -23,10 +23,10 @@ from steper_ray.core.errors import DataError
 from steper_ray.corpora.hub import PREFIX, hub_files, is_local
 
 _COMPRESSED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-_TEXT = (".jsonl", ".json", ".csv", ".tsv")
+_TEXT = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 _BINARY = (".parquet", ".arrow")
 #: Files of prose, which become passages.
-DOCUMENTS = (".txt", ".md", ".html", ".htm")
+DOCUMENTS = (".txt", ".md", ".markdown", ".html", ".htm")
 #: What a broken or truncated compressed file raises while it is read.
 BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 _BOM = b"\xef\xbb\xbf"
@@ -51,7 +51,7 @@ class DataFile:
     @property
     def suffix(self) -> str:
         """That of the content: `.csv` for `x.csv.gz`."""
-        return Path(_uncompressed(self.name)).suffix
+        return Path(_uncompressed(self.name)).suffix.lower()
 
     @property
     def is_compressed(self) -> bool:
@@ -128,12 +128,12 @@ def _uncompressed(name: str) -> str:
 def _is_data(name: str) -> bool:
     """By its name; a compressed file without another suffix is data (HotpotQA's wiki_00.bz2)."""
     plain = _uncompressed(name)
-    suffix = Path(plain).suffix
+    suffix = Path(plain).suffix.lower()
     return suffix in (*_TEXT, *_BINARY) or (plain != name and not suffix)
 
 
 def _is_document(name: str) -> bool:
-    return Path(name).suffix in DOCUMENTS
+    return Path(name).suffix.lower() in DOCUMENTS
 
 
 def _in_folder(folder: Path, setting: str, ignore: tuple[str, ...], documents: bool) -> list[DataFile]:

@@ -14,7 +14,7 @@ class HotpotRecord(fields.Layout):
 
     id: fields.Id = Field(validation_alias=AliasChoices("_id", "id"))
     question: fields.Stripped
-    answer: fields.OptionalText = None
+    answer: fields.OptionalAnswer = None
     supporting_facts: fields.Facts = ()
     context: fields.Context | None = None
 

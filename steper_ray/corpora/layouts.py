@@ -24,7 +24,7 @@ def kind_of_record(record: Record) -> Kind | None:
     """None where the record is no question of a known layout."""
     if record.keys() & {"answers", "golden_answers", "gold_ids"}:
         return "plain"
-    if "paragraphs" in record:
+    if "paragraphs" in record and "question" in record:
         return "musique"
     if "evidences" in record:
         return "2wiki"

@@ -34,7 +34,7 @@ class MusiqueRecord(fields.Layout):
     question: fields.Stripped
     paragraphs: Annotated[list[Paragraph], BeforeValidator(fields.from_json)]
     question_decomposition: fields.Items[Hop] = ()
-    answer: fields.OptionalText = None
+    answer: fields.OptionalAnswer = None
     answer_aliases: fields.Items[fields.MaybeEmpty] = ()
     answerable: bool | None = None
 

@@ -18,9 +18,10 @@ from steper_ray.schema import Passage, Question, SubQuestion
 
 
 def _joined(value: Any) -> Any:
-    """HotpotQA's abstracts have a list of sentences."""
-    if isinstance(value, list) and all(isinstance(sentence, str) for sentence in value):
-        return join_sentences(value)
+    """HotpotQA's abstracts have a list of sentences, its articles a list of such lists."""
+    if isinstance(value, list):
+        parts = [_joined(part) for part in value]
+        return join_sentences(parts) if all(isinstance(part, str) for part in parts) else value
     return value
 
 

@@ -66,7 +66,9 @@ def _read_table(file: DataFile, log: ErrorLog) -> Iterator[tuple[Place, Any]]:
     try:
         with file.open() as stream:
             first = stream.peek(1 << 16).split(b"\n", 1)[0]
-            if b"\t" in first:  # also under the name .csv
+            # Under the name .csv there are tabs too, and semicolons where commas are decimal points.
+            separator = next((one for one in "\t;" if one.encode() in first and b"," not in first), separator)
+            if b"\t[" in first:
                 separator = "\t"
             text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
             rows = csv.reader(text, delimiter=separator)

@@ -150,6 +150,9 @@ def test_tables_have_names_in_the_first_line_or_are_dprs_questions(tmp_path: Pat
     assert [(note.record, note.reason) for note in found.skipped] == [
         ("line 4", "the row has 2 columns, the first line has 3")
     ]
+    (tmp_path / "semi.CSV").write_text("id;question;answer\nq1;Who?;Ode\n")
+    (question,) = opened(tmp_path / "semi.CSV", passages=tmp_path / "psgs.tsv").questions()
+    assert question.answers == ("Ode",)
     (tmp_path / "flash.csv").write_text(
         "id,question,golden_answers\nq1,Who?,\"['Ode']\"\nq2,What?,[no list\n"
     )

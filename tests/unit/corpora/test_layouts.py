@@ -92,7 +92,25 @@ PASSAGES: list[tuple[dict[str, Any], Passage]] = [
         Passage("9", "Ode", "Ode sings. Still."),
     ),
     ({"id": "9", "text": "Ode sings."}, Passage("9", "", "Ode sings.")),
+    ({"id": "9", "text": [["Ode sings."], ["Still.", " So."]]}, Passage("9", "", "Ode sings. Still. So.")),
 ]
+
+
+ANSWERS = {
+    "a number": ({"answers": [1999, "MCMXCIX"]}, ("1999", "MCMXCIX")),
+    "SQuAD's": ({"answers": {"text": ["Ode", "O."], "answer_start": [0, 1]}}, ("Ode", "O.")),
+    "BEIR's metadata": ({"metadata": {"answer": "Ode"}}, ("Ode",)),
+    "a number alone": ({"answer": 3.5}, ("3.5",)),
+}
+
+
+@pytest.mark.parametrize("form", ANSWERS)
+def test_answers_are_read_in_the_forms_that_people_store_them(tmp_path: Path, form: str) -> None:
+    fields, answers = ANSWERS[form]
+    path = write(tmp_path / "q.jsonl", {"question": "Who?", **fields})
+    passages = write(tmp_path / "p.jsonl", PASSAGES[0][0])
+    (question,) = open_corpus(CorpusConfig(questions=path, passages=passages)).questions()
+    assert question.answers == answers
 
 
 @pytest.mark.parametrize(("row", "passage"), PASSAGES, ids=[str(list(row)) for row, _ in PASSAGES])

@@ -208,7 +208,7 @@ def test_an_unanswerable_musique_question_is_left_out_and_counted_even_if_errors
 
 MALFORMED: list[tuple[str, dict[str, Any], str]] = [
     ("hotpotqa", {**HOTPOT[0], "_id": None}, "'_id' is null"),
-    ("hotpotqa", {**HOTPOT[0], "answer": 7}, "'answer' must be a string, not int"),
+    ("hotpotqa", {**HOTPOT[0], "answer": [7]}, "'answer' must be a string, not list"),
     ("hotpotqa", {**HOTPOT[0], "context": [["Arvel"]]}, "'context.0.1' is missing"),
     ("hotpotqa", {**HOTPOT[0], "context": []}, "name a corpus of passages, corpus.passages"),
     ("hotpotqa", {**HOTPOT[0], "context": "[[1"}, "'context' is a string that is not JSON"),
