@@ -29,7 +29,8 @@ class Bar:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._what, self._unit, self._total, self._before = what, unit, total, done
+        self.total = total
+        self._what, self._unit, self._before = what, unit, done
         self._stream, self._shown, self._clock = stream or sys.stderr, shown, clock
         self._start = self._last = clock()
         terminal = shown and self._stream.isatty()
@@ -46,14 +47,14 @@ class Bar:
 
     def show(self, done: int, note: str = "") -> None:
         """`done` units are done now, with a few words about them."""
-        done = min(done, self._total)
+        done = min(done, self.total)
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.n = done
             self._bar.refresh()
             return
         now = self._clock()
-        if self._shown and (done >= self._total or now - self._last >= _SECONDS_BETWEEN_LINES):
+        if self._shown and (done >= self.total or now - self._last >= _SECONDS_BETWEEN_LINES):
             self._last = now
             self._stream.write(f"{self._what}: {self._line(done)}{'; ' if note else ''}{note}\n")
             self._stream.flush()
@@ -64,6 +65,6 @@ class Bar:
 
     def _line(self, done: int) -> str:
         rate = (done - self._before) / self.seconds
-        left = f"{(self._total - done) / rate:.0f} s left" if rate else "rate not known yet"
-        share = 100 * done // max(self._total, 1)
-        return f"{done} of {self._total} {self._unit} ({share} %), {rate:.1f}/s, {left}"
+        left = f"{(self.total - done) / rate:.0f} s left" if rate else "rate not known yet"
+        share = 100 * done // max(self.total, 1)
+        return f"{done} of {self.total} {self._unit} ({share} %), {rate:.1f}/s, {left}"

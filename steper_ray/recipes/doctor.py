@@ -132,7 +132,7 @@ class _Watched:
         self.tokenizer = generator.tokenizer
         self.prompt: Prompt = ""
         self.seconds = 0.0
-        self.ids = self.logprobs = False
+        self.ids = self.logprobs = self.ignores_stop = False
         self._generator = generator
 
     async def stream(
@@ -142,7 +142,10 @@ class _Watched:
         started = time.monotonic()
         try:
             async with aclosing(self._generator.stream(prompt, sampling, stop)) as chunks:
+                text = ""
                 async for chunk in chunks:
+                    text += chunk.text
+                    self.ignores_stop |= any(word in text for word in stop)
                     self.ids |= bool(chunk.token_ids)
                     self.logprobs |= bool(chunk.logprobs)
                     yield chunk
@@ -187,7 +190,7 @@ async def _ask(config: Config, found: _Found, say: Say) -> str:
     speed = wrote / max(watched.seconds, 1e-9)
     return (
         f"{config.engine.model}: answers '{trajectory.answer}' after {steps} steps, {speed:.1f} tokens/s alone; "
-        f"asked by {way}; gives {given}"
+        f"asked by {way}; gives {given}{'; ignores stop strings' if watched.ignores_stop else ''}"
     )
 
 

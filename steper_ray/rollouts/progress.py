@@ -72,7 +72,8 @@ class Progress:
     def _rates(self, work: Work) -> str:
         """Right answers, steps and tokens of this run, and the share of prompts from the engine's prefix cache."""
         seconds = self._bar.seconds
-        parts = [f"{self._now.in_flight} in flight"] if self._now.in_flight else []
+        done = self._before + work.questions >= self._bar.total  # the last look was before that
+        parts = [f"{self._now.in_flight} in flight"] if self._now.in_flight and not done else []
         parts += [f"{work.owed} owed"] if work.owed else []
         parts += [f"{work.right} right", f"{work.steps / seconds:.1f} steps/s"]
         if work.completion_tokens:

@@ -90,23 +90,39 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("reply", SAID)
-async def test_a_model_that_misses_the_form_of_an_answer_is_found(tmp_path, reply):
+async def chained(folder, reply):
+    """What doctor says of an endpoint that writes this chain."""
     lines = []
     async with serving(Endpoint()) as endpoint:
         endpoint.replies = [(200, [said("is", "length")])] * 2 + [(200, [said(reply, "stop")])]
         engine = f"{{kind: openai, url: '{endpoint.url}', model: big}}"
         overrides = [
-            f"run_dir={tmp_path}",
+            f"run_dir={folder}",
             *SMALL,
             f"engine={engine}",
             "reasoning.unit=chain",
             "reasoning.max_steps=1",
         ]
         faults = await asyncio.to_thread(doctor.examine, load_config(None, overrides), lines.append)
+    return faults, lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("reply", "ignores"), [("So the answer is: Bo.\nQ: Who?", True), ("So the answer is: Bo.", False)]
+)
+async def test_an_endpoint_that_ignores_stop_strings_is_shown(tmp_path, reply, ignores):
+    faults, last = await chained(tmp_path, reply)
+    assert faults == 0
+    assert "answers 'Bo'" in last
+    assert ("ignores stop strings" in last) == ignores
+
+
+@pytest.mark.parametrize("reply", SAID)
+async def test_a_model_that_misses_the_form_of_an_answer_is_found(tmp_path, reply):
+    faults, last = await chained(tmp_path, reply)
     assert faults == 1
-    assert SAID[reply] in lines[-1]
-    assert "reasoning.few_shot=true" in lines[-1]
+    assert SAID[reply] in last
+    assert "reasoning.few_shot=true" in last
 
 
 def test_the_command_exits_with_the_status_of_a_mistake(tmp_path):

@@ -1,17 +1,22 @@
 """Prompts in a model's chat template: equal to the template's own, prefix-stable, and the same for training."""
 
 import pytest
+import torch
 from chat_templates import TEMPLATES, WITHOUT_SYSTEM, byte_tokenizer
 from scripted import CharTokenizer, KeywordRetriever, ScriptedGenerator
-from training_examples import gold_examples, trajectories_of, write_trajectories
+from tiny_models import tiny_model
+from training_examples import gold_examples, tokens_of, trajectories_of, write_trajectories
 
-from steper_ray.config import PromptConfig, ReasoningConfig, SamplingConfig
+from steper_ray.config import PromptConfig, ReasoningConfig, SamplingConfig, TrainConfig
 from steper_ray.core.chat import Conversation, end_of_turn
 from steper_ray.core.errors import ModelError
 from steper_ray.frameworks import FRAMEWORKS, layouts
 from steper_ray.prompts import MARK, PromptEncoder, PromptWriter, encoder_for, mark_style, style_of
 from steper_ray.reasoning import Reasoner
 from steper_ray.schema import Passage, Question
+from steper_ray.training.attention import IMPLEMENTATIONS, attention_inputs
+from steper_ray.training.data import load_data
+from steper_ray.training.packing import IGNORE, example_losses, pack
 from steper_ray.training.sources import sources_of
 from steper_ray.training.tokens import OpenTokens, Tokens, tokens_key, write_tokens
 
@@ -20,9 +25,10 @@ CHAIN = ("Alba was shot by Bo.", "Bo was born in Cem.")
 AUTO = PromptConfig()
 
 
-def rendered(tokenizer, family, layout, chain):
+def rendered(tokenizer, family, layout, chain, passages=(A, B), question="Where?"):
     """The prompt as the template itself writes it, with the chain as a reply that is continued."""
-    user = "".join([*layout.for_chat().trunk_segments([A, B]), layout.for_chat().question_segment("Where?")])
+    chat = layout.for_chat()
+    user = "".join([*chat.trunk_segments(passages), chat.question_segment(question)])
     messages = [{"role": "system", "content": layout.instruction}, {"role": "user", "content": user}]
     if family in WITHOUT_SYSTEM:
         messages = [{"role": "user", "content": f"{layout.instruction}\n\n{user}"}]
@@ -132,6 +138,33 @@ def test_training_reads_the_ids_that_an_engine_is_sent(tmp_path, family):
             asked = encoder.prompt(trajectory.question.text, passages, ())
             assert trunk[:cut] + question == asked
             assert [*chain[:end], tokens.eos] == encoder.target(trajectory.chain[:step])
+
+
+@pytest.mark.parametrize("family", ["gemma2", "llama3", "qwen3"])
+def test_losses_of_a_chats_packed_trees_equal_those_of_the_templates_text_in_separate_examples(
+    tmp_path, family
+):
+    tokenizer, layout = byte_tokenizer(family), layouts()["ircot"]
+    examples = gold_examples(worlds=1, questions=2)
+    tokens = tokens_of(write_trajectories(tmp_path / "kept.parquet", examples), tokenizer)
+    items = load_data(tokens, TrainConfig(row_tokens=8192), 8192).items
+    trees = [tree for item in items for tree in item.trees]
+    model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=8192)
+    packed = pack(trees, length=8192, pad_id=0)
+    model.set_attn_implementation(IMPLEMENTATIONS["dense"])
+    logits = model(
+        input_ids=packed.input_ids, position_ids=packed.position_ids, **attention_inputs(packed, "dense")
+    ).logits
+    encoder, alone = encoder_for(tokenizer, layout, AUTO), []
+    for example in sorted(examples, key=lambda example: (example.question_id, example.step)):
+        shown = [passage for new in example.passages for passage in new]
+        text = rendered(tokenizer, family, layout, example.chain, shown, example.question)
+        ids = torch.tensor([[*tokenizer.encode(text, add_special_tokens=False), encoder.end]])
+        labels = ids.clone()
+        labels[0, : len(encoder.prompt(example.question, shown, ()))] = IGNORE
+        alone.append(model(input_ids=ids, labels=labels).loss)
+    assert len(alone) > len(trees)
+    torch.testing.assert_close(example_losses(logits, packed, None), torch.stack(alone), rtol=1e-4, atol=1e-5)
 
 
 def test_an_engine_without_a_tokenizer_gets_turns_and_the_text_where_that_may_be_sent():
