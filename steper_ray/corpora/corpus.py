@@ -85,19 +85,14 @@ class Corpus:
         """A digest of all that the questions are read from: the same one means the same questions."""
         config = self._config
         paths = {"questions": config.questions, "qrels": config.qrels}
-        named = [
-            file.path for name, path in paths.items() if path for file in find_files(path, f"corpus.{name}")
-        ]
-        files = sorted({*named, *self._files})
+        named = [file for name, path in paths.items() if path for file in find_files(path, f"corpus.{name}")]
+        files = sorted({*named, *map(DataFile, self._files)})
         settings = config.model_dump(mode="json", exclude={"passages", *paths})
         try:
-            contents = [[file.name, fingerprints.file_fingerprint(file)] for file in files]
+            contents = [[file.name, file.member, fingerprints.file_fingerprint(file.path)] for file in files]
         except OSError as error:
             raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
-        members = str(config.questions).partition(".zip")[2]
-        return digest(
-            [settings, config.passages is None, config.qrels is None, members, answered, contents, _code()]
-        )
+        return digest([settings, config.passages is None, config.qrels is None, answered, contents, _code()])
 
     def _key(self) -> list[Any]:
         """With the files, all that decides the passages and what reading them leaves out."""
