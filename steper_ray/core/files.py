@@ -120,6 +120,26 @@ def replace_folder(fresh: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder` that takes its place once the block has filled it, synchronised to the disk.
+
+    Raises StorageError.
+    """
+    with storing(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        fresh = temporary(folder)
+        fresh.mkdir()
+    try:
+        yield fresh
+        with storing(folder.parent):
+            for file in filter(Path.is_file, fresh.rglob("*")):
+                synchronise(file)
+            replace_folder(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
 def remove_unfinished(folder: Path) -> None:
     """Creates the folder and deletes the files that a killed process left half-written. The caller holds the lock."""
     with storing(folder):

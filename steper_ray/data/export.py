@@ -7,8 +7,6 @@ that the data was made from. One shard of trajectories is in memory at a time. N
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from steper_ray.core.errors import DataError
-from steper_ray.core.files import read_table, replace_folder, write_text
+from steper_ray.core.files import new_folder, read_table, write_text
 from steper_ray.core.fingerprints import digest
 from steper_ray.core.splits import draw
 from steper_ray.data.examples import make_examples
@@ -83,9 +81,7 @@ def export(run_dir: Path, out: Path, *, validation: float = 0.0, language: str =
         raise DataError(f"--validation {validation}: a share of the questions, at least 0 and below 1")
     _check_free(out)
     data = DataSet(run_dir)
-    fresh = out.with_name(f".{out.name}.writing-{uuid.uuid4().hex}")
-    fresh.mkdir(parents=True)
-    try:
+    with new_folder(out) as fresh:
         report, found = _write_rows(data, fresh, out, validation)
         _check_splits(report)
         manifest = _manifest(data.manifest, report, validation)
@@ -93,9 +89,6 @@ def export(run_dir: Path, out: Path, *, validation: float = 0.0, language: str =
         title = run_dir.resolve().name
         text = card(title, manifest, found, SCHEMAS, language)
         write_text(fresh / "README.md", text)
-        replace_folder(fresh, out)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return report
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import shutil
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ import pyarrow as pa
 
 from steper_ray.config import RetrievalConfig
 from steper_ray.core.errors import RetrievalError
-from steper_ray.core.files import locked, remove_leftovers, replace_folder, storing, temporary, write_text
+from steper_ray.core.files import locked, new_folder, remove_leftovers, storing, write_text
 from steper_ray.core.fingerprints import digest
 from steper_ray.core.sums import damage, take
 from steper_ray.retrieval import bm25, lucene
@@ -188,16 +187,8 @@ def _is_damaged(folder: Path) -> bool:
 def _build_aside(passages: Iterable[Passage], config: RetrievalConfig, folder: Path) -> IndexManifest:
     """Builds in a sibling folder and replaces `folder`. The caller holds the lock."""
     remove_leftovers(folder)
-    work = temporary(folder)
-    with storing(folder.parent):
-        work.mkdir()
-    try:
-        manifest = _build(passages, config, work)
-        with storing(folder.parent):
-            replace_folder(work, folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return manifest
+    with new_folder(folder) as work:
+        return _build(passages, config, work)
 
 
 def _build(passages: Iterable[Passage], config: RetrievalConfig, work: Path) -> IndexManifest:

@@ -21,7 +21,7 @@ import torch
 from transformers import GenerationConfig
 
 from steper_ray.core.errors import TrainingError
-from steper_ray.core.files import remove_leftovers, replace_folder, temporary
+from steper_ray.core.files import new_folder, remove_leftovers
 from steper_ray.core.probes import Probes, write_probes
 from steper_ray.core.sums import PROVENANCE, sums_damage, write_sums
 from steper_ray.pretrained import load_shape, load_tokenizer
@@ -127,16 +127,10 @@ def _replaced(output: Path) -> Iterator[Path]:
 
     The caller holds the job's lock.
     """
-    output.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(output)
-    fresh = temporary(output)
-    fresh.mkdir()
-    try:
+    with new_folder(output) as fresh:
         yield fresh
         write_sums(fresh)
-        replace_folder(fresh, output)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _describe(folder: Path, task: Task, record: dict[str, Any]) -> None:
