@@ -98,7 +98,7 @@ class TrainConfig(Section):
     offload: bool = False
     """Keep optimiser state, and with stage 3 parameters and gradients, in host memory (GPU only)."""
     check_memory: bool = True
-    """Refuse to start where the estimate of training/memory.py is more than a worker has; false goes ahead."""
+    """Warn where the estimated memory is more than a worker has, and refuse to start where its states alone are."""
     checkpoint_every: Positive = 200
     """Optimiser steps between checkpoints."""
     keep_checkpoints: Positive = 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from steper_ray.core.errors import ModelError, TrainingError
 from steper_ray.pretrained import load_shape
 from steper_ray.training.memory import Estimate, estimate_memory, training_dtype
 from steper_ray.training.sizes import model_size
+
+logger = logging.getLogger(__name__)
 
 #: Ray ends the workers of a host that is fuller than this.
 _HOST_SHARE = 0.95
@@ -83,7 +86,11 @@ def print_estimates(students: Sequence[tuple[str, TrainConfig]]) -> None:
 
 
 def check_fit(shape: Any, config: TrainConfig, have: Memory) -> None:
-    """Raises TrainingError where the estimate is more than a worker has, with what would help and how far."""
+    """Warns where the estimate is more than a worker has, with what would help and how far.
+
+    Raises TrainingError where that is certain: parameters, gradients and optimiser alone are more. What a step takes
+    beside them is an estimate.
+    """
     need = _estimate(shape, config)
     if _excess(need, have) <= 1:
         return
@@ -98,11 +105,17 @@ def check_fit(shape: Any, config: TrainConfig, have: Memory) -> None:
         for change, less in helped
     ]
     host = f" and {_gb(have.host)} of host memory" if config.use_gpu else ""
-    raise TrainingError(
-        f"{config.student} does not fit: each worker needs about {_needs(need, config)}, and has {_gb(have.device)}"
-        f"{host}. What helps:{''.join(lines)}\nMore workers are a help on GPUs or machines of their own; fewer row "
-        "tokens leave out longer trajectories. train.check_memory=false goes ahead"
+    states = need.parameters + need.gradients + need.optimizer
+    certain = states > have.device
+    message = (
+        f"{config.student} {'does not fit' if certain else 'may not fit'}: each worker needs about "
+        f"{_needs(need, config)}, {_gb(states)} of it for the states, and has {_gb(have.device)}{host}. What helps:"
+        f"{''.join(lines)}\nMore workers help on GPUs or machines of their own; fewer row tokens leave out longer "
+        "trajectories. train.check_memory=false goes ahead in silence"
     )
+    if certain:
+        raise TrainingError(message)
+    logger.warning(message)
 
 
 def _changes(config: TrainConfig) -> list[dict[str, Any]]:

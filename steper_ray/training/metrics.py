@@ -6,9 +6,12 @@ The log is exact after a resume: lines of steps that are run again are dropped. 
 from __future__ import annotations
 
 import json
+import logging
 import os
+import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -77,14 +80,40 @@ class Follower:
         return [json.loads(line) for line in whole.splitlines()]
 
 
+class WarningLog(logging.Handler):
+    """Writes warnings as JSON lines beside a metrics log: workers have no console, the driver shows them."""
+
+    def __init__(self, metrics: Path) -> None:
+        super().__init__(logging.WARNING)
+        self._path = warnings_of(metrics)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError), self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"warning": record.getMessage()}) + "\n")
+
+    def __enter__(self) -> None:
+        logging.getLogger("steper_ray").addHandler(self)
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("steper_ray").removeHandler(self)
+
+
+def warnings_of(metrics: Path) -> Path:
+    return metrics.with_name("warnings.jsonl")
+
+
 class ProgressBars:
-    """Follows the logs of several trainings with one tqdm bar each, from a thread.
+    """Follows the logs of several trainings with one tqdm bar each, from a thread, and prints their warnings once.
 
     A bar shows the loss, those of the abilities, tokens a second and the lowest loss on held-out examples so far.
     """
 
     def __init__(self, logs: Sequence[tuple[str, Path]], *, every_s: float = 0.5) -> None:
         self._logs = [(name, Follower(path)) for name, path in logs]
+        for _, path in logs:
+            warnings_of(path).unlink(missing_ok=True)  # an earlier run's
+        self._warnings = [(name, Follower(warnings_of(path))) for name, path in logs]
+        self._warned = set[str]()
         self._every_s = every_s
         self._bars: dict[str, tqdm[Any]] = {}
         self._best: dict[str, float] = {}
@@ -116,6 +145,13 @@ class ProgressBars:
                     self._best[name] = min(look["loss"], self._best.get(name, look["loss"]))
             if records:
                 self._show(name, records[-1])
+        for name, log in self._warnings:
+            for record in log.new():
+                if (
+                    line := f"{name}: {record['warning']}"
+                ) not in self._warned:  # a restarted worker warns again
+                    self._warned.add(line)
+                    tqdm.write(line, file=sys.stderr)
 
     def _show(self, name: str, record: dict[str, Any]) -> None:
         step, steps = record["step"], record["steps"]

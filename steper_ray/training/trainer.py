@@ -13,7 +13,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,7 @@ from steper_ray.core.files import locked
 from steper_ray.training.agreement import one_for_all
 from steper_ray.training.checkpoints import Checkpoints, Saver, WriteError, newest, writing
 from steper_ray.training.job import BEST, Task, TrainJob, TrainResult, finished, lost, make_task, note_sources
-from steper_ray.training.metrics import ProgressBars
+from steper_ray.training.metrics import ProgressBars, WarningLog
 from steper_ray.training.students import Students
 from steper_ray.training.tokenising import with_tokens
 from steper_ray.training.tracking import Tracking, check_trackers
@@ -230,10 +230,11 @@ def _run_worker(config: dict[str, Any]) -> str | None:
             _reporter(task),
         )
         try:
-            with _resume_folder(checkpoints, task.job.config, worker) as folder:
-                trainer = Trainer(task, worker, folder)
-            trainer.run(saver)
-            trainer.close()
+            with WarningLog(task.metrics) if worker.rank == 0 else nullcontext():
+                with _resume_folder(checkpoints, task.job.config, worker) as folder:
+                    trainer = Trainer(task, worker, folder)
+                trainer.run(saver)
+                trainer.close()
         except WriteError:
             raise
         except SteperError as error:

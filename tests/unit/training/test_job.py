@@ -1,6 +1,7 @@
 """Jobs that are refused or locked, the schedule, DeepSpeed's settings and the log."""
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from steper_ray.training.checkpoints import Checkpoints
 from steper_ray.training.engine import _uses_liger, deepspeed_config
 from steper_ray.training.job import TrainJob
 from steper_ray.training.loop import learning_rate
-from steper_ray.training.metrics import Follower, MetricsLog, ProgressBars, read_lines
+from steper_ray.training.metrics import Follower, MetricsLog, ProgressBars, WarningLog, read_lines
 from steper_ray.training.trainer import train
 
 
@@ -239,6 +240,21 @@ def test_a_bar_tells_the_abilities_the_speed_and_the_best_validation_so_far(tmp_
         log.close()
     shown = capsys.readouterr().err
     assert "loss 0.500 (ini 0.250 agg 0.500), 1,234 tokens/s, best validation 0.750" in shown
+
+
+def test_warnings_of_a_worker_are_shown_once_and_those_of_an_earlier_run_not(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    with WarningLog(path):
+        logging.getLogger("steper_ray.training.selection").warning("%d of %d left out", 1, 2)
+    with ProgressBars([("student", path)]):
+        pass
+    assert capsys.readouterr().err == ""
+    with ProgressBars([("student", path)]), WarningLog(path):
+        for left_out in (3, 4, 3):
+            logging.getLogger("steper_ray.training.selection").warning("%d of %d left out", left_out, 5)
+        logging.getLogger("steper_ray").info("not this")
+    shown = capsys.readouterr().err.splitlines()
+    assert shown == ["student: 3 of 5 left out", "student: 4 of 5 left out"]
 
 
 def test_a_log_is_followed_line_by_line_and_anew_when_it_was_written_anew(tmp_path):

@@ -151,14 +151,25 @@ def test_what_is_said_to_save_memory_does(less):
     assert estimate(FAMILIES["8b"], **settings | less).device < estimate(FAMILIES["8b"], **settings).device
 
 
-def test_a_student_that_does_not_fit_is_refused_with_what_would_help():
+@pytest.fixture
+def warned(caplog):
+    """What `check_fit` warns of; an empty text where it lets a student through."""
+
+    def check(shape, config, have):
+        caplog.clear()
+        check_fit(shape, config, have)
+        return caplog.text
+
+    return check
+
+
+def test_a_student_that_may_not_fit_is_tried_with_a_warning_of_what_would_help(warned):
     shape, config = (
         shape_of(FAMILIES["8b"]),
         TrainConfig(use_gpu=True, workers=4, zero_stage=2, row_tokens=8192),
     )
-    with pytest.raises(TrainingError) as refusal:
-        check_fit(shape, config, Memory(80e9, 2000e9))
-    told = str(refusal.value)
+    told = warned(shape, config, Memory(80e9, 2000e9))
+    assert "may not fit" in told
     for setting in (
         "gradient_checkpointing=true",
         "zero_stage=3",
@@ -171,39 +182,42 @@ def test_a_student_that_does_not_fit_is_refused_with_what_would_help():
     (fitting,) = [line for line in told.splitlines() if "train.lora={}" in line]
     assert "still too much" in fitting  # activations without checkpointing
     both = config.model_copy(update={"gradient_checkpointing": True, "zero_stage": 3})
-    check_fit(shape, both, Memory(80e9, 2000e9))
+    assert not warned(shape, both, Memory(80e9, 2000e9))
 
 
-def test_what_the_refusal_calls_enough_is_let_through():
+def test_a_student_whose_states_alone_do_not_fit_is_refused():
+    config = TrainConfig(use_gpu=True, workers=4, zero_stage=2)
+    with pytest.raises(TrainingError, match=r"does not fit: .* of it for the states, and has 24\.0 GB"):
+        check_fit(shape_of(FAMILIES["8b"]), config, Memory(24e9, 2000e9))
+
+
+def test_what_the_warning_calls_enough_is_let_through(warned):
     shape, config = shape_of(FAMILIES["8b"]), TrainConfig(preset="8b-4gpu", gradient_checkpointing=False)
     have = Memory(80e9, 2000e9)
-    with pytest.raises(TrainingError) as refusal:
-        check_fit(shape, config, have)
-    (line,) = [line for line in str(refusal.value).splitlines() if "gradient_checkpointing" in line]
+    (line,) = [line for line in warned(shape, config, have).splitlines() if "gradient_checkpointing" in line]
     assert "still too much" not in line
-    check_fit(shape, config.model_copy(update={"gradient_checkpointing": True}), have)
+    assert not warned(shape, config.model_copy(update={"gradient_checkpointing": True}), have)
 
 
-def test_what_changes_next_to_nothing_is_not_called_a_help():
-    with pytest.raises(TrainingError) as refusal:
-        check_fit(shape_of(TINY), TrainConfig(workers=1, rows_per_micro_batch=10**5), Memory(8e9, 8e9))
-    assert "train.rows_per_micro_batch=1: " in str(refusal.value)
-    assert "train.workers" not in str(refusal.value)
+def test_what_changes_next_to_nothing_is_not_called_a_help(warned):
+    told = warned(shape_of(TINY), TrainConfig(workers=1, rows_per_micro_batch=10**5), Memory(8e9, 8e9))
+    assert "train.rows_per_micro_batch=1: " in told
+    assert "train.workers" not in told
 
 
-def test_a_host_that_cannot_hold_what_is_offloaded_is_refused():
+def test_a_host_that_may_not_hold_what_is_offloaded_is_named(warned):
     shape, config = shape_of(FAMILIES["8b"]), TrainConfig(preset="8b-1gpu")
-    check_fit(shape, config, Memory(80e9, 400e9))
-    with pytest.raises(TrainingError, match=r"has 80.0 GB and 64.0 GB of host memory"):
-        check_fit(shape, config, Memory(80e9, 64e9))
+    assert not warned(shape, config, Memory(80e9, 400e9))
+    assert "has 80.0 GB and 64.0 GB of host memory" in warned(shape, config, Memory(80e9, 64e9))
 
 
-def test_the_engine_refuses_before_it_loads_anything(tmp_path):
+def test_the_engine_refuses_before_it_loads_anything(tmp_path, monkeypatch):
+    monkeypatch.setattr("steper_ray.training.engine._least", lambda worker: Memory(1e6, 1e6))
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
     try:
         model, worker = resolve_model("miniature:base"), Worker(0, 1, torch.device("cpu"))
         with pytest.raises(TrainingError, match="miniature:base does not fit"):
-            Engine(model, TrainConfig(workers=1, rows_per_micro_batch=10**6), worker)
+            Engine(model, TrainConfig(workers=1), worker)
     finally:
         dist.destroy_process_group()
 
