@@ -16,6 +16,7 @@ import typer
 
 from steper_ray.cli.data import estimate, export, inspect_data
 from steper_ray.cli.options import ConfigFile, DryRun, Overrides
+from steper_ray.cluster import connect, leave
 from steper_ray.config import Config
 from steper_ray.config.file import load_config
 from steper_ray.core.errors import SteperError
@@ -48,14 +49,14 @@ def _run(
         return
     try:
         if needs_ray:
-            from steper_ray.cluster import connect
-
             connect(resolved.run_dir)
         stage(resolved)
     except KeyboardInterrupt:
         logging.disable()  # threads of Ray Data that lose their Ray log a traceback each
         typer.echo("stopped; the same command continues where it left off", err=True)
-        sys.exit(130)
+        if not needs_ray:
+            sys.exit(130)
+        leave(130)
 
 
 @app.command()

@@ -13,11 +13,13 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ray
+from ray.exceptions import RayError
 from ray.train import (
     Checkpoint,
     CheckpointUploadMode,
@@ -53,6 +55,7 @@ logger = logging.getLogger(__name__)
 __all__ = ["TrainJob", "TrainResult", "train"]
 
 _GROUP = ("workers", "use_gpu", "num_cpus", "max_failures")
+_ABORT_S = 30.0  # for the workers to end when a training is stopped
 
 
 def train(
@@ -159,7 +162,7 @@ def _fit(tasks: Sequence[Task], run_dir: Path) -> None:
         )
     ):
         logger.warning("training: %s", missing)
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         _run_worker,  # type: ignore[arg-type]  # Ray's stubs do not know that a worker may return a value
         train_loop_config={"tasks": list(tasks), "store": store, "home": store / name},
         torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
@@ -174,6 +177,9 @@ def _fit(tasks: Sequence[Task], run_dir: Path) -> None:
     )
     try:
         outcome = trainer.fit().return_value  # type: ignore[attr-defined]  # the stubs are those of Train v1
+    except KeyboardInterrupt:
+        trainer.abort()
+        raise
     except TrainingFailedError as error:
         if (cause := _write_error(error)) is not None:
             raise TrainingError(str(cause)) from error
@@ -183,6 +189,21 @@ def _fit(tasks: Sequence[Task], run_dir: Path) -> None:
         ) from error
     if outcome is not None:
         raise TrainingError(outcome)
+
+
+class _Trainer(TorchTrainer):
+    """Ctrl-C is this process's own: Ray Train's handler ends it with status 0, and stays when the training is done."""
+
+    _controller: Any = None
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self._controller = controller
+
+    def abort(self) -> None:
+        """Ends the workers, where they have begun; what they committed stays."""
+        if self._controller is not None:
+            with suppress(RayError):  # the controller ends with it
+                ray.get(self._controller.abort.remote(), timeout=_ABORT_S)
 
 
 def _write_error(error: TrainingFailedError) -> WriteError | None:
