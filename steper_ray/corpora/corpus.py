@@ -7,7 +7,7 @@ of passages), never the texts. Knows the formats' readers, and nothing of retrie
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, replace
 from functools import cache, partial
 from itertools import islice
@@ -30,6 +30,7 @@ from steper_ray.corpora.records import read_records
 from steper_ray.schema import Passage, Question
 
 T = TypeVar("T")
+Placed = Iterator[tuple[Place, T]]
 UNANSWERABLE = "unanswerable question"
 _NO_ANSWER = (
     "the question has no answer: `steper predict` answers such questions; to learn and to score needs answers"
@@ -44,22 +45,35 @@ class Corpus:
     kind: Kind | Literal["miniature"]
     """The layout of the questions."""
     _passages: Callable[[], Iterator[Passage]]
-    _questions: Callable[[bool], Iterator[Question]]
+    _questions: Callable[[], Placed[Question]]
     _log: ErrorLog
     _config: CorpusConfig
     _files: tuple[Path, ...] = ()
     """What the passages are read from."""
+    _question_files: tuple[DataFile, ...] = ()
+    """What the questions are read from, except for the passages' files."""
 
     def passages(self) -> Iterator[Passage]:
         """All passages, each id once, whatever the limit. Raises DataError: malformed record, no passage."""
-        return self._passages()
+        config = self._config
+        message = f"{config.passages or config.questions}: no passage in it: the corpus is empty"
+        return _some(self._passages(), message, self._log)
 
     def questions(self, *, answered: bool = True) -> Iterator[Question]:
         """The first `limit` questions, each id once. Raises DataError: malformed record, no question.
 
         One without an answer is malformed where they are to be `answered`.
         """
-        return islice(self._questions(answered), self._config.limit)
+        read = self._answered() if answered else (question for _, question in self._questions())
+        message = f"{self._config.questions}: no question in it: correct corpus.questions"
+        return islice(_some(read, message, self._log), self._config.limit)
+
+    def _answered(self) -> Iterator[Question]:
+        for place, question in self._questions():
+            if question.answers:
+                yield question
+            else:
+                self._log.malformed(place, _NO_ANSWER)
 
     @property
     def skipped(self) -> list[Skipped]:
@@ -84,10 +98,8 @@ class Corpus:
     def source(self, *, answered: bool = True) -> str:
         """A digest of all that the questions are read from: the same one means the same questions."""
         config = self._config
-        paths = {"questions": config.questions, "qrels": config.qrels}
-        named = [file for name, path in paths.items() if path for file in find_files(path, f"corpus.{name}")]
-        files = sorted({*named, *map(DataFile, self._files)})
-        settings = config.model_dump(mode="json", exclude={"passages", *paths})
+        files = sorted({*self._question_files, *map(DataFile, self._files)})
+        settings = config.model_dump(mode="json", exclude={"passages", "questions", "qrels"})
         try:
             contents = [[file.name, file.member, fingerprints.file_fingerprint(file.path)] for file in files]
         except OSError as error:
@@ -123,43 +135,44 @@ def open_corpus(config: CorpusConfig) -> Corpus:
     if config.kind == "miniature" or config.questions is None:
         small = config.miniature
         passages, questions = make_corpus(small.seed, small.worlds, small.questions_per_world, small.split)
-        return Corpus("miniature", partial(iter, passages), lambda answered: iter(questions), log, config)
+        made = [(Place("the miniature", question.id), question) for question in questions]
+        return Corpus("miniature", partial(iter, passages), partial(iter, made), log, config)
     files = find_files(config.questions, "corpus.questions", ignore=twowiki.ALIAS_FILES)
     kind = kind_of_files(files, config.kind)
     read_passages: Callable[[], Iterator[Passage]] | None = None
-    if config.passages is None:
-        read_from = [*files, *(twowiki.find_aliases(files) if kind == "2wiki" else ())]
-    else:
-        read_from = find_files(config.passages, "corpus.passages", documents=True)
-        read_passages = partial(_read_passages, read_from, config.passage_characters, log)
+    passage_files = [*files, *(twowiki.find_aliases(files) if kind == "2wiki" else ())]
+    if config.passages is not None:
+        passage_files = find_files(config.passages, "corpus.passages", documents=True)
+        read_passages = partial(_read_passages, passage_files, config.passage_characters, log)
+    qrels = find_files(config.qrels, "corpus.qrels") if config.qrels else []
     if kind == "plain":
         if read_passages is None:
             raise DataError(f"{config.questions}: these questions bring no passages: set corpus.passages")
-        read_questions = partial(_plain_questions, files, _qrels(config, log), log)
+        read_questions = partial(_plain_questions, files, qrels, log)
     else:
         parse = _parser(kind, files, log, pooled=read_passages is None)
+        read_entries = partial(_entries, files, log, parse)
+        ids: Callable[[], Mapping[str, str]] = dict
         if read_passages is None:
-            read_passages = partial(_pooled, partial(_entries, files, log, parse, False))
-            read_questions = partial(_official_questions, files, log, parse)
+            read_passages = partial(_pooled, read_entries)
         else:
-            ids = cache(partial(_link, partial(_entries, files, log, parse, False), read_passages))
-            read_questions = partial(_linked_questions, files, log, parse, ids)
-    no_passage = f"{config.passages or config.questions}: no passage in it: the corpus is empty"
-    no_question = f"{config.questions}: no question in it: correct corpus.questions"
+            ids = cache(partial(_link, read_entries, read_passages))
+        read_questions = partial(_official_questions, read_entries, ids)
     return Corpus(
         kind,
-        partial(_some, read_passages, no_passage, log),
-        lambda answered: _some(partial(read_questions, answered), no_question, log),
+        read_passages,
+        read_questions,
         log,
         config,
-        tuple(dict.fromkeys(file.path for file in read_from)),
+        tuple(dict.fromkeys(file.path for file in passage_files)),
+        (*files, *qrels),
     )
 
 
-def _some(read: Callable[[], Iterator[T]], message: str, log: ErrorLog) -> Iterator[T]:
+def _some(stream: Iterator[T], message: str, log: ErrorLog) -> Iterator[T]:
     """The stream as it is, but an empty one is a DataError."""
     empty = True
-    for value in read():
+    for value in stream:
         empty = False
         yield value
     if empty:
@@ -170,7 +183,7 @@ def _some(read: Callable[[], Iterator[T]], message: str, log: ErrorLog) -> Itera
 
 def _parsed(
     records: Iterable[tuple[Place, Record]], log: ErrorLog, parse: Callable[[Record], T | None]
-) -> Iterator[tuple[Place, T]]:
+) -> Placed[T]:
     for place, record in records:
         try:
             value = parse(record)
@@ -183,7 +196,7 @@ def _parsed(
             yield place, value
 
 
-def _unique(stream: Iterable[tuple[Place, T]], log: ErrorLog, id_of: Callable[[T], str]) -> Iterator[T]:
+def _unique(stream: Placed[T], log: ErrorLog, id_of: Callable[[T], str]) -> Placed[T]:
     seen: set[str] = set()
     for place, value in stream:
         name = id_of(value)
@@ -191,7 +204,7 @@ def _unique(stream: Iterable[tuple[Place, T]], log: ErrorLog, id_of: Callable[[T
             log.malformed(place, f"question id '{name}' came before: ids name questions, make them unique")
         else:
             seen.add(name)
-            yield value
+            yield place, value
 
 
 def _read_passages(files: list[DataFile], characters: int, log: ErrorLog) -> Iterator[Passage]:
@@ -209,29 +222,15 @@ def _read_passages(files: list[DataFile], characters: int, log: ErrorLog) -> Ite
             )
 
 
-def _qrels(config: CorpusConfig, log: ErrorLog) -> Callable[[], plain.Qrels | None]:
-    if config.qrels is None:
-        return lambda: None
-    files = find_files(config.qrels, "corpus.qrels")
-    return cache(lambda: plain.read_qrels(_parsed(read_records(files, log), log, plain.parse_qrel)))
-
-
-def _plain_questions(
-    files: list[DataFile], qrels: Callable[[], plain.Qrels | None], log: ErrorLog, answered: bool
-) -> Iterator[Question]:
-    def parse(record: Record) -> Question:
-        question = plain.parse_question(record)
-        if answered and not question.answers:
-            raise Malformed(_NO_ANSWER)
-        return question
-
-    judged = qrels()
-    records = _parsed(read_records(files, log), log, parse)
-    for question in _unique(records, log, lambda question: question.id):
-        if judged is None:
-            yield question
+def _plain_questions(files: list[DataFile], qrels: list[DataFile], log: ErrorLog) -> Placed[Question]:
+    """Without qrels all questions; with them those that they name."""
+    judged = plain.read_qrels(_parsed(read_records(qrels, log), log, plain.parse_qrel))
+    records = _parsed(read_records(files, log), log, plain.parse_question)
+    for place, question in _unique(records, log, lambda question: question.id):
+        if not qrels:
+            yield place, question
         elif gold := judged.get(question.id):
-            yield replace(question, gold_ids=tuple(gold))
+            yield place, replace(question, gold_ids=tuple(gold))
 
 
 def _parser(kind: str, files: list[DataFile], log: ErrorLog, *, pooled: bool) -> Parser:
@@ -251,34 +250,20 @@ def _parser(kind: str, files: list[DataFile], log: ErrorLog, *, pooled: bool) ->
     return parse
 
 
-def _entries(files: list[DataFile], log: ErrorLog, parse: Parser, answered: bool) -> Iterator[Entry]:
-    def checked(record: Record) -> Entry | None:
-        entry = parse(record)
-        if answered and entry is not None and not entry.question.answers:
-            raise Malformed(_NO_ANSWER)
-        return entry
+def _entries(files: list[DataFile], log: ErrorLog, parse: Parser) -> Placed[Entry]:
+    return _unique(_parsed(read_records(files, log), log, parse), log, lambda entry: entry.question.id)
 
-    return _unique(_parsed(read_records(files, log), log, checked), log, lambda entry: entry.question.id)
+
+def _pooled(read_entries: Callable[[], Placed[Entry]]) -> Iterator[Passage]:
+    return pool(entry for _, entry in read_entries())
+
+
+def _link(read_entries: Callable[[], Placed[Entry]], read: Callable[[], Iterator[Passage]]) -> dict[str, str]:
+    return link((entry for _, entry in read_entries()), read())
 
 
 def _official_questions(
-    files: list[DataFile], log: ErrorLog, parse: Parser, answered: bool
-) -> Iterator[Question]:
-    return (entry.question for entry in _entries(files, log, parse, answered))
-
-
-def _pooled(read_entries: Callable[[], Iterator[Entry]]) -> Iterator[Passage]:
-    return pool(read_entries())
-
-
-def _link(
-    read_entries: Callable[[], Iterator[Entry]], read: Callable[[], Iterator[Passage]]
-) -> dict[str, str]:
-    return link(read_entries(), read())
-
-
-def _linked_questions(
-    files: list[DataFile], log: ErrorLog, parse: Parser, ids: Callable[[], dict[str, str]], answered: bool
-) -> Iterator[Question]:
+    read_entries: Callable[[], Placed[Entry]], ids: Callable[[], Mapping[str, str]]
+) -> Placed[Question]:
     links = ids()
-    return (relink(entry.question, links) for entry in _entries(files, log, parse, answered))
+    return ((place, relink(entry.question, links)) for place, entry in read_entries())

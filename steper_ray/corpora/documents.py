@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from steper_ray.core.errors import DataError
 from steper_ray.corpora.files import DataFile
-from steper_ray.corpora.places import Place
+from steper_ray.corpora.places import ErrorLog, Place
 
 _HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
@@ -22,8 +21,8 @@ _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 _NOT_TEXT = ("script", "style", "template", "noscript", "nav", "header", "footer", "aside", "form")
 
 
-def read_document(file: DataFile, characters: int) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """The passages of one document, of at most `characters` characters each. Raises DataError: not UTF-8."""
+def read_document(file: DataFile, characters: int, log: ErrorLog) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """The passages of one document, of at most `characters` characters each. One that is not UTF-8 is malformed."""
     from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
     with file.open() as stream:
@@ -31,7 +30,8 @@ def read_document(file: DataFile, characters: int) -> Iterator[tuple[Place, dict
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 ({error.reason} at byte {error.start}): convert it") from error
+        log.malformed(Place(str(file), f"byte {error.start}"), f"not UTF-8 ({error.reason})")
+        return
     title = Path(file.name).stem
     if file.suffix == ".txt":
         pieces = [("", piece) for piece in TextSplitter(characters).chunks(text)]

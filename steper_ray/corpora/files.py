@@ -91,14 +91,14 @@ def find_files(
     """The files a setting names, sorted by name.
 
     A file; a folder (its data files, or those of its subfolders where it has none, or its `documents`); a glob; a .zip
-    with one data file, or `x.zip/member`; `hub:NAME[/CONFIG]/SPLIT`. Names in `ignore` are left out of folders and
-    archives. Raises DataError where there are none.
+    with one data file or with documents alone, or `x.zip/member`; `hub:NAME[/CONFIG]/SPLIT`. Names in `ignore` are
+    left out of folders and archives. Raises DataError where there are none.
     """
     if str(path).startswith(PREFIX):
         return [DataFile(file) for file in hub_files(str(path), setting)]
     path = path.expanduser()
     if (archive := _archive(path)) is not None:
-        return [_member(archive, path, setting, ignore)]
+        return _members(archive, path, setting, ignore, documents)
     if path.is_dir():
         return _in_folder(path, setting, ignore, documents)
     if path.is_file():
@@ -161,20 +161,24 @@ def _archive(path: Path) -> Path | None:
     return next((one for one in (path, *path.parents) if one.suffix == ".zip" and one.is_file()), None)
 
 
-def _member(archive: Path, path: Path, setting: str, ignore: tuple[str, ...]) -> DataFile:
+def _members(
+    archive: Path, path: Path, setting: str, ignore: tuple[str, ...], documents: bool
+) -> list[DataFile]:
+    """The named member, else the only data file, else all documents."""
     try:
         names = zipfile.ZipFile(archive).namelist()
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{archive}: not readable as .zip: {error}") from error
-    data = [
-        name for name in names
-        if _is_data(name) and Path(name).name not in ignore and not name.startswith(("__MACOSX/", "."))
-    ]  # fmt: skip
     chosen = path.relative_to(archive).as_posix() if path != archive else ""
     if chosen in names:
-        return DataFile(archive, chosen)
+        return [DataFile(archive, chosen)]
+    shown = sorted(name for name in names if not name.startswith(("__MACOSX/", ".")))
+    data = [name for name in shown if _is_data(name) and Path(name).name not in ignore]
     if not chosen and len(data) == 1:
-        return DataFile(archive, data[0])
+        return [DataFile(archive, data[0])]
+    prose = [name for name in shown if _is_document(name)] if documents and not data else []
+    if not chosen and prose:
+        return [DataFile(archive, name, label=name) for name in prose]
     listed = ", ".join(data[:10]) or "none"
     example = f", such as {setting}={archive}/{data[0]}" if data else ""
     raise DataError(f"{path}: name one data file of the archive (it has: {listed}){example}")

@@ -16,6 +16,8 @@ from steper_ray.corpora.places import Malformed
 from steper_ray.corpora.pooled import content_id, join_sentences, make_passage
 from steper_ray.schema import Passage, Question, SubQuestion
 
+_TEXTS = ("text", "contents", "content", "passage", "paragraph", "paragraph_text", "body")
+
 
 def _joined(value: Any) -> Any:
     """HotpotQA's abstracts have a list of sentences, its articles a list of such lists."""
@@ -28,11 +30,9 @@ def _joined(value: Any) -> Any:
 class PassageRecord(fields.Layout):
     """`contents` (FlashRAG) is the title, a line's end and the text, where there is no `title`."""
 
-    id: fields.Id | None = Field(None, validation_alias=AliasChoices("id", "_id", "pid", "docid"))
+    id: fields.Id | None = Field(None, validation_alias=AliasChoices("id", "_id", "pid", "docid", "doc_id"))
     title: fields.MaybeEmpty | None = None
-    text: Annotated[fields.Text, BeforeValidator(_joined)] = Field(
-        validation_alias=AliasChoices("text", "contents")
-    )
+    text: Annotated[fields.Text, BeforeValidator(_joined)] = Field(validation_alias=AliasChoices(*_TEXTS))
 
 
 class HopRecord(fields.Layout):
@@ -70,10 +70,10 @@ Qrels = Mapping[str, Sequence[str]]
 
 def parse_passage(record: fields.Record) -> Passage:
     """The title is empty where the record has none. Raises Malformed."""
-    if not record.keys() & {"text", "contents"}:
+    if not record.keys() & set(_TEXTS):
         raise Malformed(
-            f"a passage has a 'text' (and perhaps an id and a title) or 'contents' (FlashRAG), and this record has the "
-            f"fields {', '.join(list(record)[:20])}"
+            f"a passage has its text under one of {', '.join(_TEXTS)} (and perhaps an id and a title), and this record "
+            f"has the fields {', '.join(list(record)[:20])}"
         )
     found = fields.validated(PassageRecord, record)
     title, text = found.title, found.text

@@ -48,7 +48,7 @@ def read_records(
 
 def _read(file: DataFile, log: ErrorLog, characters: int) -> Iterator[tuple[Place, Any]]:
     if characters and file.suffix in DOCUMENTS:
-        return read_document(file, characters)
+        return read_document(file, characters, log)
     if file.suffix in _SEPARATORS:
         return _read_table(file, log)
     if file.suffix in (".parquet", ".arrow"):

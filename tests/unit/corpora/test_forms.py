@@ -221,15 +221,24 @@ def test_documents_become_passages_with_their_source(tmp_path: Path) -> None:
     moved = docs.rename(tmp_path / "elsewhere")
     again = opened(tmp_path / "q.jsonl", passages=moved, passage_characters=200)
     assert again.fingerprint() == before
+    with zipfile.ZipFile(tmp_path / "docs.zip", "w") as archive:
+        for file in moved.rglob("*.*"):
+            archive.write(file, file.relative_to(moved))
+    packed = opened(tmp_path / "q.jsonl", passages=tmp_path / "docs.zip", passage_characters=200)
+    assert packed.fingerprint() == before
     longer = opened(tmp_path / "q.jsonl", passages=moved, passage_characters=400)
     assert longer.fingerprint() != again.fingerprint()
 
 
-def test_a_document_that_is_not_utf8_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes("Vará".encode("latin-1"))
+def test_a_document_that_is_not_utf8_is_named_and_can_be_left_out(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.txt").write_bytes("Vará".encode("latin-1"))
+    (tmp_path / "docs" / "b.txt").write_text("Vará")
     (tmp_path / "q.jsonl").write_text(json.dumps({"question": "Who?", "answer": "Ode"}))
-    with pytest.raises(DataError, match=r"a\.txt: not UTF-8 .*convert it"):
-        list(opened(tmp_path / "q.jsonl", passages=tmp_path / "a.txt").passages())
+    with pytest.raises(DataError, match=r"a\.txt, byte 3: not UTF-8 .*corpus\.on_error=skip"):
+        list(opened(tmp_path / "q.jsonl", passages=tmp_path / "docs").passages())
+    found = opened(tmp_path / "q.jsonl", passages=tmp_path / "docs", on_error="skip")
+    assert [passage.id for passage in found.passages()] == ["b.txt#1"]
 
 
 def test_a_set_by_its_hub_name_is_read_through_datasets(

@@ -85,6 +85,8 @@ def test_columns_of_unequal_length_are_malformed(tmp_path: Path) -> None:
 PASSAGES: list[tuple[dict[str, Any], Passage]] = [
     ({"id": 3, "contents": '"Ode"\nOde sings.\nStill.'}, Passage("3", "Ode", "Ode sings.\nStill.")),
     ({"id": "3", "contents": "Ode sings."}, Passage("3", "", "Ode sings.")),
+    ({"doc_id": 3, "title": "Ode", "passage": "Ode sings."}, Passage("3", "Ode", "Ode sings.")),
+    ({"id": "3", "title": "Ode", "paragraph_text": "Ode sings."}, Passage("3", "Ode", "Ode sings.")),
     ({"_id": "d7", "title": "Ode", "text": "Ode sings.", "metadata": {}}, Passage("d7", "Ode", "Ode sings.")),
     ({"title": "Ode", "text": "Ode sings."}, Passage(content_id("Ode", "Ode sings."), "Ode", "Ode sings.")),
     (
@@ -123,8 +125,8 @@ def test_a_passage_of_another_layout_is_read(tmp_path: Path, row: dict[str, Any]
 
 
 def test_a_record_that_fits_no_layout_shows_its_fields(tmp_path: Path) -> None:
-    path = write(tmp_path / "p.jsonl", {"pid": 1, "body": "Ode sings."})
-    with pytest.raises(DataError, match=r"this record has the fields pid, body"):
+    path = write(tmp_path / "p.jsonl", {"pid": 1, "prose": "Ode sings."})
+    with pytest.raises(DataError, match=r"this record has the fields pid, prose"):
         list(open_corpus(CorpusConfig(kind="plain", questions=path, passages=path)).passages())
 
 
