@@ -14,19 +14,18 @@ RunDir = Annotated[Path, typer.Argument(help="Folder of a run that was built.")]
 
 def inspect_data(
     run_dir: RunDir,
-    show: Annotated[int, typer.Option(help="Trajectories to print, or to put into the page.")] = 0,
+    show: Annotated[int, typer.Option(help="Trajectories to print.")] = 0,
     fate: Annotated[
         str | None, typer.Option(help="Only trajectories that were `kept`, or dropped for this reason.")
     ] = None,
     question: Annotated[
         list[str] | None, typer.Option(help="Only this question id. May be repeated.")
     ] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page instead of printing.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
     """Show what a build made: counts, lengths, repeated steps, recall, the teacher's cost.
 
-    With --show, also prints trajectories; with --html, writes them to a page.
+    With --show, also prints trajectories.
     """
     import json
     from itertools import islice
@@ -35,19 +34,13 @@ def inspect_data(
 
     from steper_ray.data.inspection import DataSet, inspect
     from steper_ray.data.inspection_json import as_object
-    from steper_ray.data.inspection_text import page, summary, trajectory
+    from steper_ray.data.inspection_text import summary, trajectory
 
-    if html is not None and as_json:
-        raise typer.BadParameter("--html and --json exclude each other")
     data = DataSet(run_dir)
     wanted = (
         s for s in data if fate in (None, s.fate) and (not question or s.trajectory.question.id in question)
     )
     chosen = islice(wanted, len(question) if question and not show else show)
-    if html is not None:
-        page(data, inspect(data), chosen, html)
-        typer.echo(f"written to {html}")
-        return
     if as_json:
         typer.echo(json.dumps(as_object(data, inspect(data), chosen), ensure_ascii=False))
         return

@@ -8,19 +8,13 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from steper_ray.data.inspection import DataSet, Inspection, Seen
-from steper_ray.data.measures import ExampleLengths, Repeats, StepCost, spread
+from steper_ray.data.measures import ExampleLengths, StepCost, spread
 from steper_ray.schema import Ability, to_row
 
 
 def as_object(data: DataSet, found: Inspection, shown: Iterable[Seen] = ()) -> dict[str, Any]:
     """All figures of the summary, and the trajectories that were asked for. A spread that has no values is None."""
     counts = data.manifest["counts"]
-    examples = {}
-    for ability in Ability:
-        lengths = found.lengths.get(ability, ExampleLengths())
-        examples[ability.value] = {"n": lengths.n} | {
-            f.name: _spread(getattr(lengths, f.name)) for f in fields(ExampleLengths)
-        }
     return {
         "run": data.folder.resolve().parent.name,
         "code": data.manifest["code"],
@@ -28,31 +22,32 @@ def as_object(data: DataSet, found: Inspection, shown: Iterable[Seen] = ()) -> d
         "questions_kept": counts["questions_kept"],
         "trajectories": found.trajectories,
         "fates": dict(sorted(found.fates.items())),
-        "hops": [
-            {"hops": hops, "trajectories": n, "kept": kept}
-            for hops, (n, kept) in sorted(found.hops.items(), key=lambda pair: pair[0] or 0)
-        ],
-        "teachers": [
-            {"source": source, "trajectories": n, "kept": kept}
-            for source, (n, kept) in sorted(found.sources.items())
-        ],
+        "hops": _pairs("hops", found.hops),
+        "teachers": _pairs("source", found.sources),
         "kept": {
             "steps": _spread(found.steps_kept),
             "passages": _spread(found.passages),
             "words_a_step": _spread(found.words),
         },
-        "examples": examples,
+        "examples": {one.value: _lengths(found.lengths.get(one, ExampleLengths())) for one in Ability},
         "recall_after_step": data.recall,
         "steps": [_cost(cost) for cost in found.costs],
         "cost": _cost(found.cost) | {"engine_seconds_at_least": found.cost.engine_seconds(data.in_flight)},
-        "repeats": {
-            f.name: getattr(found.repeats, f.name) for f in fields(Repeats) if not f.name.startswith("_")
-        },
+        "repeats": {"texts": found.repeats.texts, "chains": found.repeats.chains},
         "shown": [
             {"id": s.trajectory.id, "fate": s.fate, "error": s.error, "trajectory": to_row(s.trajectory)}
             for s in shown
         ],
     }
+
+
+def _pairs(name: str, counts: dict[Any, tuple[int, int]]) -> list[dict[str, Any]]:
+    rows = sorted(counts.items(), key=lambda pair: (pair[0] is not None, pair[0]))
+    return [{name: key, "trajectories": n, "kept": kept} for key, (n, kept) in rows]
+
+
+def _lengths(of: ExampleLengths) -> dict[str, Any]:
+    return {"n": of.n} | {one.name: _spread(getattr(of, one.name)) for one in fields(of)}
 
 
 def _cost(cost: StepCost) -> dict[str, Any]:

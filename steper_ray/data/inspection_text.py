@@ -1,27 +1,22 @@
-"""An inspected data set for the terminal and as a page: tables of counts and cost, trajectories to read.
+"""An inspected data set for the terminal: tables of counts and cost, trajectories to read.
 
-The page loads nothing from outside, and every text that comes from data is escaped. Rich's own markup is off: a
-passage that looks like markup is shown as it is.
+Rich's own markup is off: a passage that looks like markup is shown as it is.
 """
 
 from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from steper_ray.core.files import write_text
 from steper_ray.data.inspection import KEPT, DataSet, Inspection, Seen
 from steper_ray.data.measures import spread
-from steper_ray.schema import Ability, Trajectory
+from steper_ray.schema import Ability
 
 
 def summary(data: DataSet, found: Inspection) -> RenderableType:
@@ -43,17 +38,13 @@ def summary(data: DataSet, found: Inspection) -> RenderableType:
     repeats, asked = found.repeats, data.manifest["counts"]["questions"]
     notes = [
         Text(
-            "examples: median (most); prompt: passages and question; target: the chain up to the step; tokens: what "
-            "the teacher read at the step, demonstrations and chain included, and wrote up to there"
+            "examples: median (most), in words; tokens: what the teacher read at the step, and wrote up to there"
         ),
-        Text("s: seconds that all requests waited, added up; many wait at the same time"),
         *_bill(data, found),
         Text(
-            f"{repeats.texts:,} of {asked:,} questions have a text that came before, {repeats.same:,} of them with the "
-            f"same answer and gold passages; {repeats.reworded:,} more ask in other words for the same answer with the "
-            "same gold passages"
+            f"repeated: the text of {repeats.texts:,} of {asked:,} questions, and {repeats.chains:,} of "
+            f"{found.fates[KEPT]:,} kept chains"
         ),
-        Text(f"{repeats.chains:,} of {found.fates[KEPT]:,} kept chains came before"),
         Text(f"code {data.manifest['code'][:12]}, written to {data.folder}"),
     ]
     return Group(counts, hops, lengths, _examples(found), _costs(data, found), *notes)
@@ -67,7 +58,7 @@ def trajectory(seen: Seen) -> RenderableType:
         Text.assemble(
             ("right ", "dim"), ", ".join(question.answers), ("   given ", "dim"), seen.trajectory.answer,
             ("   ", ""), (seen.fate.replace("_", " "), "green" if seen.fate == KEPT else "red"),
-            (f"   {_by(seen.trajectory)}", "dim"),
+            (f"   {seen.trajectory.source}{', second chance' if seen.trajectory.attempt else ''}", "dim"),
         ),
     ]  # fmt: skip
     if seen.error:
@@ -81,36 +72,6 @@ def trajectory(seen: Seen) -> RenderableType:
             parts.append(Padding(line, (0, 0, 0, 4)))
         parts.append(Padding(Text(step.reasoning), (0, 0, 0, 2)))
     return Padding(Group(*parts), (1, 0, 0, 0))
-
-
-def _by(trajectory: Trajectory) -> str:
-    """Whose trajectory it is."""
-    return trajectory.source + (", second chance" if trajectory.attempt else "")
-
-
-def page(data: DataSet, found: Inspection, shown: Iterable[Seen], path: Path) -> None:
-    """One self-contained HTML file: the summary, and the trajectories to unfold."""
-    environment = Environment(
-        loader=PackageLoader("steper_ray.data"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    listed = list(shown)
-    counted = Counter(seen.fate for seen in listed)
-    fates = sorted(counted.items(), key=lambda pair: (pair[0] != KEPT, pair[0]))
-    text = environment.get_template("inspect.html").render(
-        title=f"Data set of {data.folder.parent.name}",
-        summary=plain(summary(data, found)),
-        shown=listed,
-        fates=fates,
-        numbers={fate: number for number, (fate, _) in enumerate(fates, 1)},
-        kept=KEPT,
-        by=_by,
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text)
 
 
 def plain(shown: RenderableType, width: int = 100) -> str:

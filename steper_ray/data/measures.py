@@ -103,28 +103,16 @@ def add_examples(lengths: dict[Ability, ExampleLengths], trajectory: Trajectory)
 
 @dataclass(slots=True)
 class Repeats:
-    """What comes twice. Texts are compared as answers are: without case, punctuation and articles."""
+    """Texts that come twice, compared as answers are: without case, punctuation and articles."""
 
     texts: int = 0
     """Questions whose text came before."""
-    same: int = 0
-    """Of these, those with the same answer and the same gold passages as one before: the same question again. The
-    others ask the same and want something else."""
-    reworded: int = 0
-    """Questions with a new text, but the answer and the gold passages (at least one) of one before."""
     chains: int = 0
     """Kept trajectories whose whole chain came before, of the same question or another."""
     _seen: set[bytes] = field(default_factory=set)
 
     def add_question(self, question: Question) -> None:
-        text = comparable(question.text)
-        wanted = [comparable(question.answers[0]) if question.answers else "", *sorted(question.gold_ids)]
-        text_came = self._came("text", text)
-        same_came = self._came("same", text, *wanted)
-        wanted_came = self._came("wanted", *wanted)
-        self.texts += text_came
-        self.same += same_came
-        self.reworded += wanted_came and not text_came and bool(question.gold_ids)
+        self.texts += self._came("text", comparable(question.text))
 
     def add_chain(self, trajectory: Trajectory) -> None:
         self.chains += self._came("chain", *map(comparable, trajectory.chain))
