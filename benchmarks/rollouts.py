@@ -40,7 +40,7 @@ _ONE_BY_ONE = 16  # questions of (a)
 async def measure(
     worlds: int, in_flight: int, rounds: int, few_shot: bool, units: int, folder: Path
 ) -> dict[str, Any]:
-    # Not at the top: vLLM's own processes import this script, and cannot bear numba, which bm25s brings.
+    # Not at the top: vLLM's own processes import this script, and cannot bear numba, which retrieval brings.
     from rollout_ways import Ways
     from wide import widened
 

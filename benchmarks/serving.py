@@ -51,7 +51,7 @@ WAYS = ("bare", "loop", "handle", "endpoint", "streamed", "least")
 
 
 async def measure(folder: Path, student: str, rounds: int, loads: dict[int, int]) -> dict[str, Any]:
-    # Not at the top: vLLM's own processes import this script, and cannot bear numba, which bm25s brings.
+    # Not at the top: vLLM's own processes import this script, and cannot bear numba, which retrieval brings.
     import httpx
     import ray
     from ray import serve

@@ -59,12 +59,37 @@ class CorpusConfig(Section):
         return self
 
 
+#: Snowball's stemmers.
+Language = Literal[
+    "none", "arabic", "armenian", "basque", "catalan", "czech", "danish", "dutch", "english", "esperanto", "estonian",
+    "finnish", "french", "german", "greek", "hindi", "hungarian", "indonesian", "irish", "italian", "lithuanian",
+    "nepali", "norwegian", "persian", "polish", "portuguese", "romanian", "russian", "serbian", "spanish", "swedish",
+    "tamil", "turkish", "yiddish",
+]  # fmt: skip
+
+
 class RetrievalConfig(Section):
     """BM25 retrieval (the paper: BM25, top 4 a step)."""
 
-    kind: Literal["bm25s", "lucene"] = "bm25s"
-    """bm25s runs everywhere; lucene is Pyserini and needs a Java 21+ with jdk.incubator.vector."""
+    kind: Literal["bm25", "lucene"] = "bm25"
+    """bm25 runs everywhere; lucene is Pyserini and needs a Java 21+ with jdk.incubator.vector."""
     index_dir: Path | None = None
     """Where the index lies or is built; by default below `<run_dir>/index`, one folder a corpus and setting."""
     k1: float = Field(1.2, ge=0)
     b: float = Field(0.75, ge=0, le=1)
+    title_weight: int = Field(1, ge=1, le=100)
+    """How often a passage's title counts, its text once."""
+    language: Language = "english"
+    """Whose stemmer and stop words passages and queries get; `none` leaves words as they are. Scripts without spaces
+    (Chinese, Japanese, Korean, Thai, ...) are searched by pairs of characters whatever the language."""
+    stop_words: tuple[str, ...] | None = None
+    """Words that are not searched for, instead of the language's (known for English alone)."""
+
+    @model_validator(mode="after")
+    def _lucene(self) -> RetrievalConfig:
+        if self.kind == "lucene" and (self.language != "english" or self.stop_words is not None):
+            raise ValueError(
+                "retrieval.kind=lucene has the English analyser alone: leave out language and stop_words, or set "
+                "retrieval.kind=bm25"
+            )
+        return self

@@ -23,7 +23,7 @@ class RetrieverServeConfig(Section):
     """The retriever as separate deployments; without them each engine searches by itself."""
 
     shards: Positive = 1
-    """Parts of the corpus that are searched side by side, each by its own replicas (bm25s alone): the result is
+    """Parts of the corpus that are searched side by side, each by its own replicas (bm25 alone): the result is
     that of the whole index."""
     replicas: Positive = 1
     """Replicas of each shard."""

@@ -19,7 +19,7 @@ from steper_ray import stages
 from steper_ray.config import Config, TrainConfig
 
 STUDENTS = ("vanilla_kd", "vanilla_kd_equal_steps", "steper")
-_PACKAGES = ("steper-ray", "ray", "torch", "transformers", "deepspeed", "bm25s")
+_PACKAGES = ("steper-ray", "ray", "torch", "transformers", "deepspeed")
 
 
 def run_demo(config: Config) -> dict[str, Any]:

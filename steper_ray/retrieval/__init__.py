@@ -1,4 +1,4 @@
-"""Retrieval: BM25 search over passages, by bm25s or by Lucene, behind one protocol."""
+"""Retrieval: BM25 search over passages, in this process or by Lucene, behind one protocol."""
 
 from steper_ray.retrieval.base import AsyncRetriever, Retriever, as_async, merge
 from steper_ray.retrieval.index import (

@@ -1,115 +1,228 @@
-"""BM25 in this process: a bm25s index over title and text, memory-mapped, the same on every machine.
+"""BM25 in this process: an index of title and text that is memory-mapped, the same on every machine.
 
-Scores are Lucene's BM25 (bm25s method 'lucene', Kamphuis et al. 2020). Words are lower-cased, Lucene's
-English stop words go, the rest is stemmed by Snowball English. Knows nothing of manifests and of how an index
-is checked.
+- Scores are Lucene's BM25 (method 'lucene' of Kamphuis et al., 2020), with exact document lengths.
+- It is built in parts, which Ray tasks may make side by side: parts that are there are not made again, and their number
+  and order change nothing.
+- A term is the hash of its text (64 bits): a search needs no vocabulary in memory.
+- One copy a node: all processes map the same files. A part of the corpus is a range of documents of the same index, so
+  opening one costs nothing.
+
+Knows nothing of manifests and of how an index is checked.
 """
 
 from __future__ import annotations
 
-import re
-import threading
+import hashlib
+import os
+import zipfile
 from array import array
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import bm25s
 import numpy as np
-import Stemmer
-from bm25s.stopwords import STOPWORDS_EN
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
 
+from steper_ray.config import RetrievalConfig
 from steper_ray.core.errors import DataError
-from steper_ray.retrieval.store import PassageStore
-from steper_ray.schema import Hit, Passage
+from steper_ray.core.files import write_file
+from steper_ray.core.progress import Bar
+from steper_ray.core.tasks import in_order
+from steper_ray.retrieval import analysis, postings
+from steper_ray.retrieval.analysis import Analyzer
+from steper_ray.retrieval.store import BATCH_ROWS, PassageStore
+from steper_ray.schema import Hit
 
-LIBRARY = f"bm25s {bm25s.__version__}"
-_WORD = re.compile(r"\w+")
-_STOP_WORDS = frozenset(STOPWORDS_EN)
-
-
-class Analyzer:
-    """Text to stems, the same for passages and queries."""
-
-    def __init__(self) -> None:
-        self._local = threading.local()  # a Snowball stemmer caches words and must not be shared by threads
-
-    def __call__(self, text: str) -> list[str]:
-        stemmer = getattr(self._local, "stemmer", None)
-        if stemmer is None:
-            stemmer = self._local.stemmer = Stemmer.Stemmer("english")
-        words = [word for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS]
-        stems: list[str] = stemmer.stemWords(words)
-        return stems
+#: Part of an index's identity, as the version of what builds it.
+LIBRARY = f"steper_ray bm25 {analysis.VERSION}"
+_ROWS = 5 * BATCH_ROWS  # passages of one part
+_FILES = ("terms", "offsets", "documents", "scores", "bounds")
+_ALONE = 4  # queries: fewer are searched by the calling thread
+Arrays = dict[str, NDArray[Any]]
 
 
-def build(passages: Iterable[Passage], folder: Path, *, k1: float, b: float) -> None:
-    """Writes the index of `passages` (in their order) into `folder`.
+def analyzer(config: RetrievalConfig) -> Analyzer:
+    return Analyzer(config.language, config.stop_words)
 
-    Holds the stems' numbers in memory, 4 bytes a word. Raises DataError if no passage has a word.
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Postings of consecutive passages on disk: by ascending hash of the term."""
+
+    path: Path
+    terms: NDArray[np.uint64]
+    offsets: postings.Int64
+    documents: postings.Int32
+    counts: postings.Int32
+    lengths: postings.Int32
+
+
+def build(passages: Path, parts: Path, folder: Path, config: RetrievalConfig) -> None:
+    """Writes the index of the passages in an Arrow file into `folder`; `parts` keeps what can be used again.
+
+    Raises DataError if no passage has a word, and StorageError.
     """
-    analyze, vocabulary = Analyzer(), dict[str, int]()
-    documents = [
-        array("i", [vocabulary.setdefault(stem, len(vocabulary)) for stem in analyze(f"{p.title} {p.text}")])
-        for p in passages
-    ]
-    if not vocabulary:
-        raise DataError(
-            "corpus: no passage has a word to search for (only stop words or signs): check the texts"
-        )
-    index = bm25s.BM25(k1=k1, b=b, method="lucene")
-    index.index((documents, vocabulary), create_empty_token=False, show_progress=False)
-    index.save(folder, show_progress=False)
+    total = len(PassageStore(passages))
+    firsts = range(0, total, _ROWS)
+    make = partial(_make_part, passages, parts, config)
+    bar = Bar("index", "passages", total, shown=len(firsts) > 1)
+    paths = []
+    for path in in_order(make, firsts):
+        paths.append(path)
+        bar.show(len(paths) * _ROWS)
+    bar.close()
+    _join(paths, folder, config)
 
 
 class Bm25Retriever:
-    """Searches the index of `build`; its postings and passages stay on disk until they are touched.
+    """Searches the index of `build`. Safe to call from several threads; many queries are spread over threads.
 
-    Deterministic: ties go to the passage that comes first in the corpus. Safe to call from several threads.
+    Deterministic: ties go to the passage that comes first in the corpus.
     """
 
-    def __init__(self, folder: Path, store: PassageStore, part: tuple[int, int] = (0, 1)) -> None:
-        """`part` (i, n): only the i-th of n parts of the corpus, from 0, with the scores of the whole; its postings are
-        then held in memory.
+    def __init__(
+        self, folder: Path, store: PassageStore, config: RetrievalConfig, part: tuple[int, int] = (0, 1)
+    ) -> None:
+        """`part` (i, n): only the i-th of n parts of the corpus, from 0, with the scores of the whole.
 
-        Raises OSError, ValueError or KeyError for an index that is broken.
+        Raises OSError or ValueError for an index that is broken.
         """
-        self._index = bm25s.BM25.load(folder, mmap=True, show_progress=False)
-        if self._index.scores["num_docs"] != len(store):
-            raise ValueError(f"{self._index.scores['num_docs']} passages indexed, {len(store)} stored")
-        self._store, self._analyze = store, Analyzer()
+        arrays = (np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _FILES)
+        self._terms, *self._postings = arrays
+        self._store, self._analyze = store, analyzer(config)
         number, parts = part
-        self._first = number * len(store) // parts
-        if parts > 1:
-            self._index.scores = _cut(self._index.scores, self._first, (number + 1) * len(store) // parts)
+        self._range = number * len(store) // parts, (number + 1) * len(store) // parts
+        self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="bm25")
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """See `Retriever.search`; scores are BM25's, above 0."""
-        return [self._search(query, k) for query in queries]
+        if k < 1 or not queries:
+            return [[] for _ in queries]
+        if len(queries) < _ALONE:
+            return self._search(queries, k)
+        size = max(1, len(queries) // (4 * self._threads._max_workers))
+        chunks = [queries[at : at + size] for at in range(0, len(queries), size)]
+        return [hits for found in self._threads.map(partial(self._search, k=k), chunks) for hits in found]
 
-    def _search(self, query: str, k: int) -> list[Hit]:
-        known = self._index.get_tokens_ids(self._analyze(query))
-        if not known or k < 1:
-            return []
-        scores = self._index.get_scores_from_ids(known)
-        found = np.flatnonzero(scores > 0)
-        if len(found) > k:  # keep every passage that ties with the k-th, then order them all
-            found = found[scores[found] >= np.partition(scores[found], -k)[-k]]
-        best = found[np.argsort(-scores[found], kind="stable")][:k]
+    def _search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        first, end = self._range
+        known = [self._known(query) for query in queries]
+        shape = len(queries), min(k, end - first)
+        best, scores = np.empty(shape, np.int32), np.empty(shape, np.float32)
+        postings.search_all(
+            *self._postings,
+            np.concatenate([terms for terms, _ in known]),
+            np.concatenate([weights for _, weights in known]),
+            np.cumsum([len(terms) for terms, _ in known]),
+            first, end, best, scores,
+        )  # fmt: skip
         return [
-            Hit(self._store[self._first + position], float(scores[position])) for position in best.tolist()
+            [
+                Hit(self._store[document], score)
+                for document, score in zip(*row, strict=True)
+                if document != postings.NONE
+            ]
+            for row in zip(best.tolist(), scores.tolist(), strict=True)
         ]
 
+    def _known(self, query: str) -> tuple[postings.Int64, postings.Int64]:
+        """The numbers of the query's terms in the index, and how often the query has each."""
+        counted = Counter(self._analyze(query))
+        hashes = np.fromiter(map(_hash, counted), np.uint64, len(counted))
+        weights = np.fromiter(counted.values(), np.int64, len(counted))
+        numbers = np.searchsorted(self._terms, hashes)
+        there = self._terms[np.minimum(numbers, len(self._terms) - 1)] == hashes
+        return numbers[there], weights[there]
 
-def _cut(scores: dict[str, Any], first: int, end: int) -> dict[str, Any]:
-    """bm25s' matrix of scores (a column a word, compressed) for the documents from `first` to before `end`."""
-    indices = scores["indices"]
-    kept = (indices >= first) & (indices < end)
-    # How many entries are kept before each one: where the columns begin now.
-    before = np.concatenate(([0], np.cumsum(kept)))
-    return {
-        "data": scores["data"][kept],
-        "indices": indices[kept] - first,
-        "indptr": before[scores["indptr"]].astype(scores["indptr"].dtype),
-        "num_docs": end - first,
-    }
+
+def _hash(term: str) -> int:
+    return int.from_bytes(hashlib.blake2b(term.encode(), digest_size=8).digest(), "little")
+
+
+def _make_part(passages: Path, parts: Path, config: RetrievalConfig, first: int) -> Path:
+    """The file of the part that begins at a passage, made if it is not there whole."""
+    path = parts / f"{first:010d}.npz"
+    if _is_whole(path):
+        return path
+    analyze, numbers = analyzer(config), dict[str, int]()
+    terms, ends, lengths = array("i"), array("q"), array("i")
+    store = PassageStore(passages)
+    for passage in store.rows(first, first + _ROWS):
+        title, text = analyze(passage.title), analyze(passage.text)
+        terms.extend([numbers.setdefault(term, len(numbers)) for term in title * config.title_weight + text])
+        lengths.append(len(terms) - (ends[-1] if ends else 0))
+        ends.append(len(terms))
+    hashes = np.fromiter(map(_hash, numbers), np.uint64, len(numbers))
+    order = np.argsort(hashes)
+    rank = np.empty(len(order), np.int32)
+    rank[order] = np.arange(len(order), dtype=np.int32)
+    offsets, documents, counts = postings.invert(
+        rank[np.frombuffer(terms, np.int32)], np.frombuffer(ends, np.int64), len(numbers)
+    )
+    part = Part(path, hashes[order], offsets, documents, counts, np.frombuffer(lengths, np.int32))
+
+    def write(fresh: Path) -> None:
+        with fresh.open("wb") as stream:
+            np.savez(stream, *astuple(part)[1:])
+
+    write_file(path, write)
+    return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a part is there as it was written, by the checksums that its archive has."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def _read(path: Path) -> Part:
+    with np.load(path) as arrays:
+        return Part(path, *(arrays[f"arr_{number}"] for number in range(5)))
+
+
+def _join(paths: Sequence[Path], folder: Path, config: RetrievalConfig) -> None:
+    """Two passes over the parts, of which one is in memory at a time: count the terms, then place the postings."""
+    terms, lengths = np.empty(0, np.uint64), list[postings.Int32]()
+    for path in paths:
+        part = _read(path)
+        terms = np.union1d(terms, part.terms)
+        lengths.append(part.lengths)
+    if not len(terms):
+        raise DataError(
+            "corpus: no passage has a word to search for (only stop words or signs): check the texts"
+        )
+    frequencies = np.zeros(len(terms), np.int64)
+    for path in paths:
+        part = _read(path)
+        frequencies[np.searchsorted(terms, part.terms)] += np.diff(part.offsets)
+    all_lengths = np.concatenate(lengths)
+    idf = np.log1p((len(all_lengths) - frequencies + 0.5) / (frequencies + 0.5))
+    norms = config.k1 * (1 - config.b + config.b * all_lengths / all_lengths.mean())
+    offsets = np.concatenate(([0], np.cumsum(frequencies)))
+    documents = open_memmap(folder / "documents.npy", "w+", np.int32, (int(offsets[-1]),))
+    scores = open_memmap(folder / "scores.npy", "w+", np.float32, (int(offsets[-1]),))
+    free, first = offsets[:-1].copy(), 0
+    for path in paths:
+        part = _read(path)
+        end = first + len(part.lengths)
+        postings.place(
+            np.searchsorted(terms, part.terms), part.offsets, part.documents, part.counts, first,
+            idf, norms[first:end], free, np.asarray(documents), np.asarray(scores),
+        )  # fmt: skip
+        first = end
+    for name, values in (
+        ("terms", terms),
+        ("offsets", offsets),
+        ("bounds", postings.largest(offsets, np.asarray(scores))),
+    ):
+        np.save(folder / f"{name}.npy", values)
+    documents.flush()
+    scores.flush()

@@ -2,6 +2,8 @@
 
 - A finished index is a folder with `manifest.json`, `passages.arrow` and the files of its kind.
 - It is built in a sibling folder and renamed, so a folder without a manifest was never finished.
+- What a killed build has done lies in `.parts-NAME` beside it: the next build of the same corpus continues there, and
+  one of another corpus removes it.
 - The manifest lists size and SHA-256 of every file, and its own digest: a process compares them when it opens the
   index (large files once a node), so that no search reads a damaged one.
 
@@ -13,16 +15,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import shutil
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from steper_ray.config import RetrievalConfig
-from steper_ray.core.errors import RetrievalError
-from steper_ray.core.files import locked, new_folder, remove_leftovers, storing, write_text
+from steper_ray.core.errors import DataError, RetrievalError
+from steper_ray.core.files import locked, new_folder, remove_leftovers, storing, synchronise, write_text
 from steper_ray.core.fingerprints import digest
 from steper_ray.core.sums import damage, take
 from steper_ray.retrieval import bm25, lucene
@@ -32,7 +36,7 @@ from steper_ray.schema import Passage
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 _MANIFEST = "manifest.json"
 _PASSAGES = PASSAGES
 _FIX = "delete the folder and build it again (`steper index`), or set retrieval.index_dir to another one"
@@ -49,9 +53,8 @@ class IndexManifest:
     `fingerprint` is the corpus's, `files` are (size, SHA-256) by name below the folder.
     """
 
-    kind: str
-    k1: float
-    b: float
+    settings: dict[str, Any]
+    """All of `RetrievalConfig` that decides what is found."""
     passages: int
     fingerprint: str
     library: str
@@ -59,24 +62,29 @@ class IndexManifest:
     format: int = FORMAT
 
 
-def build_index(corpus_passages: Iterable[Passage], config: RetrievalConfig, folder: Path) -> IndexManifest:
+def build_index(
+    corpus_passages: Iterable[Passage],
+    config: RetrievalConfig,
+    folder: Path,
+    expected_fingerprint: str | None = None,
+) -> IndexManifest:
     """Builds the index of a corpus in `folder`, in one pass over the passages, and replaces an index there.
 
-    A build that fails or is killed leaves `folder` as it was. One process at a time builds an index, others wait.
+    A build that fails or is killed leaves `folder` as it was, and with the corpus's fingerprint given the next one
+    continues it. One process at a time builds an index, others wait.
     Raises DataError (no passages, an id twice), StorageError, and RetrievalError (a folder that holds something else,
     Java or Pyserini missing).
     """
     _check_target(folder)
     with _building(folder):
-        return _build_aside(corpus_passages, config, folder)
+        return _build_aside(corpus_passages, config, folder, expected_fingerprint)
 
 
 def index_folder(config: RetrievalConfig, run_dir: Path, fingerprint: str) -> Path:
     """Where the index of a corpus lies: `index_dir` if it is set, else one folder for each setting."""
     if config.index_dir is not None:
         return config.index_dir.resolve()
-    name = f"{config.kind}-k{config.k1:g}-b{config.b:g}-{fingerprint[:16]}"
-    return run_dir.resolve() / "index" / name
+    return run_dir.resolve() / "index" / f"{config.kind}-{digest(_settings(config))[:12]}-{fingerprint[:16]}"
 
 
 def open_index(
@@ -85,14 +93,14 @@ def open_index(
     expected_fingerprint: str | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> Retriever:
-    """The retriever of a finished index, or of the i-th of n parts of it (`part`, from 0; bm25s alone).
+    """The retriever of a finished index, or of the i-th of n parts of it (`part`, from 0; bm25 alone).
 
     Raises RetrievalError, with the fix, for an index that is missing, half-built or damaged, that has other
     settings than `config`, or that was built from another corpus than the expected one (None: any corpus).
     """
     manifest = read_manifest(folder)
-    for name in ("kind", "k1", "b"):
-        have, want = getattr(manifest, name), getattr(config, name)
+    for name, want in _settings(config).items():
+        have = manifest.settings.get(name)
         if have != want:
             raise RetrievalError(f"{folder}: built with retrieval.{name} {have}, asked for {want}: {_FIX}")
     if expected_fingerprint is not None and manifest.fingerprint != expected_fingerprint:
@@ -107,7 +115,7 @@ def open_index(
         if config.kind == "lucene":
             check_parts(config, part[1])
             return lucene.LuceneRetriever(folder, store, k1=config.k1, b=config.b)
-        return bm25.Bm25Retriever(folder, store, part)
+        return bm25.Bm25Retriever(folder, store, config, part)
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise DamagedIndexError(f"{folder}: broken index ({error}): {_FIX}") from error
 
@@ -118,7 +126,7 @@ def check_parts(config: RetrievalConfig, parts: int) -> None:
         # Parts of their own would score by their own statistics, and merge to another order.
         raise RetrievalError(
             "serve.retriever.shards: a Lucene index is searched whole: set it to 1 and give it more replicas, "
-            "or set retrieval.kind=bm25s"
+            "or set retrieval.kind=bm25"
         )
 
 
@@ -146,7 +154,7 @@ def ensure_index(
         if not folder.exists() or _is_damaged(folder):  # else another process built it meanwhile
             if wrong is not None:
                 logger.warning("%s. It is built again", wrong)
-            _build_aside(corpus_passages, config, folder)
+            _build_aside(corpus_passages, config, folder, expected_fingerprint)
     return open_index(folder, config, expected_fingerprint)
 
 
@@ -184,23 +192,60 @@ def _is_damaged(folder: Path) -> bool:
         return True
 
 
-def _build_aside(passages: Iterable[Passage], config: RetrievalConfig, folder: Path) -> IndexManifest:
-    """Builds in a sibling folder and replaces `folder`. The caller holds the lock."""
+def _settings(config: RetrievalConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude={"index_dir"})
+
+
+def _build_aside(
+    passages: Iterable[Passage], config: RetrievalConfig, folder: Path, fingerprint: str | None
+) -> IndexManifest:
+    """Builds in sibling folders and replaces `folder`. The caller holds the lock."""
     remove_leftovers(folder)
-    with new_folder(folder) as work:
-        return _build(passages, config, work)
+    parts = folder.with_name(f".parts-{folder.name}")
+    try:
+        count, found = _read_passages(passages, config, parts, fingerprint)
+        with new_folder(folder) as work:
+            manifest = _build(config, parts, work, count, found)
+    except DataError:
+        shutil.rmtree(parts, ignore_errors=True)
+        raise
+    shutil.rmtree(parts, ignore_errors=True)
+    return manifest
 
 
-def _build(passages: Iterable[Passage], config: RetrievalConfig, work: Path) -> IndexManifest:
-    library = lucene.library() if config.kind == "lucene" else bm25.LIBRARY
+def _read_passages(
+    passages: Iterable[Passage], config: RetrievalConfig, parts: Path, fingerprint: str | None
+) -> tuple[int, str]:
+    """The number and fingerprint of the passages in `parts`, read now or by a build of the same index before."""
+    note, key = parts / "note.json", [FORMAT, _library(config), _settings(config), fingerprint]
+    try:
+        known = json.loads(note.read_text(encoding="utf-8"))
+        if fingerprint is not None and known["key"] == key:
+            return known["passages"], fingerprint
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    shutil.rmtree(parts, ignore_errors=True)
+    with storing(parts.parent):
+        parts.mkdir(parents=True)
+        count, found = write_passages(passages, parts / _PASSAGES)
+        synchronise(parts / _PASSAGES)
+    if found == fingerprint:
+        write_text(note, json.dumps({"key": key, "passages": count}))
+    return count, found
+
+
+def _library(config: RetrievalConfig) -> str:
+    return lucene.library() if config.kind == "lucene" else bm25.LIBRARY
+
+
+def _build(config: RetrievalConfig, parts: Path, work: Path, count: int, fingerprint: str) -> IndexManifest:
     with storing(work.parent):
-        count, corpus = write_passages(passages, work / _PASSAGES)
-        store = PassageStore(work / _PASSAGES)
         if config.kind == "lucene":
-            lucene.build(store, work)
+            lucene.build(PassageStore(parts / _PASSAGES), work, config.title_weight)
         else:
-            bm25.build(store, work, k1=config.k1, b=config.b)
-        manifest = IndexManifest(config.kind, config.k1, config.b, count, corpus, library, take(work))
+            bm25.build(parts / _PASSAGES, parts, work, config)
+        (parts / _PASSAGES).rename(work / _PASSAGES)
+        manifest = IndexManifest(_settings(config), count, fingerprint, _library(config), take(work))
     record = json.loads(json.dumps(dataclasses.asdict(manifest)))
     text = json.dumps({**record, "digest": digest(record)}, indent=2)
     write_text(work / _MANIFEST, text + "\n")  # last: its presence says the index is whole

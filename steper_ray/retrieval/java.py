@@ -53,7 +53,7 @@ def find_java() -> Java:
     seen = "; ".join(refused) or "no Java found at all"
     raise RetrievalError(
         f"retrieval.kind 'lucene' needs a JDK {MINIMUM} or newer with the module {MODULE} ({seen}): install "
-        "one (such as Eclipse Temurin) and set JAVA_HOME to its folder, or set retrieval.kind to 'bm25s'"
+        "one (such as Eclipse Temurin) and set JAVA_HOME to its folder, or set retrieval.kind to 'bm25'"
     )
 
 

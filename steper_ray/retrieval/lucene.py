@@ -35,11 +35,11 @@ def library() -> str:
         return f"pyserini {version('pyserini')}"
     except PackageNotFoundError as error:
         raise RetrievalError(
-            "retrieval.kind 'lucene' needs Pyserini: pip install pyserini, or set retrieval.kind to 'bm25s'"
+            "retrieval.kind 'lucene' needs Pyserini: pip install pyserini, or set retrieval.kind to 'bm25'"
         ) from error
 
 
-def build(passages: Iterable[Passage], folder: Path) -> None:
+def build(passages: Iterable[Passage], folder: Path, title_weight: int = 1) -> None:
     """Writes the Lucene index of `passages` (in their order) into `folder`; k1 and b are given at search.
 
     Runs Pyserini's indexer in another process. Raises RetrievalError.
@@ -50,7 +50,8 @@ def build(passages: Iterable[Passage], folder: Path) -> None:
     documents = collection / "passages.jsonl"
     with documents.open("w", encoding="utf-8") as file:
         for position, passage in enumerate(passages):
-            row = {"id": _document_id(position), "contents": f"{passage.title}\n{passage.text}"}
+            title = f"{passage.title}\n" * title_weight
+            row = {"id": _document_id(position), "contents": f"{title}{passage.text}"}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     command = [sys.executable, "-m", "pyserini.index.lucene"]
     command += [
@@ -136,7 +137,7 @@ def _load_pyserini() -> Any:
         except ImportError as error:
             raise RetrievalError(
                 f"Pyserini cannot be imported ({error}): install it with its requirements, or set "
-                "retrieval.kind to 'bm25s'"
+                "retrieval.kind to 'bm25'"
             ) from error
     return LuceneSearcher
 

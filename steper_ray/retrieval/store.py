@@ -6,12 +6,14 @@ search.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -28,24 +30,32 @@ def write_passages(passages: Iterable[Passage], path: Path) -> tuple[int, str]:
 
     Raises DataError for an empty corpus and for an id that comes twice.
     """
-    digest, seen = PassageDigest(), set[str]()
+    digest, ids = PassageDigest(), array("q")
     stream = iter(passages)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, PASSAGE_SCHEMA) as writer:
         while rows := list(islice(stream, BATCH_ROWS)):
             for row in rows:
-                if row.id in seen:
-                    raise DataError(
-                        f"corpus: passage id '{row.id}' comes twice (passage {len(seen) + 1}): ids name "
-                        "passages, make them unique"
-                    )
-                seen.add(row.id)
+                ids.append(hash(row.id))  # 8 bytes a passage
                 digest.add(row)
             columns = [[row.id for row in rows], [row.title for row in rows], [row.text for row in rows]]
             arrays = [pa.array(column, pa.string()) for column in columns]
             writer.write_batch(pa.record_batch(arrays, schema=PASSAGE_SCHEMA))
-    if not seen:
+    if not ids:
         raise DataError("corpus: no passages: an index needs at least one; check `corpus.passages`")
-    return len(seen), digest.hex()
+    if len(np.unique(np.frombuffer(ids, np.int64))) < len(ids):
+        _refuse_repeated(path)
+    return len(ids), digest.hex()
+
+
+def _refuse_repeated(path: Path) -> None:
+    seen = set[str]()
+    for passage in PassageStore(path):
+        if passage.id in seen:
+            raise DataError(
+                f"corpus: passage id '{passage.id}' comes twice (passage {len(seen) + 1}): ids name passages, make "
+                "them unique"
+            )
+        seen.add(passage.id)
 
 
 class PassageStore:
@@ -64,10 +74,15 @@ class PassageStore:
         fields = (self._batches[batch].column(n)[row].as_py() for n in range(3))
         return Passage(*fields)
 
+    def rows(self, first: int, end: int) -> Iterator[Passage]:
+        """The passages from `first`, a multiple of BATCH_ROWS, to before `end`, or all that are there."""
+        for batch in self._batches[first // BATCH_ROWS :]:
+            part = batch.slice(0, max(0, end - first))
+            yield from map(Passage, *(part.column(n).to_pylist() for n in range(3)))
+            first += batch.num_rows
+
     def __iter__(self) -> Iterator[Passage]:
-        for batch in self._batches:
-            columns = (batch.column(n).to_pylist() for n in range(3))
-            yield from map(Passage, *columns)
+        return self.rows(0, len(self))
 
 
 @dataclass(frozen=True, slots=True)

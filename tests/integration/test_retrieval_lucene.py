@@ -1,4 +1,4 @@
-"""A real Lucene index in a real JVM keeps the same contract as bm25s."""
+"""A real Lucene index in a real JVM keeps the same contract as bm25."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def test_the_manifest_names_pyserini_and_no_working_file_is_left(folder: Path, l
     assert sorted(path.name for path in folder.iterdir()) == ["lucene", "manifest.json", "passages.arrow"]
 
 
-def test_lucene_and_bm25s_agree_on_nearly_all_best_passages(tmp_path: Path, lucene: Retriever) -> None:
+def test_lucene_and_bm25_agree_on_nearly_all_best_passages(tmp_path: Path, lucene: Retriever) -> None:
     """Their stemmers differ (Porter, Snowball), their formula does not."""
     queries = [question.text for question in QUESTIONS]
-    other = ensure_index(CORPUS, RetrievalConfig(), tmp_path / "bm25s")
+    other = ensure_index(CORPUS, RetrievalConfig(), tmp_path / "bm25")
     pairs = list(zip(lucene.search(queries, 4), other.search(queries, 4), strict=True))
     shared = [len({h.passage.id for h in a} & {h.passage.id for h in b}) for a, b in pairs]
     assert sum(shared) >= 0.9 * 4 * len(pairs)

@@ -1,10 +1,11 @@
-"""bm25s keeps the contract of a retriever, scores as Lucene's BM25 says, and leaves its index on disk."""
+"""BM25 keeps the contract of a retriever, scores as Lucene's BM25 says, and leaves its index on disk."""
 
 from __future__ import annotations
 
 import math
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from retriever_contract import CORPUS, RetrieverContract
 
 from steper_ray.config import RetrievalConfig
 from steper_ray.core.errors import DataError
-from steper_ray.retrieval import Retriever, build_index, ensure_index, merge, open_index
+from steper_ray.core.fingerprints import passages_fingerprint
+from steper_ray.retrieval import Retriever, bm25, build_index, ensure_index, merge, open_index, postings
 from steper_ray.retrieval.bm25 import Bm25Retriever
-from steper_ray.retrieval.store import PassageStore
+from steper_ray.retrieval.store import BATCH_ROWS, PassageStore
 from steper_ray.schema import Passage
 
 
@@ -54,9 +56,10 @@ def test_passages_come_back_from_any_batch_of_the_store(tmp_path: Path) -> None:
 
 def test_the_postings_are_memory_mapped(tmp_path: Path) -> None:
     build_index(CORPUS, RetrievalConfig(), tmp_path / "index")
-    retriever = Bm25Retriever(tmp_path / "index", PassageStore(tmp_path / "index" / "passages.arrow"))
-    for name in ("data", "indices", "indptr"):
-        assert isinstance(retriever._index.scores[name], np.memmap)
+    store = PassageStore(tmp_path / "index" / "passages.arrow")
+    retriever = Bm25Retriever(tmp_path / "index", store, RetrievalConfig())
+    for array in (retriever._terms, *retriever._postings):
+        assert isinstance(array.base, np.memmap)
 
 
 def test_thousands_of_ties_keep_the_order_of_the_corpus_at_every_cut(tmp_path: Path) -> None:
@@ -69,6 +72,84 @@ def test_thousands_of_ties_keep_the_order_of_the_corpus_at_every_cut(tmp_path: P
     assert everything == order
     for k in (1, 4, 100, 2001, 5999):
         assert retriever.search(["moss"], k) == [order[:k]]
+
+
+def exhaustive(
+    arrays: list[np.ndarray], terms: np.ndarray, weights: np.ndarray, k: int
+) -> list[tuple[int, float]]:
+    """Adds every score of every term, then sorts all documents."""
+    offsets, documents, scores, _ = arrays
+    sums = np.zeros(documents.max() + 1)
+    for term, weight in zip(terms, weights, strict=True):
+        these = slice(offsets[term], offsets[term + 1])
+        sums[documents[these]] += scores[these].astype(np.float64) * weight
+    order = np.argsort(-sums.astype(np.float32), kind="stable")[:k]
+    return [(int(n), float(np.float32(sums[n]))) for n in order if sums[n]]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_passed_over_is_never_among_the_best(seed: int) -> None:
+    """Terms from everywhere to nearly nowhere over many windows, scores that often tie."""
+    rng = np.random.default_rng(seed)
+    shares = rng.permutation([0.9, 0.5, 0.3, 0.1, 0.03, 0.01, 0.001, 0.0003])
+    n = 40_000
+    lists = [np.flatnonzero(rng.random(n) < share).astype(np.int32) for share in shares]
+    offsets = np.cumsum([0, *map(len, lists)])
+    scores = np.concatenate(
+        [
+            (rng.integers(1, 9, len(found)) / 8 / share**0.3)
+            for found, share in zip(lists, shares, strict=True)
+        ]
+    ).astype(np.float32)
+    documents = np.concatenate(lists)
+    arrays = [offsets, documents, scores, postings.largest(offsets, scores)]
+    for _ in range(60):
+        terms = rng.permutation(len(lists))[: rng.integers(1, 9)]
+        weights, k = rng.integers(1, 4, len(terms)), int(rng.choice([1, 4, 10, 300]))
+        best, best_scores = np.empty(k, np.int32), np.empty(k, np.float32)
+        postings.search(*arrays, terms, weights, 0, n, best, best_scores)
+        found = [pair for pair in zip(best.tolist(), best_scores.tolist(), strict=True) if pair[1] > 0]
+        assert found == exhaustive(arrays, terms, weights, k)
+
+
+def test_the_number_of_parts_changes_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passages = [Passage(f"p{n}", f"Title {n}", f"word{n % 777} common " * (n % 3)) for n in range(9000)]
+    files = []
+    for name, rows in (("one", 100 * BATCH_ROWS), ("three", BATCH_ROWS)):
+        monkeypatch.setattr(bm25, "_ROWS", rows)
+        build_index(passages, RetrievalConfig(), tmp_path / name)
+        files.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    assert files[0] == files[1]
+
+
+def test_a_stopped_build_is_continued_and_a_damaged_part_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passages = [Passage(f"p{n}", "", f"word{n}") for n in range(9000)]
+    corpus, folder, parts = passages_fingerprint(passages), tmp_path / "index", tmp_path / ".parts-index"
+    monkeypatch.setattr(bm25, "_ROWS", BATCH_ROWS)
+    with monkeypatch.context() as patch:
+        patch.setattr(bm25, "_join", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build_index(passages, RetrievalConfig(), folder, corpus)
+    _, second, _ = sorted(parts.glob("*.npz"))
+    second.write_bytes(second.read_bytes()[:-9])
+    analyzed = Mock(side_effect=PassageStore.rows)
+    monkeypatch.setattr(PassageStore, "rows", lambda *arguments: analyzed(*arguments))
+    found = build_index(iter([]), RetrievalConfig(), folder, corpus)
+    assert (found.passages, [call.args[1] for call in analyzed.call_args_list]) == (9000, [BATCH_ROWS])
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".locks"] == ["index"]
+    assert found.files == build_index(passages, RetrievalConfig(), tmp_path / "whole").files
+
+
+def test_a_title_counts_as_often_as_the_config_says(tmp_path: Path) -> None:
+    passages = [Passage("text", "Fern", "moss moss fern"), Passage("title", "Moss", "stone fern fern")]
+    best = []
+    for weight in (1, 5):
+        config = RetrievalConfig(title_weight=weight)
+        (hits,) = ensure_index(passages, config, tmp_path / str(weight)).search(["moss"], 1)
+        best.append(hits[0].passage.id)
+    assert best == ["text", "title"]
 
 
 def test_passages_without_a_single_word_are_a_data_error(tmp_path: Path) -> None:

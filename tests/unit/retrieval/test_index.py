@@ -54,9 +54,10 @@ def unread() -> Iterator[Passage]:
 
 def test_the_manifest_says_what_the_index_was_built_from(folder: Path) -> None:
     manifest = build_index(iter(PASSAGES), RetrievalConfig(k1=0.9, b=0.4), folder)
-    assert (manifest.kind, manifest.k1, manifest.b, manifest.passages) == ("bm25s", 0.9, 0.4, 2)
+    assert [manifest.settings[name] for name in ("kind", "k1", "b")] == ["bm25", 0.9, 0.4]
+    assert manifest.passages == 2
     assert manifest.fingerprint == fingerprint(PASSAGES)
-    assert manifest.library.startswith("bm25s ")
+    assert manifest.library.startswith("steper_ray bm25 ")
     assert read_manifest(folder) == manifest
     assert beside(folder) == ["index"]
 
@@ -91,7 +92,10 @@ def test_an_index_built_from_other_passages_than_promised_is_refused(folder: Pat
         ensure_index(PASSAGES, CONFIG, folder, fingerprint(OTHER))
 
 
-@pytest.mark.parametrize(("field", "value"), [("k1", 0.9), ("b", 0.4), ("kind", "lucene")])
+OTHERS = [("k1", 0.9), ("b", 0.4), ("kind", "lucene"), ("title_weight", 3), ("language", "german")]
+
+
+@pytest.mark.parametrize(("field", "value"), OTHERS)
 def test_other_settings_are_refused_by_name(folder: Path, field: str, value: object) -> None:
     build_index(PASSAGES, CONFIG, folder)
     with pytest.raises(
@@ -120,7 +124,7 @@ def test_a_half_built_index_is_refused_and_not_overwritten(folder: Path) -> None
 
 def in_files(folder: Path) -> list[Path]:
     found = sorted(path for path in folder.iterdir() if path.is_file())
-    assert {"manifest.json", "passages.arrow", "data.csc.index.npy"} < {path.name for path in found}
+    assert {"manifest.json", "passages.arrow", "documents.npy", "scores.npy"} < {path.name for path in found}
     return found
 
 
@@ -158,7 +162,7 @@ def test_a_damaged_index_of_the_run_is_built_again_with_one_line_and_a_named_one
 ) -> None:
     caplog.set_level("INFO")
     build_index(PASSAGES, CONFIG, folder)
-    for name in ("vocab.index.json", "manifest.json"):
+    for name in ("terms.npy", "manifest.json"):
         (folder / name).write_text("{")
         with pytest.raises(RetrievalError, match=rf"{name}.*build it again"):
             ensure_index(unread(), RetrievalConfig(index_dir=folder), folder)

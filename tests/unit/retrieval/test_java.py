@@ -80,7 +80,7 @@ def test_without_a_fitting_java_the_error_says_what_each_lacks_and_how_to_add_on
         "nowhere: no bin/java",
         "JDK 21 or newer",
         "set JAVA_HOME",
-        "retrieval.kind to 'bm25s'",
+        "retrieval.kind to 'bm25'",
     ):
         assert part in str(caught.value)
 

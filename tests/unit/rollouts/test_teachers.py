@@ -13,8 +13,8 @@ from steper_ray.data.assemble import assemble
 from steper_ray.data.build import _spec, _teachers
 from steper_ray.data.examples import make_examples
 from steper_ray.data.filtering import choose, drop_reason
-from steper_ray.data.inspection import DataSet, inspect
-from steper_ray.data.inspection_text import page, plain
+from steper_ray.data.inspection import DataSet
+from steper_ray.data.inspection_text import plain
 from steper_ray.data.inspection_text import trajectory as show
 from steper_ray.data.report import SourceCount
 from steper_ray.frameworks import layouts
@@ -235,6 +235,3 @@ def test_what_two_teachers_gave_is_counted_and_read_question_by_question(tmp_pat
         ("q3~0.1", "kept"),
     ]
     assert "small, second chance" in plain(show(list(DataSet(tmp_path))[-1]))
-    page(DataSet(tmp_path), inspect(DataSet(tmp_path)), DataSet(tmp_path), tmp_path / "page.html")
-    html = (tmp_path / "page.html").read_text()
-    assert [html.count(f"; by {name}</p>") for name in ("small", "big", "small, second chance")] == [3, 1, 1]
