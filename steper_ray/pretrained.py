@@ -32,8 +32,35 @@ def load_model(model: str, trusted: bool = False, **how: Any) -> Any:
     """The causal language model of a folder or hub name; `how` is passed on. Raises ModelError."""
     from transformers import AutoModelForCausalLM
 
-    with _loading(model, "weights"):
+    with _loading(model, "weights"), _without_bars():
         return AutoModelForCausalLM.from_pretrained(model, trust_remote_code=trusted, **how)
+
+
+def load_encoder(model: str, trusted: bool = False, **how: Any) -> Any:
+    """The model of a folder or hub name without a head; `how` is passed on. Raises ModelError."""
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it reports the head that encoders lack
+    try:
+        with _loading(model, "weights"), _without_bars():
+            return AutoModel.from_pretrained(model, trust_remote_code=trusted, **how)
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 @contextmanager
@@ -45,7 +72,8 @@ def _loading(model: str, what: str) -> Iterator[None]:
         if "trust_remote_code" in reason:
             raise ModelError(
                 f"model '{model}' brings Python code along, which would run here: read it, then set "
-                "trust_remote_code=true in `engine` or `train`, or take a model that transformers knows"
+                "trust_remote_code=true in `engine`, `train` or `retrieval.encoder`, or take a model that transformers "
+                "knows"
             ) from error
         raise ModelError(
             f"model '{model}': its {what} cannot be loaded ({type(error).__name__}: {reason[:500]})"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from steper_ray.config.base import Positive, Section
+from steper_ray.config.base import FolderOrName, Positive, Section
 
 
 class MiniatureConfig(Section):
@@ -68,11 +68,52 @@ Language = Literal[
 ]  # fmt: skip
 
 
-class RetrievalConfig(Section):
-    """BM25 retrieval (the paper: BM25, top 4 a step)."""
+class EncoderConfig(Section):
+    """A text encoder in the form of sentence-transformers, for dense and hybrid retrieval."""
 
-    kind: Literal["bm25", "lucene"] = "bm25"
-    """bm25 runs everywhere; lucene is Pyserini and needs a Java 21+ with jdk.incubator.vector."""
+    model: FolderOrName = "sentence-transformers/all-MiniLM-L6-v2"
+    """Its folder or hub name."""
+    pooling: Literal["auto", "mean", "cls", "last"] = "auto"
+    """Of the tokens' states; auto: as the model's files say, else mean."""
+    similarity: Literal["auto", "cosine", "dot"] = "auto"
+    """Of two vectors; auto: as the model's files say, else cosine."""
+    query_prefix: str | None = None
+    """Stands before a query, such as `query: ` for E5; by default the model's own prompt."""
+    passage_prefix: str | None = None
+    """Stands before a passage's title and text, such as `passage: ` for E5; by default the model's own prompt."""
+    max_tokens: Positive = 256
+    """What is longer is cut; the model's own limit holds too."""
+    batch_size: Positive = 32
+    """Passages that are encoded together."""
+    num_gpus: float = Field(0.0, ge=0)
+    """GPUs of each task that encodes passages; with 0 it runs on a CPU, as queries do."""
+    trust_remote_code: bool = False
+    """Runs Python code that the model brings along."""
+
+    @field_validator("model")
+    @classmethod
+    def _whole_path(cls, value: str) -> str:
+        """A process in another folder opens it too."""
+        return str(Path(value).resolve()) if Path(value).is_dir() else value
+
+
+class FusionConfig(Section):
+    """How hybrid retrieval joins BM25 and vectors."""
+
+    method: Literal["minmax", "rrf"] = "minmax"
+    """minmax: scores of each one's best, stretched to 0 to 1; rrf: reciprocal ranks."""
+    dense: float = Field(0.5, ge=0, le=1)
+    """Weight of the vectors; BM25 has the rest."""
+    depth: Positive = 100
+    """Passages of each that are joined."""
+
+
+class RetrievalConfig(Section):
+    """Retrieval (the paper: BM25, top 4 a step)."""
+
+    kind: Literal["bm25", "lucene", "dense", "hybrid"] = "bm25"
+    """bm25 runs everywhere; lucene is Pyserini's BM25 and needs a Java 21+ with jdk.incubator.vector; dense searches by
+    `encoder`'s vectors; hybrid joins bm25 and dense."""
     index_dir: Path | None = None
     """Where the index lies or is built; by default below `<run_dir>/index`, one folder a corpus and setting."""
     k1: float = Field(1.2, ge=0)
@@ -84,6 +125,8 @@ class RetrievalConfig(Section):
     (Chinese, Japanese, Korean, Thai, ...) are searched by pairs of characters whatever the language."""
     stop_words: tuple[str, ...] | None = None
     """Words that are not searched for, instead of the language's (known for English alone)."""
+    encoder: EncoderConfig = EncoderConfig()
+    fusion: FusionConfig = FusionConfig()
 
     @model_validator(mode="after")
     def _lucene(self) -> RetrievalConfig:

@@ -17,10 +17,12 @@ R = TypeVar("R")
 _LEFT_S = 60.0  # wait for tasks whose results nobody takes; on a cluster that lost its nodes they never end
 
 
-def in_order(function: Callable[[T], R], items: Iterable[T], num_cpus: float = 1) -> Iterator[R]:
+def in_order(
+    function: Callable[[T], R], items: Iterable[T], num_cpus: float = 1, num_gpus: float = 0
+) -> Iterator[R]:
     """The results in the items' order; a few more tasks than CPUs are under way, so memory is bounded.
 
-    A task reserves `num_cpus`, one at most: 0 where a training holds every CPU of the cluster.
+    A task reserves `num_gpus`, and `num_cpus`, one at most: 0 where a training holds every CPU of the cluster.
 
     Raises the SteperError of the first task that fails, with its own type. No task outlives the call: those under
     way are waited for, and not cancelled, since Ray 2.60 ends the driver when a cancellation meets a task's reply.
@@ -35,7 +37,9 @@ def in_order(function: Callable[[T], R], items: Iterable[T], num_cpus: float = 1
     def call(item: T) -> R:  # Ray takes no partial
         return function(item)
 
-    task = ray.remote(call).options(num_cpus=min(num_cpus, 1), scheduling_strategy="SPREAD")
+    task = ray.remote(call).options(
+        num_cpus=min(num_cpus, 1), num_gpus=num_gpus or None, scheduling_strategy="SPREAD"
+    )
     ahead = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting: deque[Any] = deque()
     stream = iter(items)

@@ -15,7 +15,6 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any
 
 import torch
-from transformers.utils import logging as transformers_logging
 
 from steper_ray.config import EngineConfig, SamplingConfig
 from steper_ray.core.chat import end_of_turn
@@ -285,15 +284,9 @@ def _load_model(config: EngineConfig) -> Any:
     folder = resolve_model(config.model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = {"auto": "bfloat16" if device == "cuda" else "float32"}.get(config.dtype, config.dtype)
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        model = load_model(
-            folder, config.trust_remote_code, dtype=getattr(torch, dtype), attn_implementation="sdpa"
-        )
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()
+    model = load_model(
+        folder, config.trust_remote_code, dtype=getattr(torch, dtype), attn_implementation="sdpa"
+    )
     _check(config, model.config.get_text_config())
     return model.to(device).eval()
 

@@ -1,4 +1,4 @@
-"""Retrieval: BM25 search over passages, in this process or by Lucene, behind one protocol."""
+"""Retrieval: search over passages by BM25 (ours or Lucene's), vectors or both, behind one protocol."""
 
 from steper_ray.retrieval.base import AsyncRetriever, Retriever, as_async, merge
 from steper_ray.retrieval.index import (
@@ -9,6 +9,7 @@ from steper_ray.retrieval.index import (
     index_folder,
     open_index,
     read_manifest,
+    search_settings,
 )
 from steper_ray.retrieval.store import LongPassages, long_passages
 
@@ -26,4 +27,5 @@ __all__ = [
     "merge",
     "open_index",
     "read_manifest",
+    "search_settings",
 ]

@@ -14,15 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from array import array
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -30,31 +28,27 @@ from numpy.typing import NDArray
 
 from steper_ray.config import RetrievalConfig
 from steper_ray.core.errors import DataError
-from steper_ray.core.files import write_file
 from steper_ray.core.progress import Bar
 from steper_ray.core.tasks import in_order
-from steper_ray.retrieval import analysis, postings
+from steper_ray.retrieval import analysis, parts, postings
 from steper_ray.retrieval.analysis import Analyzer
+from steper_ray.retrieval.rank import Ranking
 from steper_ray.retrieval.store import BATCH_ROWS, PassageStore
-from steper_ray.schema import Hit
 
 #: Part of an index's identity, as the version of what builds it.
 LIBRARY = f"steper_ray bm25 {analysis.VERSION}"
 _ROWS = 5 * BATCH_ROWS  # passages of one part
 _FILES = ("terms", "offsets", "documents", "scores", "bounds")
 _ALONE = 4  # queries: fewer are searched by the calling thread
-Arrays = dict[str, NDArray[Any]]
 
 
 def analyzer(config: RetrievalConfig) -> Analyzer:
     return Analyzer(config.language, config.stop_words)
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Postings of consecutive passages on disk: by ascending hash of the term."""
+class Part(NamedTuple):
+    """Postings of consecutive passages, by ascending hash of the term."""
 
-    path: Path
     terms: NDArray[np.uint64]
     offsets: postings.Int64
     documents: postings.Int32
@@ -62,14 +56,14 @@ class Part:
     lengths: postings.Int32
 
 
-def build(passages: Path, parts: Path, folder: Path, config: RetrievalConfig) -> None:
-    """Writes the index of the passages in an Arrow file into `folder`; `parts` keeps what can be used again.
+def build(passages: Path, aside: Path, folder: Path, config: RetrievalConfig) -> None:
+    """Writes the index of the passages in an Arrow file into `folder`; `aside` keeps what can be used again.
 
     Raises DataError if no passage has a word, and StorageError.
     """
     total = len(PassageStore(passages))
     firsts = range(0, total, _ROWS)
-    make = partial(_make_part, passages, parts, config)
+    make = partial(_make_part, passages, aside, config)
     bar = Bar("index", "passages", total, shown=len(firsts) > 1)
     paths = []
     for path in in_order(make, firsts):
@@ -79,14 +73,11 @@ def build(passages: Path, parts: Path, folder: Path, config: RetrievalConfig) ->
     _join(paths, folder, config)
 
 
-class Bm25Retriever:
-    """Searches the index of `build`. Safe to call from several threads; many queries are spread over threads.
-
-    Deterministic: ties go to the passage that comes first in the corpus.
-    """
+class Bm25Ranker:
+    """Ranks by the index of `build`. Safe to call from several threads; many queries are spread over threads."""
 
     def __init__(
-        self, folder: Path, store: PassageStore, config: RetrievalConfig, part: tuple[int, int] = (0, 1)
+        self, folder: Path, passages: int, config: RetrievalConfig, part: tuple[int, int] = (0, 1)
     ) -> None:
         """`part` (i, n): only the i-th of n parts of the corpus, from 0, with the scores of the whole.
 
@@ -94,22 +85,20 @@ class Bm25Retriever:
         """
         arrays = (np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _FILES)
         self._terms, *self._postings = arrays
-        self._store, self._analyze = store, analyzer(config)
-        number, parts = part
-        self._range = number * len(store) // parts, (number + 1) * len(store) // parts
+        self._analyze = analyzer(config)
+        number, of = part
+        self._range = number * passages // of, (number + 1) * passages // of
         self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="bm25")
 
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """See `Retriever.search`; scores are BM25's, above 0."""
-        if k < 1 or not queries:
-            return [[] for _ in queries]
+    def rank(self, queries: Sequence[str], k: int) -> list[Ranking]:
+        """See `Ranker.rank`; scores are BM25's, above 0. A query without a known word finds nothing."""
         if len(queries) < _ALONE:
-            return self._search(queries, k)
+            return self._rank(queries, k)
         size = max(1, len(queries) // (4 * self._threads._max_workers))
         chunks = [queries[at : at + size] for at in range(0, len(queries), size)]
-        return [hits for found in self._threads.map(partial(self._search, k=k), chunks) for hits in found]
+        return [ranking for found in self._threads.map(partial(self._rank, k=k), chunks) for ranking in found]
 
-    def _search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+    def _rank(self, queries: Sequence[str], k: int) -> list[Ranking]:
         first, end = self._range
         known = [self._known(query) for query in queries]
         shape = len(queries), min(k, end - first)
@@ -121,13 +110,10 @@ class Bm25Retriever:
             np.cumsum([len(terms) for terms, _ in known]),
             first, end, best, scores,
         )  # fmt: skip
+        found = (best != postings.NONE).sum(axis=1).tolist()
         return [
-            [
-                Hit(self._store[document], score)
-                for document, score in zip(*row, strict=True)
-                if document != postings.NONE
-            ]
-            for row in zip(best.tolist(), scores.tolist(), strict=True)
+            list(zip(positions[:n], row[:n], strict=True))
+            for positions, row, n in zip(best.tolist(), scores.tolist(), found, strict=True)
         ]
 
     def _known(self, query: str) -> tuple[postings.Int64, postings.Int64]:
@@ -144,10 +130,10 @@ def _hash(term: str) -> int:
     return int.from_bytes(hashlib.blake2b(term.encode(), digest_size=8).digest(), "little")
 
 
-def _make_part(passages: Path, parts: Path, config: RetrievalConfig, first: int) -> Path:
+def _make_part(passages: Path, aside: Path, config: RetrievalConfig, first: int) -> Path:
     """The file of the part that begins at a passage, made if it is not there whole."""
-    path = parts / f"{first:010d}.npz"
-    if _is_whole(path):
+    path = aside / f"{first:010d}.npz"
+    if parts.is_whole(path):
         return path
     analyze, numbers = analyzer(config), dict[str, int]()
     terms, ends, lengths = array("i"), array("q"), array("i")
@@ -164,35 +150,15 @@ def _make_part(passages: Path, parts: Path, config: RetrievalConfig, first: int)
     offsets, documents, counts = postings.invert(
         rank[np.frombuffer(terms, np.int32)], np.frombuffer(ends, np.int64), len(numbers)
     )
-    part = Part(path, hashes[order], offsets, documents, counts, np.frombuffer(lengths, np.int32))
-
-    def write(fresh: Path) -> None:
-        with fresh.open("wb") as stream:
-            np.savez(stream, *astuple(part)[1:])
-
-    write_file(path, write)
+    parts.save(path, hashes[order], offsets, documents, counts, np.frombuffer(lengths, np.int32))
     return path
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a part is there as it was written, by the checksums that its archive has."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
-        return False
-
-
-def _read(path: Path) -> Part:
-    with np.load(path) as arrays:
-        return Part(path, *(arrays[f"arr_{number}"] for number in range(5)))
 
 
 def _join(paths: Sequence[Path], folder: Path, config: RetrievalConfig) -> None:
     """Two passes over the parts, of which one is in memory at a time: count the terms, then place the postings."""
     terms, lengths = np.empty(0, np.uint64), list[postings.Int32]()
     for path in paths:
-        part = _read(path)
+        part = Part(*parts.load(path))
         terms = np.union1d(terms, part.terms)
         lengths.append(part.lengths)
     if not len(terms):
@@ -201,7 +167,7 @@ def _join(paths: Sequence[Path], folder: Path, config: RetrievalConfig) -> None:
         )
     frequencies = np.zeros(len(terms), np.int64)
     for path in paths:
-        part = _read(path)
+        part = Part(*parts.load(path))
         frequencies[np.searchsorted(terms, part.terms)] += np.diff(part.offsets)
     all_lengths = np.concatenate(lengths)
     idf = np.log1p((len(all_lengths) - frequencies + 0.5) / (frequencies + 0.5))
@@ -211,7 +177,7 @@ def _join(paths: Sequence[Path], folder: Path, config: RetrievalConfig) -> None:
     scores = open_memmap(folder / "scores.npy", "w+", np.float32, (int(offsets[-1]),))
     free, first = offsets[:-1].copy(), 0
     for path in paths:
-        part = _read(path)
+        part = Part(*parts.load(path))
         end = first + len(part.lengths)
         postings.place(
             np.searchsorted(terms, part.terms), part.offsets, part.documents, part.counts, first,

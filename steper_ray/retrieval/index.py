@@ -27,10 +27,12 @@ import pyarrow as pa
 from steper_ray.config import RetrievalConfig
 from steper_ray.core.errors import DataError, RetrievalError
 from steper_ray.core.files import locked, new_folder, remove_leftovers, storing, synchronise, write_text
-from steper_ray.core.fingerprints import digest
+from steper_ray.core.fingerprints import digest, folder_fingerprint
 from steper_ray.core.sums import damage, take
-from steper_ray.retrieval import bm25, lucene
+from steper_ray.models import resolve_model
+from steper_ray.retrieval import bm25, dense, lucene
 from steper_ray.retrieval.base import Retriever
+from steper_ray.retrieval.rank import Fused, Ranker, Searcher
 from steper_ray.retrieval.store import PASSAGES, PassageStore, write_passages
 from steper_ray.schema import Passage
 
@@ -112,22 +114,33 @@ def open_index(
         raise DamagedIndexError(f"{folder}: broken index: {wrong}: {_FIX}")
     try:
         store = PassageStore(folder / _PASSAGES)
+        check_parts(config, part[1])
         if config.kind == "lucene":
-            check_parts(config, part[1])
             return lucene.LuceneRetriever(folder, store, k1=config.k1, b=config.b)
-        return bm25.Bm25Retriever(folder, store, config, part)
+        return Searcher(_ranker(folder, len(store), config, part), store)
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise DamagedIndexError(f"{folder}: broken index ({error}): {_FIX}") from error
 
 
 def check_parts(config: RetrievalConfig, parts: int) -> None:
     """Raises RetrievalError where an index of this kind cannot be searched in parts."""
-    if parts > 1 and config.kind == "lucene":
+    if parts > 1 and config.kind != "bm25":
         # Parts of their own would score by their own statistics, and merge to another order.
         raise RetrievalError(
-            "serve.retriever.shards: a Lucene index is searched whole: set it to 1 and give it more replicas, "
+            f"serve.retriever.shards: a {config.kind} index is searched whole: set it to 1 and give it more replicas, "
             "or set retrieval.kind=bm25"
         )
+
+
+def _ranker(folder: Path, passages: int, config: RetrievalConfig, part: tuple[int, int]) -> Ranker:
+    if config.kind == "bm25":
+        return bm25.Bm25Ranker(folder, passages, config, part)
+    vectors = dense.DenseRanker(folder, passages, config.encoder)
+    if config.kind == "dense":
+        return vectors
+    fusion = config.fusion
+    both = (bm25.Bm25Ranker(folder, passages, config), 1 - fusion.dense), (vectors, fusion.dense)
+    return Fused(both, fusion.method, fusion.depth)
 
 
 def ensure_index(
@@ -192,8 +205,25 @@ def _is_damaged(folder: Path) -> bool:
         return True
 
 
+def search_settings(config: RetrievalConfig) -> dict[str, Any]:
+    """All that decides what a search finds in a corpus. Raises ModelError."""
+    found = _settings(config)
+    return {**found, "fusion": config.fusion.model_dump()} if config.kind == "hybrid" else found
+
+
 def _settings(config: RetrievalConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude={"index_dir"})
+    """What decides an index's files, the encoder by its content. Raises ModelError."""
+    words = {"k1", "b", "title_weight", "language", "stop_words"}
+    names = {"kind"} | (words if config.kind != "dense" else set())
+    found = config.model_dump(mode="json", include=names)
+    if config.kind in ("dense", "hybrid"):
+        model = resolve_model(config.encoder.model)
+        encoder = config.encoder.model_dump(
+            mode="json", exclude={"batch_size", "num_gpus", "trust_remote_code"}
+        )
+        encoder["model"] = folder_fingerprint(Path(model)) if Path(model).is_dir() else model
+        found["encoder"] = encoder
+    return found
 
 
 def _build_aside(
@@ -242,8 +272,10 @@ def _build(config: RetrievalConfig, parts: Path, work: Path, count: int, fingerp
     with storing(work.parent):
         if config.kind == "lucene":
             lucene.build(PassageStore(parts / _PASSAGES), work, config.title_weight)
-        else:
+        if config.kind in ("bm25", "hybrid"):
             bm25.build(parts / _PASSAGES, parts, work, config)
+        if config.kind in ("dense", "hybrid"):
+            dense.build(parts / _PASSAGES, parts, work, config.encoder)
         (parts / _PASSAGES).rename(work / _PASSAGES)
         manifest = IndexManifest(_settings(config), count, fingerprint, _library(config), take(work))
     record = json.loads(json.dumps(dataclasses.asdict(manifest)))

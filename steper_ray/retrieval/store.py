@@ -75,11 +75,13 @@ class PassageStore:
         return Passage(*fields)
 
     def rows(self, first: int, end: int) -> Iterator[Passage]:
-        """The passages from `first`, a multiple of BATCH_ROWS, to before `end`, or all that are there."""
-        for batch in self._batches[first // BATCH_ROWS :]:
-            part = batch.slice(0, max(0, end - first))
-            yield from map(Passage, *(part.column(n).to_pylist() for n in range(3)))
-            first += batch.num_rows
+        """The passages from `first` to before `end`, or all that are there."""
+        for number in range(first // BATCH_ROWS, len(self._batches)):
+            start = number * BATCH_ROWS
+            if start >= end:
+                return
+            batch = self._batches[number].slice(max(0, first - start), end - max(first, start))
+            yield from map(Passage, *(batch.column(n).to_pylist() for n in range(3)))
 
     def __iter__(self) -> Iterator[Passage]:
         return self.rows(0, len(self))

@@ -26,6 +26,7 @@ from steper_ray.core.errors import DataError
 from steper_ray.core.fingerprints import digest
 from steper_ray.frameworks import framework_of
 from steper_ray.models import absolute_engine, model_fingerprint
+from steper_ray.retrieval import search_settings
 from steper_ray.rollouts.shards import ShardStore
 from steper_ray.schema import SCHEMA_VERSION, StopReason, Trajectory
 
@@ -95,7 +96,7 @@ class RolloutSpec:
             "versions": {"schema": SCHEMA_VERSION, "trajectory": TRAJECTORY_VERSION},
             "corpus": self.corpus,
             "teacher": self.teacher,
-            "retrieval": self.retrieval.model_dump(mode="json", exclude={"index_dir"}),
+            "retrieval": search_settings(self.retrieval),
             "reasoning": reasoning_identity(self.reasoning),
         }
         if self.teacher == "engine":

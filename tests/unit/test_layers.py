@@ -19,7 +19,7 @@ MAY = {
     "models": {"core", "config"},
     "pretrained": {"core"},
     "cluster": {"core"},
-    "retrieval": {"core", "schema", "config"},
+    "retrieval": {"core", "schema", "config", "models", "pretrained"},
     "generation": {"core", "schema", "config", "models", "pretrained"},
     "reasoning": {"core", "schema", "config", "frameworks", "prompts", "retrieval", "generation"},
 }

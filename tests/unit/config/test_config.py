@@ -114,7 +114,7 @@ def test_an_override_may_hold_a_list_null_and_an_equals_sign():
         ("reasoning: {k: -1}", ["reasoning.k", "greater than or equal to 1", "given: -1"]),
         ("retrieval: {b: 1.5}", ["retrieval.b", "less than or equal to 1"]),
         ("train: {lr: fast}", ["train.lr", "valid number", "'fast'"]),
-        ("retrieval: {kind: elastic}", ["retrieval.kind", "'bm25' or 'lucene'"]),
+        ("retrieval: {kind: elastic}", ["retrieval.kind", "'bm25', 'lucene', 'dense' or 'hybrid'"]),
         ("train: {zero_stage: 4}", ["train.zero_stage", "0, 1, 2 or 3"]),
         ("train: {fixed_weights: [1, 2]}", ["train.fixed_weights.2", "required"]),
     ],

@@ -15,7 +15,7 @@ from steper_ray.config import RetrievalConfig
 from steper_ray.core.errors import DataError
 from steper_ray.core.fingerprints import passages_fingerprint
 from steper_ray.retrieval import Retriever, bm25, build_index, ensure_index, merge, open_index, postings
-from steper_ray.retrieval.bm25 import Bm25Retriever
+from steper_ray.retrieval.bm25 import Bm25Ranker
 from steper_ray.retrieval.store import BATCH_ROWS, PassageStore
 from steper_ray.schema import Passage
 
@@ -56,9 +56,8 @@ def test_passages_come_back_from_any_batch_of_the_store(tmp_path: Path) -> None:
 
 def test_the_postings_are_memory_mapped(tmp_path: Path) -> None:
     build_index(CORPUS, RetrievalConfig(), tmp_path / "index")
-    store = PassageStore(tmp_path / "index" / "passages.arrow")
-    retriever = Bm25Retriever(tmp_path / "index", store, RetrievalConfig())
-    for array in (retriever._terms, *retriever._postings):
+    ranker = Bm25Ranker(tmp_path / "index", len(CORPUS), RetrievalConfig())
+    for array in (ranker._terms, *ranker._postings):
         assert isinstance(array.base, np.memmap)
 
 
