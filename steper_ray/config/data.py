@@ -78,9 +78,9 @@ class EncoderConfig(Section):
     similarity: Literal["auto", "cosine", "dot"] = "auto"
     """Of two vectors; auto: as the model's files say, else cosine."""
     query_prefix: str | None = None
-    """Stands before a query, such as `query: ` for E5; by default the model's own prompt."""
+    """Stands before a query, such as "query: " for E5; by default the model's own prompt."""
     passage_prefix: str | None = None
-    """Stands before a passage's title and text, such as `passage: ` for E5; by default the model's own prompt."""
+    """Stands before a passage's title and text, such as "passage: " for E5; by default the model's own prompt."""
     max_tokens: Positive = 256
     """What is longer is cut; the model's own limit holds too."""
     batch_size: Positive = 32

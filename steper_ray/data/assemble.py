@@ -119,6 +119,7 @@ def assemble(
         owed=len({one["question"] for one in owed}),
         rejected=tally.rejected,
         passages=passages,
+        found_nothing=tally.found_nothing,
         verifiers=tally.verifiers,
         sources=tally.sources,
     )
@@ -222,7 +223,11 @@ def _filter(
             scores.extend(of_row)
             corrected = plain["attempt"][row] > 0
             stop, source, steps = columns.stop_reasons[row], plain["source"][row], columns.n_steps[row]
-            tally.add(reason, stop, source, steps, corrected=corrected, error=plain["error"][row])
+            nothing = columns.found_nothing[row]
+            tally.add(
+                reason, stop, source, steps,
+                corrected=corrected, found_nothing=nothing, error=plain["error"][row],
+            )  # fmt: skip
             if (recall := recalls[row]) is not None:
                 tally.add_recall(recall, part.max_steps)
             if reason is None:

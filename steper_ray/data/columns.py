@@ -66,6 +66,16 @@ class Columns:
         found: list[bool] = (before[self._steps[1:]] > before[self._steps[:-1]]).tolist()
         return found
 
+    @cached_property
+    def found_nothing(self) -> list[bool]:
+        """Whether the row's first search found no passage."""
+        ends, first = np.asarray(self._step.field("hits").offsets), self._steps[:-1]
+        has_steps = self._steps[1:] > first
+        last = max(len(ends) - 2, 0)
+        counts = np.diff(ends)[np.minimum(first, last)] if len(ends) > 1 else np.zeros(len(first), np.int64)
+        found: list[bool] = (has_steps & (counts == 0)).tolist()
+        return found
+
     def recalls(self) -> list[tuple[float, ...] | None]:
         """The share of each row's gold passages after each step; None without gold ids or steps."""
         hits = self._step.field("hits")

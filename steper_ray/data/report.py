@@ -14,6 +14,8 @@ from typing import Any
 
 from steper_ray.schema import Ability, StepScore, StopReason, ability_of
 
+_RARE = 0.01  # share of chains that may find nothing without a word
+
 
 @dataclass(slots=True)
 class VerifierCount:
@@ -98,6 +100,8 @@ class BuildReport:
     """Why the first rejected question could not be asked; empty where there is none."""
     passages: str = ""
     """How many passages of the index are longer than a prompt takes; empty where none is."""
+    found_nothing: int = 0
+    """Trajectories whose question found no passage."""
     verifiers: dict[str, VerifierCount] = field(default_factory=dict)
     sources: dict[str, SourceCount] = field(default_factory=dict)
 
@@ -138,6 +142,12 @@ class BuildReport:
                 lines.insert(
                     -2, f"teacher     {source}: {chains.trajectories} chains, kept {chains.kept}{second}"
                 )
+        if self.found_nothing > _RARE * self.trajectories:
+            lines.insert(
+                1,
+                f"not found   {self.found_nothing} of {self.trajectories} chains found no passage for their question: "
+                "are questions and passages in one language (retrieval.language)?",
+            )
         if self.passages:
             lines.insert(1, f"passages    {self.passages}")
         if self.rejected:
@@ -168,6 +178,7 @@ class Tally:
     sources: dict[str, SourceCount] = field(default_factory=dict)
     steps: int = 0
     with_steps: int = 0
+    found_nothing: int = 0
     rejected: str = ""
     """Why the first rejected question could not be asked."""
     recall_sums: list[float] = field(default_factory=list)
@@ -181,9 +192,14 @@ class Tally:
         n_steps: int,
         *,
         corrected: bool = False,
+        found_nothing: bool = False,
         error: str | None = None,
     ) -> None:
-        """Counts one trajectory: `reason` is why it was dropped, or None; `corrected` that it is a second chance."""
+        """Counts one trajectory.
+
+        `reason` is why it was dropped, or None; `corrected`: it is a second chance; `found_nothing`: its question found
+        no passage.
+        """
         self.trajectories += 1
         if stop is StopReason.REJECTED:
             self.rejected = self.rejected or (error or "no reason given")
@@ -196,6 +212,7 @@ class Tally:
             self.dropped[reason] += 1
         self.steps += n_steps
         self.with_steps += n_steps > 0
+        self.found_nothing += found_nothing
 
     def add_question(self, *, kept: bool) -> None:
         """Counts one question, of which something is learned or nothing."""
@@ -222,6 +239,7 @@ class Tally:
             "kept",
             "steps",
             "with_steps",
+            "found_nothing",
             "recall_trajectories",
         ):
             setattr(self, name, getattr(self, name) + getattr(other, name))

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import os
 from array import array
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -39,6 +38,8 @@ from steper_ray.retrieval.store import BATCH_ROWS, PassageStore
 LIBRARY = f"steper_ray bm25 {analysis.VERSION}"
 _ROWS = 5 * BATCH_ROWS  # passages of one part
 _FILES = ("terms", "offsets", "documents", "scores", "bounds")
+_UNKNOWN = -1
+_KNOWN = 1 << 18  # terms whose numbers are kept at most
 _ALONE = 4  # queries: fewer are searched by the calling thread
 
 
@@ -85,7 +86,7 @@ class Bm25Ranker:
         """
         arrays = (np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _FILES)
         self._terms, *self._postings = arrays
-        self._analyze = analyzer(config)
+        self._analyze, self._numbers = analyzer(config), _Numbers(self._terms)
         number, of = part
         self._range = number * passages // of, (number + 1) * passages // of
         self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="bm25")
@@ -118,12 +119,28 @@ class Bm25Ranker:
 
     def _known(self, query: str) -> tuple[postings.Int64, postings.Int64]:
         """The numbers of the query's terms in the index, and how often the query has each."""
-        counted = Counter(self._analyze(query))
-        hashes = np.fromiter(map(_hash, counted), np.uint64, len(counted))
-        weights = np.fromiter(counted.values(), np.int64, len(counted))
-        numbers = np.searchsorted(self._terms, hashes)
-        there = self._terms[np.minimum(numbers, len(self._terms) - 1)] == hashes
-        return numbers[there], weights[there]
+        if len(self._numbers) > _KNOWN:
+            self._numbers = _Numbers(self._terms)
+        counts: dict[int, int] = {}
+        for number in map(self._numbers.__getitem__, self._analyze(query)):
+            counts[number] = counts.get(number, 0) + 1
+        counts.pop(_UNKNOWN, None)
+        return np.array(list(counts), np.int64), np.array(list(counts.values()), np.int64)
+
+
+class _Numbers(dict[str, int]):
+    """A term's number in the index, looked up once."""
+
+    def __init__(self, terms: NDArray[np.uint64]) -> None:
+        super().__init__()
+        self._terms = terms
+
+    def __missing__(self, term: str) -> int:
+        wanted = np.uint64(_hash(term))
+        number = int(np.searchsorted(self._terms, wanted))
+        found = number < len(self._terms) and self._terms[number] == wanted
+        self[term] = number if found else _UNKNOWN
+        return self[term]
 
 
 def _hash(term: str) -> int:

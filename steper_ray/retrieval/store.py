@@ -65,14 +65,14 @@ class PassageStore:
         """Raises OSError or pyarrow.ArrowInvalid for a file that is missing or broken."""
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         self._batches: list[Any] = [reader.get_batch(n) for n in range(reader.num_record_batches)]
+        self._columns = [[batch.column(n) for n in range(3)] for batch in self._batches]
 
     def __len__(self) -> int:
         return sum(batch.num_rows for batch in self._batches)
 
     def __getitem__(self, position: int) -> Passage:
         batch, row = divmod(position, BATCH_ROWS)
-        fields = (self._batches[batch].column(n)[row].as_py() for n in range(3))
-        return Passage(*fields)
+        return Passage(*(column[row].as_py() for column in self._columns[batch]))
 
     def rows(self, first: int, end: int) -> Iterator[Passage]:
         """The passages from `first` to before `end`, or all that are there."""

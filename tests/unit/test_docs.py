@@ -70,7 +70,9 @@ def test_every_setting_exists():
     names = {(page, name) for page, text in TEXTS.items() for name in pattern.findall(text)}
     names -= {name for name in names if name[0].name == "reference.md"}  # modules
     wrong = [
-        f"{page}: {name}" for page, name in names if not exists(name) and not name.endswith((".py", ".yaml"))
+        f"{page}: {name}"
+        for page, name in names
+        if not exists(name) and not name.endswith((".md", ".py", ".yaml"))
     ]
     assert len(names) > 40
     assert wrong == []

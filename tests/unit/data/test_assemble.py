@@ -143,6 +143,18 @@ def test_what_is_owed_is_counted_and_named_and_is_no_trajectory(build):
     assert json.loads((report.folder / "manifest.json").read_text())["counts"]["owed"] == 1
 
 
+def test_questions_that_find_no_passage_are_counted_with_what_to_look_at(tmp_path):
+    """A step that finds nothing new later on is no such question, and neither is one without a step."""
+    later, none = (
+        trajectory(2, found=((1,), ())),
+        trajectory(3, pieces=(), found=(), answer="", reason="rejected"),
+    )
+    report = assembled(tmp_path, [trajectory(1, found=((), (2,))), later, none, trajectory(4)])
+    assert report.found_nothing == 1
+    assert "not found   1 of 4 chains found no passage for their question" in report.summary()
+    assert "not found" not in assembled(tmp_path / "other", [trajectory(1)]).summary()
+
+
 def test_the_same_shards_are_assembled_once_and_again_where_a_kept_file_was_changed(tmp_path):
     found = rollout_set(tmp_path, TRAJECTORIES)
     first = room.assemble(Config(run_dir=tmp_path), [found], run=3, skipped=0)
