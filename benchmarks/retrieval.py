@@ -198,10 +198,14 @@ def recall(data: Path, work: Path, encoder: str | None) -> dict:
     from steper_ray.schema import Passage
 
     ways = {"bm25": config("bm25", k1=1.2, b=0.75), "title": config("bm25", k1=1.2, b=0.75, title_weight=5)}
+    ways["graph"] = config("bm25", k1=1.2, b=0.75, title_weight=5, links={"weight": 0.5})
     if encoder:
         vectors = {"encoder": {"model": encoder}}
         ways["dense"] = config("dense", **vectors)
         ways["hybrid"] = config("hybrid", k1=1.2, b=0.75, title_weight=5, **vectors)
+        ways["hybrid_graph"] = config(
+            "hybrid", k1=1.2, b=0.75, title_weight=5, links={"weight": 0.5}, **vectors
+        )
     found: dict[str, dict] = {}
     for folder in sets(data):
         passages = [Passage(row["id"], row["title"], row["text"]) for row in rows(folder / "corpus.jsonl")]

@@ -5,7 +5,14 @@ The resolved config is written beside every result. It knows no other room of th
 
 from steper_ray.config.base import Section
 from steper_ray.config.build import BuildConfig, TeacherConfig, VerifyConfig
-from steper_ray.config.data import CorpusConfig, EncoderConfig, FusionConfig, MiniatureConfig, RetrievalConfig
+from steper_ray.config.data import (
+    CorpusConfig,
+    EncoderConfig,
+    FusionConfig,
+    LinksConfig,
+    MiniatureConfig,
+    RetrievalConfig,
+)
 from steper_ray.config.reasoning import EngineConfig, PromptConfig, ReasoningConfig, SamplingConfig
 from steper_ray.config.run import Config, DemoConfig, EvaluateConfig
 from steper_ray.config.serve import (
@@ -27,6 +34,7 @@ __all__ = [
     "EngineConfig",
     "EvaluateConfig",
     "FusionConfig",
+    "LinksConfig",
     "LoraConfig",
     "MiniatureConfig",
     "PromptConfig",

@@ -108,6 +108,19 @@ class FusionConfig(Section):
     """Passages of each that are joined."""
 
 
+class LinksConfig(Section):
+    """Links from passages to those whose titles they mention: the second hop is found by the first one's passage."""
+
+    weight: float = Field(0.0, ge=0, le=1)
+    """Share of a passage's score that goes to what it links to; 0 makes and follows no links. 0.5 is a good value."""
+    title: float = Field(0.5, ge=0, le=1)
+    """Bonus of a passage whose title the query mentions; the best of a search has a score of 1."""
+    seeds: Positive = 20
+    """Best passages whose links are followed."""
+    depth: Positive = 100
+    """Passages of the search that are ranked again."""
+
+
 class RetrievalConfig(Section):
     """Retrieval (the paper: BM25, top 4 a step)."""
 
@@ -127,9 +140,12 @@ class RetrievalConfig(Section):
     """Words that are not searched for, instead of the language's (known for English alone)."""
     encoder: EncoderConfig = EncoderConfig()
     fusion: FusionConfig = FusionConfig()
+    links: LinksConfig = LinksConfig()
 
     @model_validator(mode="after")
     def _lucene(self) -> RetrievalConfig:
+        if self.kind == "lucene" and self.links.weight:
+            raise ValueError("retrieval.links: an index of Lucene has none: set retrieval.kind=bm25")
         if self.kind == "lucene" and (self.language != "english" or self.stop_words is not None):
             raise ValueError(
                 "retrieval.kind=lucene has the English analyser alone: leave out language and stop_words, or set "

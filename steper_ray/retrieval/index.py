@@ -30,7 +30,7 @@ from steper_ray.core.files import locked, new_folder, remove_leftovers, storing,
 from steper_ray.core.fingerprints import digest, folder_fingerprint
 from steper_ray.core.sums import damage, take
 from steper_ray.models import resolve_model
-from steper_ray.retrieval import bm25, dense, lucene
+from steper_ray.retrieval import bm25, dense, links, lucene
 from steper_ray.retrieval.base import Retriever
 from steper_ray.retrieval.rank import Fused, Ranker, Searcher
 from steper_ray.retrieval.store import PASSAGES, PassageStore, write_passages
@@ -124,23 +124,22 @@ def open_index(
 
 def check_parts(config: RetrievalConfig, parts: int) -> None:
     """Raises RetrievalError where an index of this kind cannot be searched in parts."""
-    if parts > 1 and config.kind != "bm25":
+    if parts > 1 and (config.kind != "bm25" or config.links.weight):
         # Parts of their own would score by their own statistics, and merge to another order.
         raise RetrievalError(
-            f"serve.retriever.shards: a {config.kind} index is searched whole: set it to 1 and give it more replicas, "
-            "or set retrieval.kind=bm25"
+            f"serve.retriever.shards: {'links are' if config.kind == 'bm25' else f'a {config.kind} index is'} searched "
+            "whole: set it to 1 and give it more replicas, or set retrieval.kind=bm25 and retrieval.links.weight=0"
         )
 
 
 def _ranker(folder: Path, passages: int, config: RetrievalConfig, part: tuple[int, int]) -> Ranker:
-    if config.kind == "bm25":
-        return bm25.Bm25Ranker(folder, passages, config, part)
-    vectors = dense.DenseRanker(folder, passages, config.encoder)
-    if config.kind == "dense":
-        return vectors
-    fusion = config.fusion
-    both = (bm25.Bm25Ranker(folder, passages, config), 1 - fusion.dense), (vectors, fusion.dense)
-    return Fused(both, fusion.method, fusion.depth)
+    rankers: list[tuple[Ranker, float]] = []
+    if config.kind in ("bm25", "hybrid"):
+        rankers.append((bm25.Bm25Ranker(folder, passages, config, part), 1 - config.fusion.dense))
+    if config.kind in ("dense", "hybrid"):
+        rankers.append((dense.DenseRanker(folder, passages, config.encoder), config.fusion.dense))
+    found = rankers[0][0] if len(rankers) == 1 else Fused(rankers, config.fusion.method, config.fusion.depth)
+    return links.Linked(found, folder, config.links) if config.links.weight else found
 
 
 def ensure_index(
@@ -208,7 +207,11 @@ def _is_damaged(folder: Path) -> bool:
 def search_settings(config: RetrievalConfig) -> dict[str, Any]:
     """All that decides what a search finds in a corpus. Raises ModelError."""
     found = _settings(config)
-    return {**found, "fusion": config.fusion.model_dump()} if config.kind == "hybrid" else found
+    if config.kind == "hybrid":
+        found["fusion"] = config.fusion.model_dump()
+    if config.links.weight:
+        found["links"] = config.links.model_dump()
+    return found
 
 
 def _settings(config: RetrievalConfig) -> dict[str, Any]:
@@ -223,6 +226,8 @@ def _settings(config: RetrievalConfig) -> dict[str, Any]:
         )
         encoder["model"] = folder_fingerprint(Path(model)) if Path(model).is_dir() else model
         found["encoder"] = encoder
+    if config.links.weight:
+        found["links"] = True
     return found
 
 
@@ -276,6 +281,8 @@ def _build(config: RetrievalConfig, parts: Path, work: Path, count: int, fingerp
             bm25.build(parts / _PASSAGES, parts, work, config)
         if config.kind in ("dense", "hybrid"):
             dense.build(parts / _PASSAGES, parts, work, config.encoder)
+        if config.links.weight:
+            links.build(parts / _PASSAGES, parts, work)
         (parts / _PASSAGES).rename(work / _PASSAGES)
         manifest = IndexManifest(_settings(config), count, fingerprint, _library(config), take(work))
     record = json.loads(json.dumps(dataclasses.asdict(manifest)))

@@ -59,15 +59,15 @@ class Fused:
 
     def _fuse(self, lists: Sequence[tuple[Ranking, float]]) -> Ranking:
         total: dict[int, float] = {}
-        stretched = _places if self.method == "rrf" else _stretched
+        shared = _places if self.method == "rrf" else stretched
         for ranking, weight in lists:
-            for position, share in stretched(ranking):
+            for position, share in shared(ranking):
                 total[position] = total.get(position, 0.0) + weight * share
         return sorted(total.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
-def _stretched(ranking: Ranking) -> Ranking:
-    """The last of a ranking gets 0; one whose scores are all the same gets 1 throughout."""
+def stretched(ranking: Ranking) -> Ranking:
+    """Scores from 0 (the last) to 1; 1 throughout where all are the same."""
     if not ranking:
         return []
     most, least = ranking[0][1], ranking[-1][1]
