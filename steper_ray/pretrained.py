@@ -50,6 +50,14 @@ def load_encoder(model: str, trusted: bool = False, **how: Any) -> Any:
         logging.set_verbosity(verbosity)
 
 
+def load_classifier(model: str, trusted: bool = False, **how: Any) -> Any:
+    """The model of a folder or hub name with its head for classes; `how` is passed on. Raises ModelError."""
+    from transformers import AutoModelForSequenceClassification
+
+    with _loading(model, "weights"), _without_bars():
+        return AutoModelForSequenceClassification.from_pretrained(model, trust_remote_code=trusted, **how)
+
+
 @contextmanager
 def _without_bars() -> Iterator[None]:
     from transformers.utils import logging

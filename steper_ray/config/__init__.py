@@ -11,6 +11,7 @@ from steper_ray.config.data import (
     FusionConfig,
     LinksConfig,
     MiniatureConfig,
+    RerankerConfig,
     RetrievalConfig,
 )
 from steper_ray.config.reasoning import EngineConfig, PromptConfig, ReasoningConfig, SamplingConfig
@@ -39,6 +40,7 @@ __all__ = [
     "MiniatureConfig",
     "PromptConfig",
     "ReasoningConfig",
+    "RerankerConfig",
     "RetrievalConfig",
     "RetrieverServeConfig",
     "SamplingConfig",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from steper_ray.config.base import FolderOrName, Positive, Section
 
@@ -68,10 +68,18 @@ Language = Literal[
 ]  # fmt: skip
 
 
+def _whole(name: str) -> str:
+    """A process in another folder opens it too."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+LocalOrName = Annotated[FolderOrName, AfterValidator(_whole)]
+
+
 class EncoderConfig(Section):
     """A text encoder in the form of sentence-transformers, for dense and hybrid retrieval."""
 
-    model: FolderOrName = "sentence-transformers/all-MiniLM-L6-v2"
+    model: LocalOrName = "sentence-transformers/all-MiniLM-L6-v2"
     """Its folder or hub name."""
     pooling: Literal["auto", "mean", "cls", "last"] = "auto"
     """Of the tokens' states; auto: as the model's files say, else mean."""
@@ -90,11 +98,18 @@ class EncoderConfig(Section):
     trust_remote_code: bool = False
     """Runs Python code that the model brings along."""
 
-    @field_validator("model")
-    @classmethod
-    def _whole_path(cls, value: str) -> str:
-        """A process in another folder opens it too."""
-        return str(Path(value).resolve()) if Path(value).is_dir() else value
+
+class RerankerConfig(Section):
+    """A cross-encoder that ranks the best passages again."""
+
+    model: LocalOrName | None = None
+    """Its folder or hub name; without one nothing is ranked again."""
+    depth: Positive = 20
+    """Passages that are ranked again."""
+    max_tokens: Positive = 256
+    """Of query and passage together; what is longer is cut."""
+    trust_remote_code: bool = False
+    """Runs Python code that the model brings along."""
 
 
 class FusionConfig(Section):
@@ -141,6 +156,7 @@ class RetrievalConfig(Section):
     encoder: EncoderConfig = EncoderConfig()
     fusion: FusionConfig = FusionConfig()
     links: LinksConfig = LinksConfig()
+    reranker: RerankerConfig = RerankerConfig()
 
     @model_validator(mode="after")
     def _lucene(self) -> RetrievalConfig:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from steper_ray.config import EncoderConfig
 from steper_ray.core.errors import ModelError
-from steper_ray.models import resolve_model
+from steper_ray.models import context_limit, resolve_model
 from steper_ray.pretrained import load_encoder, load_tokenizer
 
 _POOLING = {
@@ -50,7 +50,8 @@ class Encoder:
         self._device = "cuda" if config.num_gpus and torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if self._device == "cuda" else torch.float32
         self._model = load_encoder(model, trusted, dtype=dtype).to(self._device).eval()
-        self._length = min(config.max_tokens, self._about.length or config.max_tokens)
+        wanted = min(config.max_tokens, self._about.length or config.max_tokens)
+        self._length = readable(self._model.config, self._tokenizer, wanted)
         self._batch = config.batch_size
 
     def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -90,6 +91,11 @@ class Encoder:
             pooled = torch.nn.functional.normalize(pooled, dim=1)
         vectors: NDArray[np.float32] = pooled.cpu().numpy()
         return vectors
+
+
+def readable(shape: Any, tokenizer: Any, wanted: int) -> int:
+    """The wanted number of tokens, or what the model reads at most."""
+    return min(wanted, int(tokenizer.model_max_length), context_limit(shape) or wanted)
 
 
 @lru_cache(maxsize=2)

@@ -33,6 +33,7 @@ from steper_ray.models import resolve_model
 from steper_ray.retrieval import bm25, dense, links, lucene
 from steper_ray.retrieval.base import Retriever
 from steper_ray.retrieval.rank import Fused, Ranker, Searcher
+from steper_ray.retrieval.reranker import Reranked
 from steper_ray.retrieval.store import PASSAGES, PassageStore, write_passages
 from steper_ray.schema import Passage
 
@@ -116,19 +117,21 @@ def open_index(
         store = PassageStore(folder / _PASSAGES)
         check_parts(config, part[1])
         if config.kind == "lucene":
-            return lucene.LuceneRetriever(folder, store, k1=config.k1, b=config.b)
-        return Searcher(_ranker(folder, len(store), config, part), store)
+            found: Retriever = lucene.LuceneRetriever(folder, store, k1=config.k1, b=config.b)
+        else:
+            found = Searcher(_ranker(folder, len(store), config, part), store)
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise DamagedIndexError(f"{folder}: broken index ({error}): {_FIX}") from error
+    return Reranked(found, config.reranker) if config.reranker.model else found
 
 
 def check_parts(config: RetrievalConfig, parts: int) -> None:
     """Raises RetrievalError where an index of this kind cannot be searched in parts."""
-    if parts > 1 and (config.kind != "bm25" or config.links.weight):
+    if parts > 1 and (config.kind != "bm25" or config.links.weight or config.reranker.model):
         # Parts of their own would score by their own statistics, and merge to another order.
         raise RetrievalError(
-            f"serve.retriever.shards: {'links are' if config.kind == 'bm25' else f'a {config.kind} index is'} searched "
-            "whole: set it to 1 and give it more replicas, or set retrieval.kind=bm25 and retrieval.links.weight=0"
+            f"serve.retriever.shards: only words are searched in parts, not {config.kind} with links, vectors or a "
+            "reranker: set it to 1 and give it more replicas, or set retrieval.kind=bm25, without the others"
         )
 
 
@@ -211,6 +214,8 @@ def search_settings(config: RetrievalConfig) -> dict[str, Any]:
         found["fusion"] = config.fusion.model_dump()
     if config.links.weight:
         found["links"] = config.links.model_dump()
+    if config.reranker.model:
+        found["reranker"] = config.reranker.model_dump() | {"model": _content(config.reranker.model)}
     return found
 
 
@@ -220,15 +225,17 @@ def _settings(config: RetrievalConfig) -> dict[str, Any]:
     names = {"kind"} | (words if config.kind != "dense" else set())
     found = config.model_dump(mode="json", include=names)
     if config.kind in ("dense", "hybrid"):
-        model = resolve_model(config.encoder.model)
-        encoder = config.encoder.model_dump(
-            mode="json", exclude={"batch_size", "num_gpus", "trust_remote_code"}
-        )
-        encoder["model"] = folder_fingerprint(Path(model)) if Path(model).is_dir() else model
-        found["encoder"] = encoder
+        own = config.encoder.model_dump(mode="json", exclude={"batch_size", "num_gpus", "trust_remote_code"})
+        found["encoder"] = own | {"model": _content(config.encoder.model)}
     if config.links.weight:
         found["links"] = True
     return found
+
+
+def _content(model: str) -> str:
+    """A folder's fingerprint; a hub name as it is."""
+    found = resolve_model(model)
+    return folder_fingerprint(Path(found)) if Path(found).is_dir() else found
 
 
 def _build_aside(

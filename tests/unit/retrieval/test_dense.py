@@ -13,9 +13,15 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    PreTrainedTokenizerFast,
+)
 
-from steper_ray.config import EncoderConfig, FusionConfig, RetrievalConfig
+from steper_ray.config import EncoderConfig, FusionConfig, RerankerConfig, RetrievalConfig
 from steper_ray.core.errors import ModelError, RetrievalError
 from steper_ray.core.fingerprints import passages_fingerprint
 from steper_ray.retrieval import build_index, check_parts, dense, ensure_index, open_index, search_settings
@@ -154,7 +160,7 @@ def test_another_encoder_or_language_is_another_index_and_another_fusion_is_not(
     cls = config.model_copy(update={"encoder": EncoderConfig(model=str(folder), pooling="cls")})
     with pytest.raises(RetrievalError, match=r"built with retrieval\.encoder"):
         open_index(tmp_path / "index", cls)
-    with pytest.raises(RetrievalError, match="a hybrid index is searched whole"):
+    with pytest.raises(RetrievalError, match="only words are searched in parts, not hybrid"):
         check_parts(config, 2)
 
 
@@ -181,3 +187,36 @@ def test_rankings_are_joined_by_weight(method: str, expected: Ranking) -> None:
     assert [position for position, _ in found] == [position for position, _ in expected]
     assert [score for _, score in found] == pytest.approx([score for _, score in expected])
     assert Fused([(words, 1.0), (Fixed([]), 1.0)], method, 2).rank(["q"], 1)[0][0][0] == 5
+
+
+@pytest.fixture(scope="module")
+def reranker(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("reranker")
+    PreTrainedTokenizerFast.from_pretrained(folder).save_pretrained(path)
+    torch.manual_seed(1)
+    shape = BertConfig.from_pretrained(folder, num_labels=1)
+    BertForSequenceClassification(shape).save_pretrained(path)
+    return path
+
+
+def test_the_best_passages_are_ranked_again_by_a_cross_encoder(
+    folder: Path, reranker: Path, tmp_path: Path
+) -> None:
+    plain = ensure_index(PASSAGES, RetrievalConfig(), tmp_path / "index")
+    config = RetrievalConfig(reranker=RerankerConfig(model=str(reranker), depth=6))
+    retriever = open_index(tmp_path / "index", config)
+    (first,), (hits,) = plain.search(["w1 w2 w3"], 6), retriever.search(["w1 w2 w3"], 4)
+    model = BertForSequenceClassification.from_pretrained(reranker).eval()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(reranker)
+    scores = {}
+    for hit in first:
+        read = tokenizer("w1 w2 w3", f"{hit.passage.title} {hit.passage.text}", return_tensors="pt")
+        with torch.inference_mode():
+            scores[hit.passage.id] = float(model(**read).logits[0, 0])
+    assert [hit.passage.id for hit in hits] == sorted(scores, key=lambda one: -scores[one])[:4]
+    assert [hit.score for hit in hits] == pytest.approx([scores[hit.passage.id] for hit in hits])
+    assert retriever.search(["", "w1"], 0) == [[], []]
+    assert retriever.search(["w1 " * 2000], 2) != []
+    assert search_settings(config) != search_settings(RetrievalConfig())
+    with pytest.raises(ModelError, match=r"a reranker has one output, this one has 2"):
+        open_index(tmp_path / "index", RetrievalConfig(reranker=RerankerConfig(model=str(folder))))

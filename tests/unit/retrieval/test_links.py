@@ -88,7 +88,7 @@ def test_links_are_part_of_the_index_and_of_what_a_search_finds(tmp_path: Path) 
         open_index(tmp_path / "index", CONFIG)
     other = RetrievalConfig(links=LinksConfig(weight=0.4))
     assert len({str(search_settings(one)) for one in (RetrievalConfig(), CONFIG, other)}) == 3
-    with pytest.raises(RetrievalError, match=r"links are searched whole.*retrieval\.links\.weight=0"):
+    with pytest.raises(RetrievalError, match=r"only words are searched in parts.*set retrieval\.kind=bm25"):
         check_parts(CONFIG, 2)
     with pytest.raises(ValidationError, match=r"set retrieval\.kind=bm25"):
         RetrievalConfig.model_validate({"kind": "lucene", "links": {"weight": 0.5}})
