@@ -216,8 +216,7 @@ def measure(corpus: Path, work: Path, queries: list[str]) -> tuple[dict, dict]:
 
 
 def recall(data: Path, work: Path, encoder: str | None) -> dict:
-    from steper_ray.retrieval import build_index, index
-    from steper_ray.retrieval.rank import Searcher
+    from steper_ray.retrieval import build_index, kinds
     from steper_ray.retrieval.store import PassageStore
     from steper_ray.schema import Passage
 
@@ -237,10 +236,10 @@ def recall(data: Path, work: Path, encoder: str | None) -> dict:
             build_index(passages, settings, work / folder.name / name)
         for way, (kind, settings) in ways.items():
             place = work / folder.name / ("plain" if way == "bm25" else "all")
-            ranker = index._ranker(place, len(passages), config(kind, **settings), (0, 1))
-            hits = Searcher(ranker, PassageStore(place / "passages.arrow")).search(
-                [row["question"] for row in asked], 10
+            retriever = kinds.open_files(
+                config(kind, **settings), place, PassageStore(place / "passages.arrow")
             )
+            hits = retriever.search([row["question"] for row in asked], 10)
             at = {}
             for k in (2, 5, 10):
                 shares = [

@@ -4,13 +4,12 @@ from steper_ray.retrieval.base import AsyncRetriever, Retriever, as_async, merge
 from steper_ray.retrieval.index import (
     IndexManifest,
     build_index,
-    check_parts,
     ensure_index,
     index_folder,
     open_index,
     read_manifest,
-    search_settings,
 )
+from steper_ray.retrieval.kinds import check_parts, search_settings
 from steper_ray.retrieval.store import LongPassages, long_passages
 
 __all__ = [

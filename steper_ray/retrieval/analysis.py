@@ -23,6 +23,10 @@ _ENGLISH = (
     "to was will with"
 ).split()
 _WORD = re.compile(r"\w+")
+#: For ASCII: `\w` in lower case, anything else a blank.
+_LOWER = bytes(
+    ord(chr(code).lower()) if chr(code).isalnum() or chr(code) == "_" else ord(" ") for code in range(128)
+).ljust(256)
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\u30fc"
 #: `\w` lacks the vowel signs of Indic scripts.
 _RUN = regex.compile(
@@ -49,32 +53,28 @@ class Analyzer:
 
     def __call__(self, text: str) -> list[str]:
         """The terms in their order, repeated ones too."""
-        stems = self._stems()
-        text = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).lower()
+        return [term for word in self.words(text) if (term := self.term(word))]
+
+    def words(self, text: str) -> list[str] | list[bytes]:
+        """Of which the terms are made; of a text in ASCII as bytes, which is several times as fast."""
+        if text.isascii():
+            return text.encode().translate(_LOWER).split()
+        text = unicodedata.normalize("NFKC", text).lower()
         if _SPECIAL.search(text):
-            words = [word for run in _RUN.findall(text) for word in _cut(run)]
-        else:
-            words = _WORD.findall(text)
-        return [stem for word in words if (stem := stems[word])]
+            return [word for run in _RUN.findall(text) for word in _cut(run)]
+        return _WORD.findall(text)
 
-    def _stems(self) -> _Stems:
-        stems: _Stems | None = getattr(self._local, "stems", None)
-        if stems is None or len(stems) > _KNOWN:
-            stems = self._local.stems = _Stems(self._language, self._stop_words)
-        return stems
-
-
-class _Stems(dict[str, str]):
-    """A word's stem, empty for a stop word; computed once."""
-
-    def __init__(self, language: str, stop_words: frozenset[str]) -> None:
-        super().__init__(dict.fromkeys(stop_words, ""))
-        self._stem = (lambda word: word) if language == "none" else Stemmer.Stemmer(language).stemWord
-
-    def __missing__(self, word: str) -> str:
-        stem: str = self._stem(word)
-        self[word] = stem
-        return stem
+    def term(self, word: str | bytes) -> str:
+        """A word's term, empty for a stop word."""
+        terms: dict[str | bytes, str] | None = getattr(self._local, "terms", None)
+        if terms is None or len(terms) > _KNOWN:
+            terms = self._local.terms = {}
+            self._local.stem = str if self._language == "none" else Stemmer.Stemmer(self._language).stemWord
+        term = terms.get(word)
+        if term is None:
+            plain = word.decode() if isinstance(word, bytes) else word
+            term = terms[word] = "" if plain in self._stop_words else str(self._local.stem(plain))
+        return term
 
 
 def _cut(run: str) -> list[str]:

@@ -17,7 +17,7 @@ import os
 from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,15 +36,30 @@ from steper_ray.retrieval.store import BATCH_ROWS, PassageStore
 
 #: Part of an index's identity, as the version of what builds it.
 LIBRARY = f"steper_ray bm25 {analysis.VERSION}"
-_ROWS = 5 * BATCH_ROWS  # passages of one part
+_ROWS = 24 * BATCH_ROWS  # passages of one part: some seconds, and 200 MB at most
 _FILES = ("terms", "offsets", "documents", "scores", "bounds")
 _UNKNOWN = -1
 _KNOWN = 1 << 18  # terms whose numbers are kept at most
 _ALONE = 4  # queries: fewer are searched by the calling thread
 
 
-def analyzer(config: RetrievalConfig) -> Analyzer:
-    return Analyzer(config.language, config.stop_words)
+@lru_cache(maxsize=2)
+def _analyzer(language: str, stop_words: tuple[str, ...] | None) -> Analyzer:
+    """Kept in this process: it knows the words it has seen."""
+    return Analyzer(language, stop_words)
+
+
+class _TermNumbers(dict[str | bytes, int]):
+    """A word's number among the terms of a part, new ones added to `numbers`; _UNKNOWN for a stop word."""
+
+    def __init__(self, analyze: Analyzer, numbers: dict[str, int]) -> None:
+        super().__init__()
+        self._analyze, self._numbers = analyze, numbers
+
+    def __missing__(self, word: str | bytes) -> int:
+        term = self._analyze.term(word)
+        self[word] = self._numbers.setdefault(term, len(self._numbers)) if term else _UNKNOWN
+        return self[word]
 
 
 class Part(NamedTuple):
@@ -86,7 +101,8 @@ class Bm25Ranker:
         """
         arrays = (np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _FILES)
         self._terms, *self._postings = arrays
-        self._analyze, self._numbers = analyzer(config), _Numbers(self._terms)
+        self._analyze = _analyzer(config.language, config.stop_words)
+        self._numbers = _Numbers(self._terms)
         number, of = part
         self._range = number * passages // of, (number + 1) * passages // of
         self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="bm25")
@@ -152,22 +168,25 @@ def _make_part(passages: Path, aside: Path, config: RetrievalConfig, first: int)
     path = aside / f"{first:010d}.npz"
     if parts.is_whole(path):
         return path
-    analyze, numbers = analyzer(config), dict[str, int]()
-    terms, ends, lengths = array("i"), array("q"), array("i")
-    store = PassageStore(passages)
-    for passage in store.rows(first, first + _ROWS):
-        title, text = analyze(passage.title), analyze(passage.text)
-        terms.extend([numbers.setdefault(term, len(numbers)) for term in title * config.title_weight + text])
-        lengths.append(len(terms) - (ends[-1] if ends else 0))
-        ends.append(len(terms))
+    analyze, numbers = _analyzer(config.language, config.stop_words), dict[str, int]()
+    number_of = _TermNumbers(analyze, numbers).__getitem__
+    found, ends = array("i"), array("q")
+    for passage in PassageStore(passages).rows(first, first + _ROWS):
+        title = list(map(number_of, analyze.words(passage.title))) * config.title_weight
+        found.extend(title)
+        found.extend(list(map(number_of, analyze.words(passage.text))))
+        ends.append(len(found))
+    all_terms = np.frombuffer(found, np.int32)
+    kept = all_terms != _UNKNOWN
+    terms = all_terms[kept]
+    stops = np.concatenate(([0], np.cumsum(kept)))[np.frombuffer(ends, np.int64)]
+    lengths = np.diff(stops, prepend=0).astype(np.int32)
     hashes = np.fromiter(map(_hash, numbers), np.uint64, len(numbers))
     order = np.argsort(hashes)
     rank = np.empty(len(order), np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)
-    offsets, documents, counts = postings.invert(
-        rank[np.frombuffer(terms, np.int32)], np.frombuffer(ends, np.int64), len(numbers)
-    )
-    parts.save(path, hashes[order], offsets, documents, counts, np.frombuffer(lengths, np.int32))
+    offsets, documents, counts = postings.invert(rank[terms], stops, len(numbers))
+    parts.save(path, hashes[order], offsets, documents, counts, lengths)
     return path
 
 

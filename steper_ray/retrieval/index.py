@@ -27,13 +27,11 @@ import pyarrow as pa
 from steper_ray.config import RetrievalConfig
 from steper_ray.core.errors import DataError, RetrievalError
 from steper_ray.core.files import locked, new_folder, remove_leftovers, storing, synchronise, write_text
-from steper_ray.core.fingerprints import digest, folder_fingerprint
+from steper_ray.core.fingerprints import digest
 from steper_ray.core.sums import damage, take
-from steper_ray.models import resolve_model
-from steper_ray.retrieval import bm25, dense, links, lucene
+from steper_ray.retrieval import kinds
 from steper_ray.retrieval.base import Retriever
-from steper_ray.retrieval.rank import Fused, Ranker, Searcher
-from steper_ray.retrieval.reranker import Reranked
+from steper_ray.retrieval.kinds import index_settings
 from steper_ray.retrieval.store import PASSAGES, PassageStore, write_passages
 from steper_ray.schema import Passage
 
@@ -87,7 +85,11 @@ def index_folder(config: RetrievalConfig, run_dir: Path, fingerprint: str) -> Pa
     """Where the index of a corpus lies: `index_dir` if it is set, else one folder for each setting."""
     if config.index_dir is not None:
         return config.index_dir.resolve()
-    return run_dir.resolve() / "index" / f"{config.kind}-{digest(_settings(config))[:12]}-{fingerprint[:16]}"
+    return (
+        run_dir.resolve()
+        / "index"
+        / f"{config.kind}-{digest(index_settings(config))[:12]}-{fingerprint[:16]}"
+    )
 
 
 def open_index(
@@ -102,7 +104,7 @@ def open_index(
     settings than `config`, or that was built from another corpus than the expected one (None: any corpus).
     """
     manifest = read_manifest(folder)
-    for name, want in _settings(config).items():
+    for name, want in index_settings(config).items():
         have = manifest.settings.get(name)
         if have != want:
             raise RetrievalError(f"{folder}: built with retrieval.{name} {have}, asked for {want}: {_FIX}")
@@ -114,35 +116,9 @@ def open_index(
     if wrong := damage(folder, manifest.files):
         raise DamagedIndexError(f"{folder}: broken index: {wrong}: {_FIX}")
     try:
-        store = PassageStore(folder / _PASSAGES)
-        check_parts(config, part[1])
-        if config.kind == "lucene":
-            found: Retriever = lucene.LuceneRetriever(folder, store, k1=config.k1, b=config.b)
-        else:
-            found = Searcher(_ranker(folder, len(store), config, part), store)
+        return kinds.open_files(config, folder, PassageStore(folder / _PASSAGES), part)
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise DamagedIndexError(f"{folder}: broken index ({error}): {_FIX}") from error
-    return Reranked(found, config.reranker) if config.reranker.model else found
-
-
-def check_parts(config: RetrievalConfig, parts: int) -> None:
-    """Raises RetrievalError where an index of this kind cannot be searched in parts."""
-    if parts > 1 and (config.kind != "bm25" or config.links.weight or config.reranker.model):
-        # Parts of their own would score by their own statistics, and merge to another order.
-        raise RetrievalError(
-            f"serve.retriever.shards: only words are searched in parts, not {config.kind} with links, vectors or a "
-            "reranker: set it to 1 and give it more replicas, or set retrieval.kind=bm25, without the others"
-        )
-
-
-def _ranker(folder: Path, passages: int, config: RetrievalConfig, part: tuple[int, int]) -> Ranker:
-    rankers: list[tuple[Ranker, float]] = []
-    if config.kind in ("bm25", "hybrid"):
-        rankers.append((bm25.Bm25Ranker(folder, passages, config, part), 1 - config.fusion.dense))
-    if config.kind in ("dense", "hybrid"):
-        rankers.append((dense.DenseRanker(folder, passages, config.encoder), config.fusion.dense))
-    found = rankers[0][0] if len(rankers) == 1 else Fused(rankers, config.fusion.method, config.fusion.depth)
-    return links.Linked(found, folder, config.links) if config.links.weight else found
 
 
 def ensure_index(
@@ -207,37 +183,6 @@ def _is_damaged(folder: Path) -> bool:
         return True
 
 
-def search_settings(config: RetrievalConfig) -> dict[str, Any]:
-    """All that decides what a search finds in a corpus. Raises ModelError."""
-    found = _settings(config)
-    if config.kind == "hybrid":
-        found["fusion"] = config.fusion.model_dump()
-    if config.links.weight:
-        found["links"] = config.links.model_dump()
-    if config.reranker.model:
-        found["reranker"] = config.reranker.model_dump() | {"model": _content(config.reranker.model)}
-    return found
-
-
-def _settings(config: RetrievalConfig) -> dict[str, Any]:
-    """What decides an index's files, the encoder by its content. Raises ModelError."""
-    words = {"k1", "b", "title_weight", "language", "stop_words"}
-    names = {"kind"} | (words if config.kind != "dense" else set())
-    found = config.model_dump(mode="json", include=names)
-    if config.kind in ("dense", "hybrid"):
-        own = config.encoder.model_dump(mode="json", exclude={"batch_size", "num_gpus", "trust_remote_code"})
-        found["encoder"] = own | {"model": _content(config.encoder.model)}
-    if config.links.weight:
-        found["links"] = True
-    return found
-
-
-def _content(model: str) -> str:
-    """A folder's fingerprint; a hub name as it is."""
-    found = resolve_model(model)
-    return folder_fingerprint(Path(found)) if Path(found).is_dir() else found
-
-
 def _build_aside(
     passages: Iterable[Passage], config: RetrievalConfig, folder: Path, fingerprint: str | None
 ) -> IndexManifest:
@@ -259,7 +204,7 @@ def _read_passages(
     passages: Iterable[Passage], config: RetrievalConfig, parts: Path, fingerprint: str | None
 ) -> tuple[int, str]:
     """The number and fingerprint of the passages in `parts`, read now or by a build of the same index before."""
-    note, key = parts / "note.json", [FORMAT, _library(config), _settings(config), fingerprint]
+    note, key = parts / "note.json", [FORMAT, kinds.library(config), index_settings(config), fingerprint]
     try:
         known = json.loads(note.read_text(encoding="utf-8"))
         if fingerprint is not None and known["key"] == key:
@@ -276,22 +221,13 @@ def _read_passages(
     return count, found
 
 
-def _library(config: RetrievalConfig) -> str:
-    return lucene.library() if config.kind == "lucene" else bm25.LIBRARY
-
-
 def _build(config: RetrievalConfig, parts: Path, work: Path, count: int, fingerprint: str) -> IndexManifest:
     with storing(work.parent):
-        if config.kind == "lucene":
-            lucene.build(PassageStore(parts / _PASSAGES), work, config.title_weight)
-        if config.kind in ("bm25", "hybrid"):
-            bm25.build(parts / _PASSAGES, parts, work, config)
-        if config.kind in ("dense", "hybrid"):
-            dense.build(parts / _PASSAGES, parts, work, config.encoder)
-        if config.links.weight:
-            links.build(parts / _PASSAGES, parts, work)
+        kinds.build(config, parts / _PASSAGES, parts, work)
         (parts / _PASSAGES).rename(work / _PASSAGES)
-        manifest = IndexManifest(_settings(config), count, fingerprint, _library(config), take(work))
+        manifest = IndexManifest(
+            index_settings(config), count, fingerprint, kinds.library(config), take(work)
+        )
     record = json.loads(json.dumps(dataclasses.asdict(manifest)))
     text = json.dumps({**record, "digest": digest(record)}, indent=2)
     write_text(work / _MANIFEST, text + "\n")  # last: its presence says the index is whole

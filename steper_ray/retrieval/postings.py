@@ -132,7 +132,9 @@ def search(
         ends[i] = offsets[terms[i] + 1]
         at[i] = _seek(documents, offsets[terms[i]], ends[i], first)
         reach[i + 1] = reach[i] + np.float64(bounds[terms[i]]) * weights[i]
-    sums, candidates = np.zeros(WINDOW, np.float64), np.empty(WINDOW, np.int32)
+    sums = np.zeros(WINDOW, np.float64)
+    # Places are written before it is known whether they count: without branches, which would be mispredicted.
+    candidates = np.empty(WINDOW + 1, np.int32)
     split = 0  # terms from here on bring candidates
     while True:
         base = end
@@ -144,45 +146,40 @@ def search(
         stop = min(base + WINDOW, end)
         found = 0
         for i in range(split, n):
-            here = at[i]
+            here, weight = at[i], np.float64(weights[i])
             while here < ends[i] and documents[here] < stop:
                 place = documents[here] - base
-                if sums[place] == 0:
-                    candidates[found] = place
-                    found += 1
-                sums[place] += np.float64(scores[here]) * weights[i]
+                candidates[found] = place
+                found += sums[place] == 0
+                sums[place] += np.float64(scores[here]) * weight
                 here += 1
             at[i] = here
         for i in range(split - 1, -2, -1):
+            # Less than half a unit in the last place of float32 below what would tie with the k-th best.
+            least = np.float64(best_scores[k - 1]) * (1 - 1e-7) - reach[i + 1]
             kept = 0
             for candidate in range(found):
                 place = candidates[candidate]
-                if np.float32(sums[place] + reach[i + 1]) >= best_scores[k - 1]:
-                    candidates[kept] = place
-                    kept += 1
-                else:
-                    sums[place] = 0
+                candidates[kept] = place
+                kept += sums[place] >= least
             found = kept
             if found == 0 or i < 0:
                 break
-            here = at[i] = _seek(documents, at[i], ends[i], base)
+            here, weight = _seek(documents, at[i], ends[i], base), np.float64(weights[i])
             if found <= _FEW:
                 for candidate in range(found):
                     wanted = base + candidates[candidate]
                     there = _seek(documents, here, ends[i], wanted)
                     if there < ends[i] and documents[there] == wanted:
-                        sums[candidates[candidate]] += np.float64(scores[there]) * weights[i]
-                continue
-            while here < ends[i] and documents[here] < stop:
-                place = documents[here] - base
-                if sums[place] != 0:
-                    sums[place] += np.float64(scores[here]) * weights[i]
-                here += 1
+                        sums[candidates[candidate]] += np.float64(scores[there]) * weight
+            else:
+                while here < ends[i] and documents[here] < stop:
+                    sums[documents[here] - base] += np.float64(scores[here]) * weight
+                    here += 1
             at[i] = here
         for candidate in range(found):
-            place = candidates[candidate]
-            _insert(best, best_scores, base + place, np.float32(sums[place]))
-            sums[place] = 0
+            _insert(best, best_scores, base + candidates[candidate], np.float32(sums[candidates[candidate]]))
+        sums[:] = 0
         while split < n and np.float32(reach[split + 1]) < best_scores[k - 1]:
             split += 1
 

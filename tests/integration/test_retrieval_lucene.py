@@ -37,7 +37,7 @@ class TestLucene(RetrieverContract):
 
 def test_the_manifest_names_pyserini_and_no_working_file_is_left(folder: Path, lucene: Retriever) -> None:
     manifest = read_manifest(folder)
-    assert (manifest.kind, manifest.passages) == ("lucene", len(CORPUS))
+    assert (manifest.settings["kind"], manifest.passages) == ("lucene", len(CORPUS))
     assert manifest.library.startswith("pyserini ")
     assert sorted(path.name for path in folder.iterdir()) == ["lucene", "manifest.json", "passages.arrow"]
 
