@@ -76,9 +76,8 @@ class PassageDigest:
         self._digest = hashlib.sha256()
 
     def add(self, passage: Passages) -> None:
-        for field in (passage.id, passage.title, passage.text):
-            data = field.encode()
-            self._digest.update(len(data).to_bytes(8, "big") + data)
+        fields = [field.encode() for field in (passage.id, passage.title, passage.text)]
+        self._digest.update(b"".join(part for one in fields for part in (len(one).to_bytes(8, "big"), one)))
 
     def hex(self) -> str:
         return self._digest.hexdigest()

@@ -171,10 +171,9 @@ def _make_part(passages: Path, aside: Path, config: RetrievalConfig, first: int)
     analyze, numbers = _analyzer(config.language, config.stop_words), dict[str, int]()
     number_of = _TermNumbers(analyze, numbers).__getitem__
     found, ends = array("i"), array("q")
-    for passage in PassageStore(passages).rows(first, first + _ROWS):
-        title = list(map(number_of, analyze.words(passage.title))) * config.title_weight
-        found.extend(title)
-        found.extend(list(map(number_of, analyze.words(passage.text))))
+    for title, text in PassageStore(passages).texts(first, first + _ROWS):
+        found.extend([*map(number_of, analyze.words(title))] * config.title_weight)
+        found.extend([*map(number_of, analyze.words(text))])
         ends.append(len(found))
     all_terms = np.frombuffer(found, np.int32)
     kept = all_terms != _UNKNOWN

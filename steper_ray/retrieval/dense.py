@@ -91,6 +91,6 @@ def _make_part(passages: Path, aside: Path, config: EncoderConfig, first: int) -
     """The file of the vectors from a passage on, made if it is not there whole."""
     path = aside / f"vectors-{first:010d}.npz"
     if not parts.is_whole(path):
-        texts = [f"{one.title} {one.text}" for one in PassageStore(passages).rows(first, first + _ROWS)]
+        texts = [" ".join(one) for one in PassageStore(passages).texts(first, first + _ROWS)]
         parts.save(path, encoder(config).passages(texts).astype(np.float16))
     return path

@@ -207,7 +207,7 @@ def _read_passages(
     note, key = parts / "note.json", [FORMAT, kinds.library(config), index_settings(config), fingerprint]
     try:
         known = json.loads(note.read_text(encoding="utf-8"))
-        if fingerprint is not None and known["key"] == key:
+        if fingerprint is not None and known["key"] == key and (parts / _PASSAGES).is_file():
             return known["passages"], fingerprint
     except (OSError, ValueError, KeyError, TypeError):
         pass

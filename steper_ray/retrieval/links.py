@@ -131,8 +131,8 @@ def _make_part(passages: Path, aside: Path, first: int) -> Path:
     if not parts.is_whole(path):
         titles = _load_titles(aside / _TITLES)
         counts, targets = array("q"), array("i")
-        for position, passage in enumerate(PassageStore(passages).rows(first, first + _ROWS), start=first):
-            linked = {one for positions in titles.mentioned(passage.text) for one in positions} - {position}
+        for position, (_, text) in enumerate(PassageStore(passages).texts(first, first + _ROWS), start=first):
+            linked = {one for positions in titles.mentioned(text) for one in positions} - {position}
             counts.append(len(linked))
             targets.extend(sorted(linked))
         parts.save(path, np.frombuffer(counts, np.int64), np.array(targets, np.int32))

@@ -74,17 +74,18 @@ class PassageStore:
         batch, row = divmod(position, BATCH_ROWS)
         return Passage(*(column[row].as_py() for column in self._columns[batch]))
 
-    def rows(self, first: int, end: int) -> Iterator[Passage]:
-        """The passages from `first` to before `end`, or all that are there."""
+    def texts(self, first: int, end: int) -> Iterator[tuple[str, str]]:
+        """Title and text of the passages from `first` to before `end`, or of all that are there."""
         for number in range(first // BATCH_ROWS, len(self._batches)):
             start = number * BATCH_ROWS
             if start >= end:
                 return
             batch = self._batches[number].slice(max(0, first - start), end - max(first, start))
-            yield from map(Passage, *(batch.column(n).to_pylist() for n in range(3)))
+            yield from zip(batch.column(1).to_pylist(), batch.column(2).to_pylist(), strict=True)
 
     def __iter__(self) -> Iterator[Passage]:
-        return self.rows(0, len(self))
+        for batch in self._batches:
+            yield from map(Passage, *(batch.column(n).to_pylist() for n in range(3)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,16 @@ from retriever_contract import CORPUS, RetrieverContract
 from steper_ray.config import RetrievalConfig
 from steper_ray.core.errors import DataError
 from steper_ray.core.fingerprints import passages_fingerprint
-from steper_ray.retrieval import Retriever, bm25, build_index, ensure_index, merge, open_index, postings
+from steper_ray.retrieval import (
+    Retriever,
+    bm25,
+    build_index,
+    ensure_index,
+    index,
+    merge,
+    open_index,
+    postings,
+)
 from steper_ray.retrieval.bm25 import Bm25Ranker
 from steper_ray.retrieval.store import BATCH_ROWS, PassageStore
 from steper_ray.schema import Passage
@@ -133,12 +142,23 @@ def test_a_stopped_build_is_continued_and_a_damaged_part_made_again(
             build_index(passages, RetrievalConfig(), folder, corpus)
     _, second, _ = sorted(parts.glob("*.npz"))
     second.write_bytes(second.read_bytes()[:-9])
-    analyzed = Mock(side_effect=PassageStore.rows)
-    monkeypatch.setattr(PassageStore, "rows", lambda *arguments: analyzed(*arguments))
+    analyzed = Mock(side_effect=PassageStore.texts)
+    monkeypatch.setattr(PassageStore, "texts", lambda *arguments: analyzed(*arguments))
     found = build_index(iter([]), RetrievalConfig(), folder, corpus)
     assert (found.passages, [call.args[1] for call in analyzed.call_args_list]) == (9000, [BATCH_ROWS])
     assert [path.name for path in tmp_path.iterdir() if path.name != ".locks"] == ["index"]
     assert found.files == build_index(passages, RetrievalConfig(), tmp_path / "whole").files
+
+
+def test_a_build_that_was_stopped_as_it_put_its_files_together_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, folder = passages_fingerprint(CORPUS), tmp_path / "index"
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "take", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build_index(CORPUS, RetrievalConfig(), folder, corpus)
+    assert build_index(CORPUS, RetrievalConfig(), folder, corpus).passages == len(CORPUS)
 
 
 def test_a_title_counts_as_often_as_the_config_says(tmp_path: Path) -> None:
