@@ -13,10 +13,8 @@ Knows nothing of manifests and of how an index is checked.
 from __future__ import annotations
 
 import hashlib
-import os
 from array import array
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +38,6 @@ _ROWS = 24 * BATCH_ROWS  # passages of one part: some seconds, and 200 MB at mos
 _FILES = ("terms", "offsets", "documents", "scores", "bounds")
 _UNKNOWN = -1
 _KNOWN = 1 << 18  # terms whose numbers are kept at most
-_ALONE = 4  # queries: fewer are searched by the calling thread
 
 
 @lru_cache(maxsize=2)
@@ -90,7 +87,9 @@ def build(passages: Path, aside: Path, folder: Path, config: RetrievalConfig) ->
 
 
 class Bm25Ranker:
-    """Ranks by the index of `build`. Safe to call from several threads; many queries are spread over threads."""
+    """Ranks by the index of `build`. Safe to call from several threads: its loops run without Python's lock."""
+
+    together = 16
 
     def __init__(
         self, folder: Path, passages: int, config: RetrievalConfig, part: tuple[int, int] = (0, 1)
@@ -105,17 +104,9 @@ class Bm25Ranker:
         self._numbers = _Numbers(self._terms)
         number, of = part
         self._range = number * passages // of, (number + 1) * passages // of
-        self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="bm25")
 
     def rank(self, queries: Sequence[str], k: int) -> list[Ranking]:
         """See `Ranker.rank`; scores are BM25's, above 0. A query without a known word finds nothing."""
-        if len(queries) < _ALONE:
-            return self._rank(queries, k)
-        size = max(1, len(queries) // (4 * self._threads._max_workers))
-        chunks = [queries[at : at + size] for at in range(0, len(queries), size)]
-        return [ranking for found in self._threads.map(partial(self._rank, k=k), chunks) for ranking in found]
-
-    def _rank(self, queries: Sequence[str], k: int) -> list[Ranking]:
         first, end = self._range
         known = [self._known(query) for query in queries]
         shape = len(queries), min(k, end - first)

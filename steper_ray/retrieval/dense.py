@@ -52,6 +52,8 @@ def build(passages: Path, aside: Path, folder: Path, config: EncoderConfig) -> N
 class DenseRanker:
     """Ranks by the inner product of vectors. Safe to call from several threads, which take turns."""
 
+    together = 1 << 30  # all: each call reads every vector
+
     def __init__(self, folder: Path, passages: int, config: EncoderConfig) -> None:
         """Raises OSError or ValueError for an index that is broken, and ModelError."""
         self._vectors = np.load(folder / VECTORS, mmap_mode="r")

@@ -107,6 +107,10 @@ class Linked:
         self._titles = _load_titles(folder / _TITLES)
         self._offsets, self._targets = parts.load(folder / _LINKS)
 
+    @property
+    def together(self) -> int:
+        return self._base.together
+
     def rank(self, queries: Sequence[str], k: int) -> list[Ranking]:
         """See `Ranker.rank`; scores are shares of the best one's, and what links and titles add."""
         found = self._base.rank(queries, max(k, self._config.depth))

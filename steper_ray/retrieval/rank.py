@@ -5,8 +5,11 @@ Rankers know numbers and queries, no passages: bm25, dense, and what fuses sever
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from steper_ray.retrieval.store import PassageStore
@@ -19,25 +22,37 @@ Ranking = list[tuple[int, float]]
 class Ranker(Protocol):
     """Safe to call from several threads. Same query, same index, same ranking."""
 
+    @property
+    def together(self) -> int:
+        """How many queries are best ranked by one call."""
+        ...
+
     def rank(self, queries: Sequence[str], k: int) -> list[Ranking]:
         """The best `k` of each query; `k` is at least 1."""
         ...
 
 
-@dataclass(frozen=True, slots=True)
 class Searcher:
-    """The `Retriever` of a ranker over the passages it ranks."""
+    """The `Retriever` of a ranker over the passages it ranks. Many queries are spread over threads."""
 
-    ranker: Ranker
-    store: PassageStore
+    def __init__(self, ranker: Ranker, store: PassageStore) -> None:
+        self._ranker, self._store = ranker, store
+        self._threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="search")
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """See `Retriever.search`."""
         if k < 1 or not queries:
             return [[] for _ in queries]
+        size = self._ranker.together
+        if len(queries) <= size:
+            return self._search(queries, k)
+        chunks = [queries[at : at + size] for at in range(0, len(queries), size)]
+        return [hits for found in self._threads.map(partial(self._search, k=k), chunks) for hits in found]
+
+    def _search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         return [
-            [Hit(self.store[position], score) for position, score in found]
-            for found in self.ranker.rank(queries, min(k, len(self.store)))
+            [Hit(self._store[position], score) for position, score in found]
+            for found in self._ranker.rank(queries, min(k, len(self._store)))
         ]
 
 
@@ -49,6 +64,10 @@ class Fused:
     method: str
     """`minmax`: scores stretched to 0 to 1; `rrf`: 1 / (60 + place) (reciprocal ranks, Cormack et al., 2009)."""
     depth: int
+
+    @property
+    def together(self) -> int:
+        return max(ranker.together for ranker, _ in self.rankers)
 
     def rank(self, queries: Sequence[str], k: int) -> list[Ranking]:
         found = [(ranker.rank(queries, max(k, self.depth)), weight) for ranker, weight in self.rankers]

@@ -167,6 +167,7 @@ def test_another_encoder_or_language_is_another_index_and_another_fusion_is_not(
 @dataclass
 class Fixed:
     ranking: Ranking
+    together: int = 1
 
     def rank(self, queries: Sequence[str], k: int) -> list[Ranking]:
         return [self.ranking[:k] for _ in queries]
