@@ -95,7 +95,11 @@ def _read_columns(file: DataFile, log: ErrorLog) -> Iterator[tuple[Place, Any]]:
     number, parquet = 0, file.suffix == ".parquet"
     try:
         with file.open() as stream:
-            batches = pq.ParquetFile(stream).iter_batches(_ROWS) if parquet else pa.ipc.open_stream(stream)
+            batches = (
+                pq.ParquetFile(stream).iter_batches(_ROWS, use_threads=False)
+                if parquet
+                else pa.ipc.open_stream(stream)
+            )
             for batch in batches:
                 for start in range(0, batch.num_rows, _ROWS):
                     for row in batch.slice(start, _ROWS).to_pylist():

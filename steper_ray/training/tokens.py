@@ -174,7 +174,7 @@ def _trajectories(path: Path) -> Iterator[Trajectory]:
     try:
         with pq.ParquetFile(path) as parquet:
             _check_columns(path, parquet.schema_arrow.names)
-            for batch in parquet.iter_batches(batch_size=256, columns=TRAJECTORY_SCHEMA.names):
+            for batch in parquet.iter_batches(256, columns=TRAJECTORY_SCHEMA.names, use_threads=False):
                 for row in batch.to_pylist():
                     trajectory = trajectory_from_row(row)
                     _check(path, trajectory)

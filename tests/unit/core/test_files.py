@@ -216,3 +216,15 @@ def test_a_url_in_place_of_a_path_is_refused_and_not_taken_for_a_folder(field):
     with pytest.raises(ConfigError, match=r"is a URL.*mount"):
         load_config(None, [f"{field}=s3://bucket/x"])
     Config(run_dir="runs/a:b")
+
+
+def test_reading_a_table_starts_no_thread(tmp_path):
+    """One of pyarrow's pool can abort the process as it ends."""
+    sha256 = write_table(tmp_path / "t.parquet", pa.table({name: range(9) for name in "abcdefgh"}))
+    code = (
+        "import psutil, sys; from pathlib import Path; from steper_ray.core.files import read_table\n"
+        "def read(): return [read_table(Path(sys.argv[1]), one).num_rows for one in (None, sys.argv[2])]\n"
+        "before = psutil.Process().num_threads(); print(read(), psutil.Process().num_threads() - before)"
+    )
+    call = [sys.executable, "-c", code, str(tmp_path / "t.parquet"), sha256]
+    assert subprocess.run(call, capture_output=True, text=True).stdout == "[9, 9] 0\n"
