@@ -12,7 +12,7 @@ Knows numbers alone: no texts, no files.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numba
 import numpy as np
@@ -28,7 +28,15 @@ _FEW = 8  # candidates: so few are looked up one by one
 NONE = np.iinfo(np.int32).max  # the document of an empty place
 
 
-@numba.njit(cache=True, nogil=True)
+def _compiled(function: Any) -> Any:
+    """Compiled at the first call, once a machine; without a folder that can be written, once a process."""
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:
+        return numba.njit(nogil=True)(function)
+
+
+@_compiled
 def invert(terms: Int32, ends: Int64, n_terms: int) -> tuple[Int64, Int32, Int32]:
     """Postings of documents that are the slices of `terms` up to each of `ends`.
 
@@ -62,7 +70,7 @@ def invert(terms: Int32, ends: Int64, n_terms: int) -> tuple[Int64, Int32, Int32
     return offsets, documents, counts
 
 
-@numba.njit(cache=True, nogil=True)
+@_compiled
 def place(
     numbers: Int64, offsets: Int64, documents: Int32, counts: Int32, first: int,
     idf: Float64, norms: Float64, free: Int64, all_documents: Int32, scores: Float32,
@@ -83,7 +91,7 @@ def place(
         free[number] = at
 
 
-@numba.njit(cache=True, nogil=True)
+@_compiled
 def largest(offsets: Int64, scores: Float32) -> Float32:
     """Each term's largest score."""
     found = np.zeros(len(offsets) - 1, np.float32)
@@ -93,7 +101,7 @@ def largest(offsets: Int64, scores: Float32) -> Float32:
     return found
 
 
-@numba.njit(cache=True, nogil=True)
+@_compiled
 def _seek(documents: Int32, at: int, end: int, wanted: int) -> int:
     """The first place from `at` to before `end` whose document is not below `wanted`; `end` if there is none."""
     if at >= end or documents[at] >= wanted:
@@ -112,7 +120,7 @@ def _seek(documents: Int32, at: int, end: int, wanted: int) -> int:
     return low
 
 
-@numba.njit(cache=True, nogil=True)
+@_compiled
 def search(
     offsets: Int64, documents: Int32, scores: Float32, bounds: Float32,
     terms: Int64, weights: Int64, first: int, end: int,
@@ -184,7 +192,7 @@ def search(
             split += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@_compiled
 def _insert(best: Int32, best_scores: Float32, document: int, score: np.float32) -> None:
     """Puts a document at its place among the best, if it has one."""
     at = len(best)
@@ -198,7 +206,7 @@ def _insert(best: Int32, best_scores: Float32, document: int, score: np.float32)
         best[at], best_scores[at] = document, score
 
 
-@numba.njit(cache=True, nogil=True)
+@_compiled
 def search_all(
     offsets: Int64, documents: Int32, scores: Float32, bounds: Float32,
     terms: Int64, weights: Int64, query_ends: Int64, first: int, end: int,

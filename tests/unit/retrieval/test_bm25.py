@@ -7,8 +7,10 @@ from itertools import pairwise
 from pathlib import Path
 from unittest.mock import Mock
 
+import numba
 import numpy as np
 import pytest
+from numba.core import caching
 from retriever_contract import CORPUS, RetrieverContract
 
 from steper_ray.config import RetrievalConfig
@@ -118,6 +120,18 @@ def test_what_is_passed_over_is_never_among_the_best(seed: int) -> None:
         postings.search(*arrays, terms, weights, 0, n, best, best_scores)
         found = [pair for pair in zip(best.tolist(), best_scores.tolist(), strict=True) if pair[1] > 0]
         assert found == exhaustive(arrays, terms, weights, k)
+
+
+def test_where_nothing_can_be_cached_the_loops_are_compiled_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A container whose file system and home are read-only."""
+    monkeypatch.setattr(caching.CompileResultCacheImpl, "_locator_classes", [])
+    with pytest.raises(RuntimeError, match="cannot cache"):
+        numba.njit(cache=True)(exhaustive)
+    largest = postings._compiled(postings.largest.py_func)
+    scores = np.array([1, 3, 2], np.float32)
+    assert largest(np.array([0, 2, 3]), scores).tolist() == [3, 2]
 
 
 def test_the_number_of_parts_changes_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
