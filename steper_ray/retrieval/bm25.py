@@ -76,7 +76,7 @@ def build(passages: Path, aside: Path, folder: Path, config: RetrievalConfig) ->
     """
     total = len(PassageStore(passages))
     firsts = range(0, total, _ROWS)
-    make = partial(_make_part, passages, aside, config)
+    make = partial(_make_part, passages, aside, config, _ROWS)
     bar = Bar("index", "passages", total, shown=len(firsts) > 1)
     paths = []
     for path in in_order(make, firsts):
@@ -154,15 +154,15 @@ def _hash(term: str) -> int:
     return int.from_bytes(hashlib.blake2b(term.encode(), digest_size=8).digest(), "little")
 
 
-def _make_part(passages: Path, aside: Path, config: RetrievalConfig, first: int) -> Path:
-    """The file of the part that begins at a passage, made if it is not there whole."""
+def _make_part(passages: Path, aside: Path, config: RetrievalConfig, rows: int, first: int) -> Path:
+    """The file of the part of so many passages that begins at a passage, made if it is not there whole."""
     path = aside / f"{first:010d}.npz"
     if parts.is_whole(path):
         return path
     analyze, numbers = _analyzer(config.language, config.stop_words), dict[str, int]()
     number_of = _TermNumbers(analyze, numbers).__getitem__
     found, ends = array("i"), array("q")
-    for title, text in PassageStore(passages).texts(first, first + _ROWS):
+    for title, text in PassageStore(passages).texts(first, first + rows):
         found.extend([*map(number_of, analyze.words(title))] * config.title_weight)
         found.extend([*map(number_of, analyze.words(text))])
         ends.append(len(found))

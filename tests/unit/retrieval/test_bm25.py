@@ -15,6 +15,7 @@ from retriever_contract import CORPUS, RetrieverContract
 
 from steper_ray.config import RetrievalConfig
 from steper_ray.core.errors import DataError
+from steper_ray.core.files import file_sha256
 from steper_ray.core.fingerprints import passages_fingerprint
 from steper_ray.retrieval import (
     Retriever,
@@ -140,7 +141,7 @@ def test_the_number_of_parts_changes_no_byte(tmp_path: Path, monkeypatch: pytest
     for name, rows in (("one", 100 * BATCH_ROWS), ("three", BATCH_ROWS)):
         monkeypatch.setattr(bm25, "_ROWS", rows)
         build_index(passages, RetrievalConfig(), tmp_path / name)
-        files.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+        files.append({path.name: file_sha256(path) for path in (tmp_path / name).iterdir()})
     assert files[0] == files[1]
 
 
