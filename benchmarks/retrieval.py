@@ -5,7 +5,7 @@
 FOLDER holds sets (`musique/corpus.jsonl[.gz]` and `questions.jsonl` with `gold_ids`). The large corpora are real titles
 over real sentences, drawn at random from all sets. Speed: ours, Pyserini's Lucene and bm25s with numba, each its own
 English analyser, k1 0.9, b 0.4, k = 4, in turn over three rounds in one process on all its cores; `single` asks one
-query at a time, `batched` all together. An index is built in a process of its own; its peak is what that and its
+query at a time, `batched` all together. An index is built in a separate process; its peak is what that and its
 children have for themselves, files mapped into memory left out. Recall is that of one search with the question, over
 the dev questions; `dense` and `hybrid` need `--encoder`.
 """

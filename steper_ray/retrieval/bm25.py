@@ -155,7 +155,7 @@ def _hash(term: str) -> int:
 
 
 def _make_part(passages: Path, aside: Path, config: RetrievalConfig, rows: int, first: int) -> Path:
-    """The file of the part of so many passages that begins at a passage, made if it is not there whole."""
+    """The file of the part of `rows` passages from `first`, made unless it is there whole."""
     path = aside / f"{first:010d}.npz"
     if parts.is_whole(path):
         return path

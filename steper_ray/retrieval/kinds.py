@@ -49,7 +49,7 @@ def open_files(
 def check_parts(config: RetrievalConfig, parts: int) -> None:
     """Raises RetrievalError where an index of this kind cannot be searched in parts."""
     if parts > 1 and (config.kind != "bm25" or config.links.weight or config.reranker.model):
-        # Parts of their own would score by their own statistics, and merge to another order.
+        # Separate indexes would score by their own statistics, and merge to another order.
         raise RetrievalError(
             f"serve.retriever.shards: only words are searched in parts, not {config.kind} with links, vectors or a "
             "reranker: set it to 1 and give it more replicas, or set retrieval.kind=bm25, without the others"
