@@ -12,7 +12,6 @@ Knows nothing of manifests and of how an index is checked.
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections.abc import Sequence
 from functools import lru_cache, partial
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from steper_ray.config import RetrievalConfig
 from steper_ray.core.errors import DataError
+from steper_ray.core.fingerprints import hash64
 from steper_ray.core.progress import Bar
 from steper_ray.core.tasks import in_order
 from steper_ray.retrieval import analysis, parts, postings
@@ -143,15 +143,11 @@ class _Numbers(dict[str, int]):
         self._terms = terms
 
     def __missing__(self, term: str) -> int:
-        wanted = np.uint64(_hash(term))
+        wanted = np.uint64(hash64(term))
         number = int(np.searchsorted(self._terms, wanted))
         found = number < len(self._terms) and self._terms[number] == wanted
         self[term] = number if found else _UNKNOWN
         return self[term]
-
-
-def _hash(term: str) -> int:
-    return int.from_bytes(hashlib.blake2b(term.encode(), digest_size=8).digest(), "little")
 
 
 def _make_part(passages: Path, aside: Path, config: RetrievalConfig, rows: int, first: int) -> Path:
@@ -171,7 +167,7 @@ def _make_part(passages: Path, aside: Path, config: RetrievalConfig, rows: int, 
     terms = all_terms[kept]
     stops = np.concatenate(([0], np.cumsum(kept)))[np.frombuffer(ends, np.int64)]
     lengths = np.diff(stops, prepend=0).astype(np.int32)
-    hashes = np.fromiter(map(_hash, numbers), np.uint64, len(numbers))
+    hashes = np.fromiter(map(hash64, numbers), np.uint64, len(numbers))
     order = np.argsort(hashes)
     rank = np.empty(len(order), np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)

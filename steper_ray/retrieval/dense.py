@@ -59,7 +59,8 @@ class DenseRanker:
         self._vectors = np.load(folder / VECTORS, mmap_mode="r")
         if len(self._vectors) != passages:
             raise ValueError(f"{len(self._vectors)} vectors, {passages} passages")
-        self._encoder, self._lock = encoder(config), threading.Lock()
+        # On the CPU: the GPU of an actor that searches is its engine's.
+        self._encoder, self._lock = encoder(config.model_copy(update={"num_gpus": 0.0})), threading.Lock()
 
     def rank(self, queries: Sequence[str], k: int) -> list[Ranking]:
         """See `Ranker.rank`. A query without a word finds nothing."""

@@ -2,8 +2,8 @@
 
 - A finished index is a folder with `manifest.json`, `passages.arrow` and the files of its kind.
 - It is built in a sibling folder and renamed, so a folder without a manifest was never finished.
-- What a killed build has done lies in `.parts-NAME` beside it: the next build of the same corpus continues there, and
-  one of another corpus removes it.
+- What a killed build has done lies in `.parts-NAME` beside it. The next build of that name continues it if corpus and
+  settings are the same, and removes it otherwise.
 - The manifest lists size and SHA-256 of every file, and its own digest: a process compares them when it opens the
   index (large files once a node), so that no search reads a damaged one.
 

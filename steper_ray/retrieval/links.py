@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from array import array
 from bisect import bisect_left
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steper_ray.config import LinksConfig
+from steper_ray.core.fingerprints import hash64
 from steper_ray.core.progress import Bar
 from steper_ray.core.tasks import in_order
 from steper_ray.retrieval import parts
@@ -61,7 +61,7 @@ class Titles(NamedTuple):
             at += step
 
     def _number(self, words: Sequence[str]) -> int | None:
-        wanted = _hash(words)
+        wanted = hash64(" ".join(words))
         found = bisect_left(self.hashes, wanted)
         return found if found < len(self.hashes) and self.hashes[found] == wanted else None
 
@@ -76,7 +76,7 @@ def build(passages: Path, aside: Path, folder: Path) -> None:
     for position, passage in enumerate(store):
         words = _WORD.findall(_BRACKETS.sub("", passage.title))[: _LONGEST + 1]
         if 0 < len(words) <= _LONGEST and (len(words) > 1 or len(words[0]) >= _SHORTEST):
-            of_title = by_title.setdefault(_hash(words), [])
+            of_title = by_title.setdefault(hash64(" ".join(words)), [])
             if len(of_title) < _NAMESAKES:
                 of_title.append(position)
     hashes = sorted(by_title)
@@ -146,7 +146,3 @@ def _make_part(passages: Path, aside: Path, first: int) -> Path:
 def _load_titles(path: Path) -> Titles:
     hashes, offsets, passages = parts.load(path)
     return Titles(array("Q", hashes.tobytes()), offsets, passages)
-
-
-def _hash(words: Sequence[str]) -> int:
-    return int.from_bytes(hashlib.blake2b(" ".join(words).encode(), digest_size=8).digest(), "little")
