@@ -126,6 +126,18 @@ def test_dense_search_is_exact_in_blocks_and_ties_go_by_the_order_of_the_corpus(
         )
 
 
+def test_queries_are_encoded_on_the_cpu_where_passages_had_a_gpu(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU of an actor that searches is its engine's."""
+    config = RetrievalConfig(kind="dense", encoder=EncoderConfig(model=str(folder)))
+    build_index(PASSAGES, config, tmp_path / "index")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with_gpu = config.encoder.model_copy(update={"num_gpus": 1.0})
+    retriever = open_index(tmp_path / "index", config.model_copy(update={"encoder": with_gpu}))
+    assert len(retriever.search(["w1"], 3)[0]) == 3
+
+
 def test_vectors_that_a_stopped_build_made_are_not_made_again(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
