@@ -10,12 +10,19 @@ import os
 import signal
 import sys
 import threading
+import uuid
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from steper_ray.core.errors import StorageError
+from steper_ray.core.storage import is_remote
+
+logger = logging.getLogger(__name__)
+
+_LOOK_S = 60.0  # for all nodes to look at run_dir; each starts a process for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +103,89 @@ def _check(run_dir: Path | None) -> None:
 
     if run_dir is not None:
         is_copy = bool(ray.get_runtime_context().runtime_env.get("working_dir"))
-        check_run_dir(run_dir, is_copy=is_copy, nodes=sum(node["Alive"] for node in ray.nodes()))
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        check_run_dir(run_dir, is_copy=is_copy, nodes=len(nodes))
+        if len(nodes) > 1:
+            check_nodes(run_dir, nodes)
+        elif is_remote(run_dir):  # before any work
+            from steper_ray.core.files import write_text
+
+            mark = run_dir / ".nodes" / uuid.uuid4().hex
+            write_text(mark, "")
+            mark.unlink()
+
+
+def check_nodes(run_dir: Path, nodes: Sequence[Mapping[str, Any]]) -> None:
+    """Each node that can run something reads a mark of this driver's in run_dir, and leaves one of its own.
+
+    Raises StorageError that names the first node which does not see what the driver sees. One that does not answer is a
+    warning.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from steper_ray.core.files import remove_folder, write_text
+
+    marks = run_dir / ".nodes" / uuid.uuid4().hex
+    write_text(marks / "driver", "")
+    look = ray.remote(_look).options(num_cpus=0, max_retries=0)
+    asked = {
+        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            marks, node["NodeID"]
+        ): node
+        for node in nodes
+        if node["Resources"].get("CPU")
+    }
+    try:
+        done, late = ray.wait([*asked], num_returns=len(asked), timeout=_LOOK_S) if asked else ([], [])
+        for one in late:
+            logger.warning(
+                "node %s did not say in %.0f s whether it sees %s", _name(asked[one]), _LOOK_S, run_dir
+            )
+        for one in done:
+            _believe(ray.get, one, asked[one], run_dir, marks)
+    finally:
+        remove_folder(marks)
+
+
+def _look(marks: Path, node: str) -> str:
+    """What is wrong with a run_dir on this node; empty where nothing is."""
+    from steper_ray.core.files import write_text
+
+    if not (marks / "driver").exists():
+        return "it does not see what the driver wrote there"
+    try:
+        write_text(marks / node, "")
+    except StorageError as error:
+        return str(error)
+    return ""
+
+
+def _believe(get: Any, asked: Any, node: Mapping[str, Any], run_dir: Path, marks: Path) -> None:
+    from ray.exceptions import NodeDiedError, RayError, TaskUnschedulableError
+
+    try:
+        wrong = get(asked) or (
+            "" if (marks / node["NodeID"]).exists() else "the driver does not see what it wrote there"
+        )
+    except (NodeDiedError, TaskUnschedulableError):
+        return  # the node is gone, and takes no part
+    except RayError as error:
+        wrong = " ".join(str(error).split())[-300:]
+    if wrong:
+        raise StorageError(
+            f"{run_dir}: not shared with node {_name(node)}: {wrong}. Give a run_dir that every node sees: a shared "
+            "folder, mounted on all of them at the same place, or s3://bucket/folder"
+        )
+
+
+def _name(node: Mapping[str, Any]) -> str:
+    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
 
 
 def check_run_dir(run_dir: Path, *, is_copy: bool, nodes: int) -> None:
     """Raises StorageError for a relative run_dir where the working folder is a job's copy, or one of several nodes'."""
-    if run_dir.is_absolute() or not (is_copy or nodes > 1):
+    if is_remote(run_dir) or run_dir.is_absolute() or not (is_copy or nodes > 1):
         return
     why = (
         "a relative path lies in this job's copy of the folder, which Ray deletes"

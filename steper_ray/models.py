@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from steper_ray.config import EngineConfig
+from steper_ray.core.copies import local
 from steper_ray.core.errors import ModelError
 from steper_ray.core.fingerprints import folder_fingerprint
+from steper_ray.core.storage import as_path, has_scheme, is_remote
 from steper_ray.core.sums import SUMS, sums_damage
 
 ASSETS = Path(__file__).parent / "miniature" / "assets"
@@ -28,7 +30,9 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_con
 
 
 def resolve_model(name: str) -> str:
-    """A folder that holds config, weights and tokenizer, or a hub name as it is.
+    """A folder of this node that holds config, weights and tokenizer, or a hub name as it is.
+
+    Of a folder of a store it is this node's copy.
 
     A folder with SHA256SUMS is compared with them; large files are read once a node. Raises ModelError, naming what is
     missing or damaged, for a folder that cannot be loaded.
@@ -39,9 +43,9 @@ def resolve_model(name: str) -> str:
             known = ", ".join(f"{_PREFIX}{p.name}" for p in sorted(ASSETS.glob("*")) if p.is_dir())
             raise ModelError(f"model '{name}': the package ships {known or 'no miniature models'}")
     else:
-        folder = Path(name).expanduser()
+        folder = _here(name)
         if not folder.exists():
-            if name.startswith((".", "/", "~")) or name.count("/") != 1:
+            if has_scheme(name) or name.startswith((".", "/", "~")) or name.count("/") != 1:
                 raise ModelError(f"model '{name}': no such folder, and not a hub name (organisation/model)")
             return name
     check_sums(folder)
@@ -62,6 +66,17 @@ def resolve_model(name: str) -> str:
         raise ModelError(f"model '{name}': {folder} has no weights (*.safetensors)")
     _check_files(folder)
     return str(folder)
+
+
+def _here(name: str) -> Path:
+    """A folder on this node; of a store's, its copy, or its path there where nothing is there. Raises ModelError."""
+    try:
+        path = as_path(name)
+        return local(path) if is_remote(path) else path.expanduser()
+    except FileNotFoundError:
+        return path
+    except ValueError as error:
+        raise ModelError(f"model '{name}': {error}") from error
 
 
 def _check_files(folder: Path) -> None:
@@ -115,7 +130,7 @@ def model_fingerprint(engine: EngineConfig) -> dict[str, str | None]:
         found["url"] = engine.url
     elif (folder := Path(resolve_model(engine.model))).is_dir():
         found["model"] = folder_fingerprint(folder)
-    if engine.tokenizer and (folder := Path(engine.tokenizer).expanduser()).is_dir():
+    if engine.tokenizer and (folder := _here(engine.tokenizer)).is_dir():
         found["tokenizer"] = folder_fingerprint(folder)
     return found
 
@@ -127,7 +142,7 @@ def check_adapter(name: str, engine: EngineConfig) -> None:
             f"adapter '{name}': engine.kind={engine.kind} serves no LoRA adapters: set engine.kind=vllm, or train with "
             "train.lora.merge=true and serve the whole model"
         )
-    path = Path(name).expanduser() / _ADAPTERS
+    path = _here(name) / _ADAPTERS
     if not path.is_file():
         raise ModelError(f"adapter '{name}': no {_ADAPTERS} there: not a folder of LoRA adapters")
     check_sums(path.parent)
@@ -135,7 +150,7 @@ def check_adapter(name: str, engine: EngineConfig) -> None:
 
 def adapter_rank(folder: str) -> int:
     """The rank of a LoRA adapter's matrices. Raises ModelError."""
-    path = Path(folder) / _ADAPTERS
+    path = _here(folder) / _ADAPTERS
     try:
         return int(json.loads(path.read_text(encoding="utf-8"))["r"])
     except (OSError, ValueError, TypeError, KeyError) as error:

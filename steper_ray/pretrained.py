@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from steper_ray.core.copies import local_name
 from steper_ray.core.errors import ModelError
 
 
@@ -17,7 +18,7 @@ def load_shape(model: str, trusted: bool = False) -> Any:
     from transformers import AutoConfig
 
     with _loading(model, "config"):
-        return AutoConfig.from_pretrained(model, trust_remote_code=trusted)
+        return AutoConfig.from_pretrained(local_name(model), trust_remote_code=trusted)
 
 
 def load_tokenizer(model: str, trusted: bool = False, *, local: bool = False) -> Any:
@@ -25,7 +26,9 @@ def load_tokenizer(model: str, trusted: bool = False, *, local: bool = False) ->
     from transformers import AutoTokenizer
 
     with _loading(model, "tokenizer"):
-        return AutoTokenizer.from_pretrained(model, local_files_only=local, trust_remote_code=trusted)
+        return AutoTokenizer.from_pretrained(
+            local_name(model), local_files_only=local, trust_remote_code=trusted
+        )
 
 
 def load_model(model: str, trusted: bool = False, **how: Any) -> Any:
@@ -33,7 +36,7 @@ def load_model(model: str, trusted: bool = False, **how: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     with _loading(model, "weights"), _without_bars():
-        return AutoModelForCausalLM.from_pretrained(model, trust_remote_code=trusted, **how)
+        return AutoModelForCausalLM.from_pretrained(local_name(model), trust_remote_code=trusted, **how)
 
 
 def load_encoder(model: str, trusted: bool = False, **how: Any) -> Any:
@@ -45,7 +48,7 @@ def load_encoder(model: str, trusted: bool = False, **how: Any) -> Any:
     logging.set_verbosity_error()  # it reports the head that encoders lack
     try:
         with _loading(model, "weights"), _without_bars():
-            return AutoModel.from_pretrained(model, trust_remote_code=trusted, **how)
+            return AutoModel.from_pretrained(local_name(model), trust_remote_code=trusted, **how)
     finally:
         logging.set_verbosity(verbosity)
 
@@ -55,7 +58,9 @@ def load_classifier(model: str, trusted: bool = False, **how: Any) -> Any:
     from transformers import AutoModelForSequenceClassification
 
     with _loading(model, "weights"), _without_bars():
-        return AutoModelForSequenceClassification.from_pretrained(model, trust_remote_code=trusted, **how)
+        return AutoModelForSequenceClassification.from_pretrained(
+            local_name(model), trust_remote_code=trusted, **how
+        )
 
 
 @contextmanager

@@ -7,6 +7,7 @@ how to add it. With CI=true in the environment a left-out test, for whatever rea
 import importlib.util
 import os
 import shutil
+import uuid
 from collections.abc import Callable
 from functools import cache
 
@@ -108,3 +109,21 @@ def pytest_terminal_summary(terminalreporter):
             f"left out: {count} test{'s' if count > 1 else ''}, {reason}", yellow=True
         )
     return result
+
+
+@pytest.fixture(scope="session")
+def bucket():
+    """The URL of a bucket of an S3-compatible server."""
+    from object_store import object_store
+
+    with object_store() as url:
+        yield url
+
+
+@pytest.fixture
+def store(bucket, tmp_path, monkeypatch):
+    """An empty folder of the bucket, and an empty cache for copies of what lies in it."""
+    from steper_ray.core.storage import as_path
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    return as_path(f"{bucket}/{tmp_path.name}-{uuid.uuid4().hex[:8]}")

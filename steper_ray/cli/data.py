@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from steper_ray.cli.options import ConfigFile, Overrides
+from steper_ray.cli.options import ConfigFile, Overrides, place
 
-RunDir = Annotated[Path, typer.Argument(help="Folder of a run that was built.")]
+RunDir = Annotated[Path, typer.Argument(parser=place, help="Folder of a run that was built.")]
 
 
 def inspect_data(
@@ -53,7 +53,9 @@ def inspect_data(
 
 def export(
     run_dir: RunDir,
-    out: Annotated[Path, typer.Argument(help="Folder to write. An earlier export there is replaced.")],
+    out: Annotated[
+        Path, typer.Argument(parser=place, help="Folder to write. An earlier export there is replaced.")
+    ],
     validation: Annotated[
         float, typer.Option(help="Share of the questions to hold out as the split `validation`.")
     ] = 0.0,
@@ -83,7 +85,7 @@ def estimate(
         typer.Option(min=1e-9, help="Tokens one engine generates per second, prompt processing included."),
     ] = None,
     from_run: Annotated[
-        Path | None, typer.Option("--from", help="Earlier run to take speed and steps from.")
+        Path | None, typer.Option("--from", parser=place, help="Earlier run to take speed and steps from.")
     ] = None,
 ) -> None:
     """Estimate what a build will take: generations, tokens and engine hours, and what the estimate assumes.

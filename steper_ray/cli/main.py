@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from steper_ray.cli.data import estimate, export, inspect_data
-from steper_ray.cli.options import ConfigFile, DryRun, Overrides
+from steper_ray.cli.options import ConfigFile, DryRun, Overrides, place
 from steper_ray.cluster import connect, leave
 from steper_ray.config import Config
 from steper_ray.config.file import load_config
@@ -190,7 +190,7 @@ def self_distil(config: ConfigFile = None, overrides: Overrides = None, dry_run:
 
 
 @app.command()
-def report(run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+def report(run_dir: Annotated[Path, typer.Argument(parser=place, help="Folder of a run.")]) -> None:
     """Write RUN_DIR/report.html again and print its table.
 
     It is made from the run's results.json, or from the logs of its trainings where there is none.

@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file that describes the run.")]
+from steper_ray.core.storage import as_path
+
+
+def place(name: str) -> Path:
+    """A path, or a URL of a store, from the command line. Raises typer.BadParameter."""
+    try:
+        return as_path(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", parser=place, help="YAML file that describes the run.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(

@@ -7,7 +7,17 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+
+from steper_ray.core.storage import as_path, is_remote
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -24,6 +34,18 @@ def expand(text: str) -> str:
     return expanded
 
 
+def _path(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    if is_remote(value) or not isinstance(value, str | Path):
+        return value if is_remote(value) else check(value)
+    text = str(value)
+    if text.startswith("hub:"):  # corpora.hub
+        return Path(f"hub:{expand(text.removeprefix('hub:'))}")
+    return as_path(expand(text))
+
+
+FilePath = Annotated[Path, WrapValidator(_path), PlainSerializer(str, return_type=str, when_used="json")]
+"""A file or folder of this machine or of a store (s3://bucket/x, gs://bucket/x)."""
+
 FolderOrName = Annotated[str, AfterValidator(expand)]
 """A model's folder, or its name on the hub."""
 
@@ -38,20 +60,3 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
         allow_inf_nan=False,
     )
-
-    @field_validator("*")
-    @classmethod
-    def _local_path(cls, value: Any) -> Any:
-        if not isinstance(value, Path):
-            return value
-        if str(value).startswith("hub:"):  # corpora.hub
-            return Path(f"hub:{expand(str(value).removeprefix('hub:'))}")
-        if _is_url(value):
-            raise ValueError(f"{value} is a URL, and only paths work: mount the bucket and give its path")
-        return Path(expand(str(value)))
-
-
-def _is_url(path: Path) -> bool:
-    """Whether a path was written as a URL (s3://bucket/x), of which Path() keeps one slash."""
-    scheme, colon, rest = str(path).partition(":")
-    return bool(colon) and len(scheme) > 1 and scheme.replace("+", "").isalnum() and rest.startswith("/")

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from steper_ray.config.base import FolderOrName, Positive, Section
+from steper_ray.config.base import FilePath, FolderOrName, Positive, Section
+from steper_ray.core.storage import has_scheme
 
 
 class MiniatureConfig(Section):
@@ -30,12 +31,12 @@ class CorpusConfig(Section):
 
     kind: Literal["auto", "miniature", "hotpotqa", "2wiki", "musique", "plain"] = "auto"
     """The layout of the questions; `auto` sees it by their fields. Without `questions` it is the made-up worlds."""
-    questions: Path | None = None
+    questions: FilePath | None = None
     """Questions (all kinds but `miniature`)."""
-    passages: Path | None = None
+    passages: FilePath | None = None
     """Passages, or a folder of documents (.txt, .md, .html); official data sets may do without: then the passages that
     the questions bring along are pooled."""
-    qrels: Path | None = None
+    qrels: FilePath | None = None
     """BEIR's judgements (query-id, corpus-id, score): they give plain questions their gold passages, and questions
     without one are left out."""
     passage_characters: Positive = 1000
@@ -70,7 +71,7 @@ Language = Literal[
 
 def _whole(name: str) -> str:
     """A process in another folder opens it too."""
-    return str(Path(name).resolve()) if Path(name).is_dir() else name
+    return str(Path(name).resolve()) if not has_scheme(name) and Path(name).is_dir() else name
 
 
 LocalOrName = Annotated[FolderOrName, AfterValidator(_whole)]
@@ -142,7 +143,7 @@ class RetrievalConfig(Section):
     kind: Literal["bm25", "lucene", "dense", "hybrid"] = "bm25"
     """bm25 runs everywhere; lucene is Pyserini's BM25 and needs a Java 21+ with jdk.incubator.vector; dense searches by
     `encoder`'s vectors; hybrid joins bm25 and dense."""
-    index_dir: Path | None = None
+    index_dir: FilePath | None = None
     """Where the index lies or is built; by default below `<run_dir>/index`, one folder a corpus and setting."""
     k1: float = Field(1.2, ge=0)
     b: float = Field(0.75, ge=0, le=1)

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from steper_ray.config import Config, Section
 from steper_ray.core.errors import SteperError
+from steper_ray.core.storage import as_path
 
 
 class ConfigError(SteperError):
@@ -30,7 +31,7 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
     data: dict[str, Any] = {}
     if path is not None:
         try:
-            loaded = _parse(Path(path).expanduser().read_text(encoding="utf-8"))
+            loaded = _parse(_file(path).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise ConfigError(f"{path}: no such config file") from error
         except OSError as error:
@@ -48,6 +49,13 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
         return Config.model_validate(data)
     except ValidationError as error:
         raise ConfigError("\n".join(f"{where}: {_explain(e)}" for e in error.errors())) from None
+
+
+def _file(path: Path | str) -> Path:
+    try:
+        return as_path(path).expanduser()
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 class _Loader(yaml.SafeLoader):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from steper_ray.config.base import FolderOrName, Positive, Section
+from steper_ray.config.base import FilePath, FolderOrName, Positive, Section
 
 
 class EngineConfig(Section):
@@ -120,7 +119,7 @@ class ReasoningConfig(PromptConfig):
     """A longer question is refused before anything is retrieved."""
     deadline_s: float | None = Field(None, gt=0)
     """Longest time for one question; then the best answer so far with stop reason `deadline`."""
-    demonstrations: Path | None = None
+    demonstrations: FilePath | None = None
     """Text put before every prompt; by default the framework's own where `few_shot` is set."""
     few_shot: bool = False
     """Show the project's own demonstrations (for models that were not trained on the format)."""

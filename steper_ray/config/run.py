@@ -9,7 +9,7 @@ from typing import Literal
 import yaml
 from pydantic import Field, model_validator
 
-from steper_ray.config.base import FolderOrName, Positive, Section
+from steper_ray.config.base import FilePath, FolderOrName, Positive, Section
 from steper_ray.config.build import BuildConfig
 from steper_ray.config.data import CorpusConfig, RetrievalConfig
 from steper_ray.config.reasoning import EngineConfig, ReasoningConfig, SamplingConfig
@@ -68,7 +68,7 @@ class SelfDistilConfig(Section):
 class Config(Section):
     """The whole of one run."""
 
-    run_dir: Path = Path("runs/default")
+    run_dir: FilePath = Path("runs/default")
     """Everything the run writes lies below it."""
     corpus: CorpusConfig = CorpusConfig()
     retrieval: RetrievalConfig = RetrievalConfig()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from steper_ray.config.base import Positive, Section
+from steper_ray.config.base import FilePath, Positive, Section
 from steper_ray.config.data import CorpusConfig
 from steper_ray.config.reasoning import EngineConfig
 
@@ -20,7 +19,7 @@ class ValidationConfig(Section):
     ids: the same ones in every run, and more data moves none of them."""
     number: Positive | None = None
     """Hold out this many questions instead of a share."""
-    trajectories: Path | None = None
+    trajectories: FilePath | None = None
     """Or other trajectories, a Parquet file or a folder of them; all of the training data is then learned from."""
     every: Positive = 50
     """Optimiser steps between two looks at the loss of the held-out examples; the last step has one in any case."""

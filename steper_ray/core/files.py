@@ -1,6 +1,8 @@
-"""Files that are there whole or not at all, with checksums, and locks on folders.
+"""Files that are there whole or not at all, with checksums, on this machine or in a store.
 
-- A name never stands for half a file: contents are written under a temporary name, synchronised and renamed.
+- A name never stands for half a file: contents are written under a temporary name, synchronised and renamed, or written
+  here and then put into the store.
+- A folder of a store takes the files that say it is whole last, and loses them first.
 - A Parquet file carries page checksums, and reading verifies them.
 - A full or read-only disk is a StorageError of one line that names the folder and the free space.
 """
@@ -9,27 +11,25 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import logging
 import os
 import shutil
-import socket
-import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
-from steper_ray.core.errors import DataError, LockedError, StorageError
-
-logger = logging.getLogger(__name__)
+from steper_ray.core.copies import local, scratch
+from steper_ray.core.errors import DataError, StorageError
+from steper_ray.core.storage import is_remote, place
 
 #: Opens the name of every file that is being written; `remove_unfinished` deletes what a killed process left.
 TEMPORARY = ".writing-"
 _FULL = 50 << 20  # bytes: with less than this free, a failed write is reported as a full disk
+#: What says that a folder is whole, the last one last.
+_MARKS = ("steper.json", "manifest.json", "SHA256SUMS")
 
 
 @contextmanager
@@ -46,6 +46,8 @@ def storing(folder: Path) -> Iterator[None]:
 
 def room(folder: Path) -> str:
     """The free space on the file system of `folder`, in words."""
+    if is_remote(folder):
+        return "in a store"
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
@@ -53,26 +55,66 @@ def room(folder: Path) -> str:
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Replaces `path` by what `write` puts into the temporary path it is given. Raises StorageError."""
-    fresh = temporary(path)
+    """Replaces `path` by what `write` puts into the path of this machine it is given. Raises StorageError."""
     with storing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = temporary(path)
         try:
             write(fresh)
-            synchronise(fresh)
-            fresh.replace(path)
+            commit(fresh, path)
         except BaseException:
-            fresh.unlink(missing_ok=True)
+            discard(fresh)
             raise
 
 
 def temporary(path: Path) -> Path:
-    """A free name beside `path` for what is being written and will be renamed to it."""
-    return path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{path.name}")
+    """A free path of this machine for what is being written: `commit` puts it in place of `path`."""
+    return (
+        scratch(path.name)
+        if is_remote(path)
+        else path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{path.name}")
+    )
+
+
+def commit(fresh: Path, path: Path) -> None:
+    """Puts a file that was written to `temporary(path)` in place of `path`. Raises OSError or StorageError."""
+    if is_remote(path):
+        store, name = place(path)
+        store.put_file(str(fresh), name)
+        discard(fresh)
+    else:
+        synchronise(fresh)
+        fresh.replace(path)
+
+
+def discard(fresh: Path) -> None:
+    """Removes what was written to a `temporary` path, if anything was."""
+    fresh.unlink(missing_ok=True)
+    if not fresh.name.startswith(TEMPORARY):  # of `scratch`, alone in its folder
+        shutil.rmtree(fresh.parent, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    write_file(path, lambda fresh: fresh.write_text(text, encoding="utf-8"))
+    if is_remote(path):
+        store, name = place(path)
+        store.pipe_file(name, text.encode())
+    else:
+        write_file(path, lambda fresh: fresh.write_text(text, encoding="utf-8"))
+
+
+def append_text(path: Path, text: str) -> None:
+    """Adds to the end of a file that one process writes; in a store the file is written again. Raises OSError."""
+    if is_remote(path):
+        write_text(path, (path.read_text() if path.exists() else "") + text)
+    else:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(text)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copies a file from anywhere to anywhere. Raises FileNotFoundError and StorageError."""
+    here = local(source)
+    write_file(target, lambda fresh: shutil.copyfile(here, fresh))
 
 
 def write_table(path: Path, table: pa.Table) -> str:
@@ -111,6 +153,13 @@ def synchronise(path: Path) -> None:
 
 def replace_folder(fresh: Path, folder: Path) -> None:
     """Renames `fresh`, a sibling, to `folder` and removes what was there."""
+    if is_remote(folder):
+        remove_folder(folder)
+        (store, source), (_, target) = place(fresh), place(folder)
+        names = store.find(source)
+        store.copy(names, [f"{target}{name.removeprefix(source)}" for name in names])
+        store.rm(names)
+        return
     # Named after `fresh`: beside a folder that a user named, `folder.old` may be theirs.
     old = fresh.with_name(f"{fresh.name}.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -120,9 +169,19 @@ def replace_folder(fresh: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def remove_folder(folder: Path) -> None:
+    """Removes a folder with all it holds, where there is one."""
+    if is_remote(folder):
+        with suppress(FileNotFoundError):
+            store, name = place(folder)
+            store.rm(name, recursive=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder` that takes its place once the block has filled it, synchronised to the disk.
+    """An empty folder of this machine that takes the place of `folder` once the block has filled it.
 
     Raises StorageError.
     """
@@ -133,15 +192,39 @@ def new_folder(folder: Path) -> Iterator[Path]:
     try:
         yield fresh
         with storing(folder.parent):
+            if is_remote(folder):
+                put_folder(fresh, folder)
+                return
             for file in filter(Path.is_file, fresh.rglob("*")):
                 synchronise(file)
             replace_folder(fresh, folder)
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(fresh if fresh.name.startswith(TEMPORARY) else fresh.parent, ignore_errors=True)
+
+
+def put_folder(source: Path, folder: Path) -> None:
+    """Makes `folder`, of a store, hold what `source` does and nothing else. Raises OSError and StorageError."""
+    store, root = place(folder)
+    for name in reversed(_MARKS):
+        (folder / name).unlink(missing_ok=True)
+    files = {
+        file.relative_to(source).as_posix(): file for file in sorted(source.rglob("*")) if file.is_file()
+    }
+    marks = [name for name in _MARKS if name in files]
+    rest = [name for name in files if name not in marks]
+    if rest:
+        store.put([str(files[name]) for name in rest], [f"{root}/{name}" for name in rest])
+    old = {*store.find(root)} - {f"{root}/{name}" for name in files}
+    if old:
+        store.rm(sorted(old))
+    for name in marks:
+        store.put_file(str(files[name]), f"{root}/{name}")
 
 
 def remove_unfinished(folder: Path) -> None:
     """Creates the folder and deletes the files that a killed process left half-written. The caller holds the lock."""
+    if is_remote(folder):
+        return  # a store never shows half a file
     with storing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.glob(f"{TEMPORARY}*"):
@@ -151,6 +234,8 @@ def remove_unfinished(folder: Path) -> None:
 
 def remove_leftovers(path: Path) -> None:
     """Deletes the temporary files and folders that killed writers of `path` left. The caller holds its lock."""
+    if is_remote(path):
+        return
     name = f"{TEMPORARY}{'?' * 32}-{glob.escape(path.name)}"
     with storing(path.parent):
         for leftover in (*path.parent.glob(name), *path.parent.glob(f"{name}.old")):
@@ -162,42 +247,5 @@ def remove_leftovers(path: Path) -> None:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as stream:
+    with local(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@contextmanager
-def locked(folder: Path, what: str, *, wait: bool = False) -> Iterator[None]:
-    """Holds `what` (such as "build") of a run_dir for this process; the lock ends with the process, however it ends.
-
-    Where another process has it, it waits, or raises LockedError with the holder's host, process and age. A file
-    system without locks is one warning.
-    """
-    path, note = folder / ".locks" / f"{what}.lock", folder / ".locks" / f"{what}.holder"
-    with storing(folder):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        held = f"{folder}: another {what} is at work here: {_holder(note)}"
-        if not wait:
-            raise LockedError(f"{held}. Wait for it, stop it, or set another run_dir") from None
-        logger.warning("%s. Waiting for it", held)
-        lock.acquire()
-    except OSError as error:
-        logger.warning("%s cannot be locked (%s): start no second %s here", folder, error, what)
-    try:
-        write_text(note, f"host {socket.gethostname()}, process {os.getpid()}, {time.time():.0f}\n")
-        yield
-    finally:
-        note.unlink(missing_ok=True)
-        lock.release()
-
-
-def _holder(note: Path) -> str:
-    try:
-        who, _, since = note.read_text(encoding="utf-8").rpartition(", ")
-        return f"{who}, for {max(0.0, time.time() - float(since)):,.0f} s"
-    except (OSError, ValueError):
-        return "its host and process are not known"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -17,8 +16,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from steper_ray.core.copies import cache_folder
 from steper_ray.core.errors import StorageError
 from steper_ray.core.files import file_sha256, write_text
+from steper_ray.core.storage import is_remote, state
 
 #: Smaller files are read again each time.
 _WORTH_KEEPING = 1 << 20  # bytes
@@ -42,7 +43,7 @@ def hash64(text: str) -> int:
 
 def file_fingerprint(path: Path) -> str:
     """SHA-256 of a file, read again only when its size, times or inode have changed."""
-    if path.stat().st_size < _WORTH_KEEPING:
+    if not is_remote(path) and path.stat().st_size < _WORTH_KEEPING:
         return file_sha256(path)
     return remembered("sha256", lambda: file_sha256(path), [path])
 
@@ -103,7 +104,7 @@ def remembered(key: Any, compute: Callable[[], str], files: Iterable[Path] = ())
     file has changed just now.
     """
     paths = [path.resolve() for path in files]
-    before = [_state(path) for path in paths]
+    before = [state(path) for path in paths]
     name = digest([key, before])
     if (found := _known.get(name) or _recall(name)) is None:
         found = compute()
@@ -115,15 +116,13 @@ def remembered(key: Any, compute: Callable[[], str], files: Iterable[Path] = ())
     return found
 
 
-def _state(path: Path) -> tuple[str, int, int, int, int]:
-    """What changes when a file does. Its modification time can be set back, the time of its last change cannot."""
-    stat = path.stat()
-    return str(path), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns
-
-
-def _is_settled(states: Iterable[tuple[str, int, int, int, int]]) -> bool:
+def _is_settled(states: Iterable[tuple[Any, ...]]) -> bool:
+    """A store's file is: its state follows its content."""
     now = time.time_ns()
-    return all(now - max(mtime, ctime) > _SETTLED_NS for *_, mtime, ctime in states)
+    return all(
+        now - max(mtime, ctime) > _SETTLED_NS
+        for mtime, ctime in (one[-2:] for one in states if len(one) == 5)
+    )
 
 
 def _recall(name: str) -> str | None:
@@ -137,5 +136,4 @@ def _recall(name: str) -> str | None:
 
 def _cache() -> Path:
     """Raises RuntimeError for a user without a home."""
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "steper_ray" / "fingerprints"
+    return cache_folder() / "fingerprints"

@@ -9,8 +9,10 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from steper_ray.core.copies import local
 from steper_ray.core.files import file_sha256, synchronise, write_text
 from steper_ray.core.fingerprints import file_fingerprint
+from steper_ray.core.storage import is_remote
 
 SUMS = "SHA256SUMS"
 #: The file of a student's folder that says what it was trained from.
@@ -37,8 +39,13 @@ def take(folder: Path) -> dict[str, tuple[int, str]]:
 def damage(folder: Path, sums: Sums, read: Callable[[Path], str] = file_fingerprint) -> str | None:
     """What is wrong with the first file that is missing or not what was written; None if nothing.
 
-    `read` returns a file's SHA-256: by default a file is read once, and again when it changes.
+    `read` returns a file's SHA-256: by default a file is read once, and again when it changes. Of a store's folder it
+    is this node's copy that is read, as by those who use it.
     """
+    if is_remote(folder):
+        if not folder.is_dir():
+            return f"{folder.name} is missing"
+        folder = local(folder)
     for name, (size, sha256) in sums.items():
         file = folder / name
         if not file.is_file():
@@ -75,6 +82,7 @@ def sums_damage(folder: Path) -> str | None:
     """What is wrong with a folder by its SHA256SUMS; None if nothing. Its README.md may be edited."""
     if not (folder / SUMS).is_file():
         return f"{SUMS} is missing"
+    folder = local(folder)
     if (sums := listed(folder)) is None:
         return f"{SUMS} cannot be read"
     if wrong := damage(folder, {name: seal for name, seal in sums.items() if name != _CARD}):

@@ -19,7 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from steper_ray.core.copies import local, origin
 from steper_ray.core.errors import DataError
+from steper_ray.core.storage import is_remote
 from steper_ray.corpora.hub import PREFIX, hub_files, is_local
 
 _COMPRESSED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -42,7 +44,7 @@ class DataFile:
     """Its path below the folder that was named: the same wherever that folder lies."""
 
     def __str__(self) -> str:
-        return f"{self.path}/{self.member}" if self.member else str(self.path)
+        return f"{origin(self.path)}/{self.member}" if self.member else origin(self.path)
 
     @property
     def name(self) -> str:
@@ -96,6 +98,8 @@ def find_files(
     """
     if str(path).startswith(PREFIX):
         return [DataFile(file) for file in hub_files(str(path), setting)]
+    if is_remote(path):
+        return _in_store(path, setting, ignore, documents)
     path = path.expanduser()
     if (archive := _archive(path)) is not None:
         return _members(archive, path, setting, ignore, documents)
@@ -110,6 +114,22 @@ def find_files(
         raise DataError(f"{path}: no such file: correct {setting}")
     folder = Path(os.path.commonpath([file.parent for file in files]))
     return [DataFile(file, label=file.relative_to(folder).as_posix()) for file in files]
+
+
+def _in_store(path: Path, setting: str, ignore: tuple[str, ...], documents: bool) -> list[DataFile]:
+    """As `find_files`, of this node's copy of what the path names in a store."""
+    whole = next((one for one in (path, *path.parents) if one.suffix == ".zip"), path)
+    if glob.has_magic(path.name):
+        found = [local(one) for one in sorted(path.parent.glob(path.name))]
+        if not found:
+            raise DataError(f"{path}: no such file: correct {setting}")
+        return [DataFile(file, label=file.name) for file in found]
+    try:
+        copy = local(whole)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file: correct {setting}") from error
+    inside = path.relative_to(whole).as_posix() if path != whole else ""
+    return find_files(copy / inside, setting, ignore=ignore, documents=documents)
 
 
 def absolute(path: Path | None) -> Path | None:

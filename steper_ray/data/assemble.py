@@ -10,7 +10,6 @@ Ray runs the tasks (core/tasks.py); nothing here knows it.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import pyarrow as pa
 
 from steper_ray.config import BuildConfig, Config
 from steper_ray.core.errors import DataError
-from steper_ray.core.files import replace_folder, storing, write_table, write_text
+from steper_ray.core.files import remove_folder, replace_folder, storing, write_table, write_text
 from steper_ray.core.fingerprints import code_digest, digest
 from steper_ray.core.tasks import in_order
 from steper_ray.data.columns import Columns
@@ -84,7 +83,7 @@ def assemble(
         return report
     fresh = {name: folder / f"{name}.writing" for name in (KEPT, SCORES)}
     for path in fresh.values():
-        shutil.rmtree(path, ignore_errors=True)
+        remove_folder(path)
     with storing(folder):
         fresh[KEPT].mkdir(parents=True)
     tally, dropped, files = Tally(), Dropped(), dict[str, str]()
@@ -101,7 +100,7 @@ def assemble(
     if fresh[SCORES].exists():
         replace_folder(fresh[SCORES], folder / SCORES)
     else:
-        shutil.rmtree(folder / SCORES, ignore_errors=True)
+        remove_folder(folder / SCORES)
     report = BuildReport(
         questions=sets[0].questions.count,
         questions_kept=tally.questions_kept,

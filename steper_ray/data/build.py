@@ -9,7 +9,7 @@ from pathlib import Path
 
 from steper_ray.config import Config, CorpusConfig, TeacherConfig
 from steper_ray.core.errors import DataError
-from steper_ray.core.files import locked
+from steper_ray.core.locks import locked
 from steper_ray.core.tasks import in_order
 from steper_ray.corpora import open_corpus
 from steper_ray.data.assemble import assemble

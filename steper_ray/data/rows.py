@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from steper_ray.core.files import remove_leftovers, storing, synchronise, temporary
+from steper_ray.core.files import commit, remove_leftovers, storing, temporary
 
 
 class RowFile:
@@ -40,8 +40,7 @@ class RowFile:
             self._write()
         with storing(self._path.parent):
             self._writer.close()
-            synchronise(self._fresh)
-            self._fresh.replace(self._path)
+            commit(self._fresh, self._path)
 
     def _write(self) -> None:
         table = pa.Table.from_pylist(self._waiting, schema=self._schema)

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from steper_ray.config import Config
 from steper_ray.core.errors import DataError
-from steper_ray.core.files import locked
+from steper_ray.core.locks import locked
 from steper_ray.core.tasks import in_order
 from steper_ray.evaluation.predictions import Predicted, Predictions, write_predictions
 from steper_ray.evaluation.scores import EvalScores, Scored

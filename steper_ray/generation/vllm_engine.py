@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from steper_ray.config import EngineConfig, SamplingConfig
 from steper_ray.core.chat import end_of_turn
+from steper_ray.core.copies import local_name
 from steper_ray.core.errors import EngineDeadError, GenerationError, ModelError
 from steper_ray.generation.agreement import LISTED, Agreement
 from steper_ray.generation.base import Chunk, Prompt
@@ -49,6 +50,7 @@ class VllmGenerator:
         self.tokenizer = engine_tokenizer(config)
         self._max_model_len, self._timeout_s = config.max_model_len, config.timeout_s
         self._folder = resolve_model(config.model)
+        adapters = {name: local_name(folder) for name, folder in adapters.items()}
         self._agreement = Agreement((self._folder, *adapters.values()), config.max_model_len)
         self._llm: Any = _start(config, adapters)  # None once it is closed
         self._adapters = adapters

@@ -20,11 +20,13 @@ from steper_ray.core.answers import extract_answer
 from steper_ray.core.chat import Conversation
 from steper_ray.core.errors import SteperError, StorageError
 from steper_ray.core.files import storing, write_text
+from steper_ray.core.storage import is_remote
 from steper_ray.corpora import open_corpus
 from steper_ray.corpora.corpus import Corpus
 from steper_ray.generation.base import Chunk, Generator, Prompt
 from steper_ray.reasoning import Reasoner
 from steper_ray.retrieval import Retriever, index_folder, open_index
+from steper_ray.retrieval.index import is_there
 from steper_ray.schema import Hit, Passage, Question, StopReason, Trajectory
 
 LEAST_FREE = 2**30  # bytes: less is soon full
@@ -85,6 +87,8 @@ def _disk(run_dir: Path) -> str:
         run_dir.mkdir(parents=True, exist_ok=True)
     write_text(mark, "x" * 4096)
     mark.unlink()
+    if is_remote(run_dir):
+        return f"{run_dir}: can be written"
     free = shutil.disk_usage(run_dir).free
     if free < LEAST_FREE:
         raise StorageError(
@@ -106,7 +110,7 @@ def _index(config: Config, found: _Found) -> str:
     assert found.corpus is not None
     fingerprint = found.corpus.fingerprint()
     folder = index_folder(config.retrieval, config.run_dir, fingerprint)
-    if not folder.exists():
+    if not is_there(folder, config.retrieval):
         return f"{folder}: none yet; the first command builds it"
     found.retriever = open_index(folder, config.retrieval, fingerprint)
     return f"{folder}: opens, of this corpus"

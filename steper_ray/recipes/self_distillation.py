@@ -16,6 +16,7 @@ from steper_ray import stages
 from steper_ray.config import Config, TeacherConfig
 from steper_ray.core.errors import DataError, NothingKeptError
 from steper_ray.core.files import write_text
+from steper_ray.core.storage import has_scheme
 from steper_ray.data.report import SourceCount
 from steper_ray.models import resolve_model
 
@@ -85,7 +86,8 @@ def format_rounds(rounds: list[Round]) -> str:
 
 def _first_student(config: Config) -> str:
     if config.self_distil.student is not None:
-        return str(resolve_model(config.self_distil.student))
+        found = resolve_model(config.self_distil.student)
+        return config.self_distil.student if has_scheme(config.self_distil.student) else found
     folder = stages.model_folder(config)
     if not folder.exists():
         raise DataError(

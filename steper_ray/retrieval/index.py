@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import shutil
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -25,9 +24,20 @@ from typing import Any
 import pyarrow as pa
 
 from steper_ray.config import RetrievalConfig
+from steper_ray.core.copies import local
 from steper_ray.core.errors import DataError, RetrievalError
-from steper_ray.core.files import locked, new_folder, remove_leftovers, storing, synchronise, write_text
+from steper_ray.core.files import (
+    copy_file,
+    new_folder,
+    remove_folder,
+    remove_leftovers,
+    storing,
+    write_file,
+    write_text,
+)
 from steper_ray.core.fingerprints import digest
+from steper_ray.core.locks import locked
+from steper_ray.core.storage import is_remote
 from steper_ray.core.sums import damage, take
 from steper_ray.retrieval import kinds
 from steper_ray.retrieval.base import Retriever
@@ -104,21 +114,22 @@ def open_index(
     settings than `config`, or that was built from another corpus than the expected one (None: any corpus).
     """
     manifest = read_manifest(folder)
+    where, folder = folder, local(folder)
     for name, want in index_settings(config).items():
         have = manifest.settings.get(name)
         if have != want:
-            raise RetrievalError(f"{folder}: built with retrieval.{name} {have}, asked for {want}: {_FIX}")
+            raise RetrievalError(f"{where}: built with retrieval.{name} {have}, asked for {want}: {_FIX}")
     if expected_fingerprint is not None and manifest.fingerprint != expected_fingerprint:
         raise RetrievalError(
-            f"{folder}: stale: built from corpus {manifest.fingerprint[:12]} ({manifest.passages} passages), "
+            f"{where}: stale: built from corpus {manifest.fingerprint[:12]} ({manifest.passages} passages), "
             f"the corpus is now {expected_fingerprint[:12]}: {_FIX}"
         )
     if wrong := damage(folder, manifest.files):
-        raise DamagedIndexError(f"{folder}: broken index: {wrong}: {_FIX}")
+        raise DamagedIndexError(f"{where}: broken index: {wrong}: {_FIX}")
     try:
         return kinds.open_files(config, folder, PassageStore(folder / _PASSAGES), part)
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise DamagedIndexError(f"{folder}: broken index ({error}): {_FIX}") from error
+        raise DamagedIndexError(f"{where}: broken index ({error}): {_FIX}") from error
 
 
 def ensure_index(
@@ -134,7 +145,7 @@ def ensure_index(
     other passages is refused too.
     """
     wrong = None
-    if folder.exists():
+    if is_there(folder, config):
         try:
             return open_index(folder, config, expected_fingerprint)
         except DamagedIndexError as error:
@@ -142,7 +153,7 @@ def ensure_index(
                 raise
             wrong = str(error).removesuffix(f": {_FIX}")
     with _building(folder):
-        if not folder.exists() or _is_damaged(folder):  # else another process built it meanwhile
+        if not is_there(folder, config) or _is_damaged(folder):  # else another process built it meanwhile
             if wrong is not None:
                 logger.warning("%s. It is built again", wrong)
             _build_aside(corpus_passages, config, folder, expected_fingerprint)
@@ -176,6 +187,11 @@ def _building(folder: Path) -> AbstractContextManager[None]:
     return locked(folder.parent, f"build of {folder.name}", wait=True)
 
 
+def is_there(folder: Path, config: RetrievalConfig) -> bool:
+    """In a store a build that was killed leaves files without a manifest; in a folder that a user named, they stay."""
+    return (folder / _MANIFEST if is_remote(folder) and config.index_dir is None else folder).exists()
+
+
 def _is_damaged(folder: Path) -> bool:
     try:
         return damage(folder, read_manifest(folder).files) is not None
@@ -194,9 +210,9 @@ def _build_aside(
         with new_folder(folder) as work:
             manifest = _build(config, parts, work, count, found)
     except DataError:
-        shutil.rmtree(parts, ignore_errors=True)
+        remove_folder(parts)
         raise
-    shutil.rmtree(parts, ignore_errors=True)
+    remove_folder(parts)
     return manifest
 
 
@@ -211,11 +227,14 @@ def _read_passages(
             return known["passages"], fingerprint
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    shutil.rmtree(parts, ignore_errors=True)
-    with storing(parts.parent):
-        parts.mkdir(parents=True)
-        count, found = write_passages(passages, parts / _PASSAGES)
-        synchronise(parts / _PASSAGES)
+    remove_folder(parts)
+    count, found = 0, ""
+
+    def write(fresh: Path) -> None:
+        nonlocal count, found
+        count, found = write_passages(passages, fresh)
+
+    write_file(parts / _PASSAGES, write)
     if found == fingerprint:
         write_text(note, json.dumps({"key": key, "passages": count}))
     return count, found
@@ -224,7 +243,10 @@ def _read_passages(
 def _build(config: RetrievalConfig, parts: Path, work: Path, count: int, fingerprint: str) -> IndexManifest:
     with storing(work.parent):
         kinds.build(config, parts / _PASSAGES, parts, work)
-        (parts / _PASSAGES).rename(work / _PASSAGES)
+        if is_remote(parts):
+            copy_file(parts / _PASSAGES, work / _PASSAGES)
+        else:
+            (parts / _PASSAGES).rename(work / _PASSAGES)
         manifest = IndexManifest(
             index_settings(config), count, fingerprint, kinds.library(config), take(work)
         )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from steper_ray.core.copies import local
 from steper_ray.core.files import write_file
 
 Arrays = list[NDArray[Any]]
@@ -26,14 +27,14 @@ def save(path: Path, *arrays: NDArray[Any]) -> None:
 
 def load(path: Path) -> Arrays:
     """The arrays that were saved, in their order."""
-    with np.load(path) as arrays:
+    with np.load(local(path)) as arrays:
         return [arrays[f"arr_{number}"] for number in range(len(arrays.files))]
 
 
 def is_whole(path: Path) -> bool:
     """Whether a file is there as it was written."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(local(path)) as archive:
             return archive.testzip() is None
     except (OSError, zipfile.BadZipFile):
         return False

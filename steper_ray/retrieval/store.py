@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from steper_ray.core.copies import local
 from steper_ray.core.errors import DataError
 from steper_ray.core.fingerprints import PassageDigest
 from steper_ray.schema import PASSAGE_SCHEMA, Passage
@@ -63,7 +64,7 @@ class PassageStore:
 
     def __init__(self, path: Path) -> None:
         """Raises OSError or pyarrow.ArrowInvalid for a file that is missing or broken."""
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        reader = pa.ipc.open_file(pa.memory_map(str(local(path))))
         self._batches: list[Any] = [reader.get_batch(n) for n in range(reader.num_record_batches)]
         self._columns = [[batch.column(n) for n in range(3)] for batch in self._batches]
 
@@ -114,7 +115,7 @@ class LongPassages:
 def long_passages(index: Path, limit: int) -> LongPassages | None:
     """Counts them in one pass over a finished index; None where no passages can be read."""
     try:
-        reader = pa.ipc.open_file(pa.memory_map(str(index / PASSAGES)))
+        reader = pa.ipc.open_file(pa.memory_map(str(local(index) / PASSAGES)))
         batches = [reader.get_batch(n) for n in range(reader.num_record_batches)]
     except (OSError, pa.ArrowException):
         return None

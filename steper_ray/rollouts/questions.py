@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -18,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from steper_ray.core.copies import local
 from steper_ray.core.errors import DataError
-from steper_ray.core.files import TEMPORARY, file_sha256, storing, synchronise, write_text
+from steper_ray.core.files import commit, discard, file_sha256, storing, temporary, write_text
 from steper_ray.core.fingerprints import digest, file_fingerprint
 from steper_ray.schema import QUESTION_SCHEMA, Question, question_from_row, to_row
 
@@ -56,7 +56,7 @@ class QuestionFile:
                 raise DataError(
                     f"{self.path}: not what was written (its SHA-256 differs). Delete it and run again"
                 )
-            return pa.ipc.open_file(pa.OSFile(str(self.path)))
+            return pa.ipc.open_file(pa.OSFile(str(local(self.path))))
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{self.path}: cannot be read: {error}. Delete it and run again") from error
 
@@ -75,20 +75,19 @@ def write_questions(
     """
     if name is not None and (known := known_questions(folder, shard_size, name)) is not None:
         return known
-    fresh = folder / f"{TEMPORARY}{uuid.uuid4().hex}"
     with storing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        fresh = temporary(folder / "questions")
         try:
             count, digests = _write(fresh, questions, shard_size)
-            synchronise(fresh)
             key = digest(digests)
             path = folder / f"{key[:32] if name is None else _stem(shard_size, name)}.arrow"
             written = QuestionFile(
                 path, key, count, shard_size, file_sha256(fresh), tuple(digests), skipped()
             )
-            fresh.replace(path)
+            commit(fresh, path)
         finally:
-            fresh.unlink(missing_ok=True)
+            discard(fresh)
     note = json.loads(json.dumps(asdict(written) | {"path": None}))
     write_text(path.with_suffix(".json"), json.dumps({**note, "check": digest(note)}) + "\n")
     return written

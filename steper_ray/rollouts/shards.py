@@ -13,18 +13,16 @@ Pure files: no engine, no Ray.
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from steper_ray.core.errors import DataError
-from steper_ray.core.files import file_sha256, read_table, write_file, write_table, write_text
+from steper_ray.core.files import copy_file, file_sha256, read_table, write_table, write_text
 from steper_ray.core.fingerprints import digest
 from steper_ray.schema import TRAJECTORY_SCHEMA, Trajectory, to_row, trajectory_from_row
 
@@ -128,7 +126,7 @@ class ShardStore:
             manifest = theirs.manifest(note.stem.removeprefix("shard-"))
             if manifest is not None and not (self.folder / note.name).exists():
                 for name in (manifest.file, note.name):
-                    write_file(self.folder / name, partial(shutil.copyfile, other / name))
+                    copy_file(other / name, self.folder / name)
 
     def table(self, shard: str) -> pa.Table:
         """The rows of a committed shard, verified. Raises DamagedShardError."""

@@ -19,6 +19,7 @@ import ray
 from ray import serve
 
 from steper_ray.config import Config, EngineConfig
+from steper_ray.config.base import FilePath
 from steper_ray.core.errors import EngineSetupError, SteperError
 from steper_ray.serving.access import is_loopback
 from steper_ray.serving.args import ConfigArgs
@@ -31,7 +32,7 @@ APP_NAME = "steper"
 class ServeArgs(ConfigArgs):
     """Arguments of the builder."""
 
-    run_dir: Path | None = None
+    run_dir: FilePath | None = None
     index: Path | None = None
     """retrieval.index_dir."""
 

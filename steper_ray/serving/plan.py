@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 from steper_ray.config import Config, EngineConfig, StudentConfig
+from steper_ray.core.storage import as_path, has_scheme
 from steper_ray.corpora import Corpus, open_corpus
 from steper_ray.models import absolute_engine, check_adapter, resolve_model
 from steper_ray.retrieval import check_parts, ensure_index, index_folder, read_manifest
@@ -92,12 +93,13 @@ def _engine_plan(config: Config, model: str, students: Sequence[StudentConfig], 
     for student in students:
         if student.adapter is not None:
             check_adapter(student.adapter, engine)
-    adapters = {
-        student.name: student.adapter and str(Path(student.adapter).expanduser().resolve())
-        for student in students
-    }
+    adapters = {student.name: student.adapter and _whole(student.adapter) for student in students}
     replicas = max(student.replicas or config.serve.replicas for student in students)
     return EnginePlan(name, engine, adapters, replicas)
+
+
+def _whole(folder: str) -> str:
+    return folder if has_scheme(folder) else str(Path(folder).expanduser().resolve())
 
 
 def _in_order(config: Config, engines: Sequence[EnginePlan]) -> list[str]:
@@ -107,6 +109,8 @@ def _in_order(config: Config, engines: Sequence[EnginePlan]) -> list[str]:
 
 def public_name(model: str) -> str:
     """The model's name for clients: of a folder its last part alone, since where it lies is no one's business."""
+    if has_scheme(model):
+        return as_path(model).name
     folder = Path(model).expanduser()
     return folder.resolve().name if folder.is_dir() else model
 

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from steper_ray.core.errors import StorageError, TrainingError
-from steper_ray.core.files import file_sha256, room, write_text
+from steper_ray.core.files import copy_file, file_sha256, remove_folder, room, write_text
+from steper_ray.core.storage import as_path, is_remote
 from steper_ray.core.sums import damage
 from steper_ray.training.agreement import Agree
 
@@ -98,8 +99,11 @@ class Checkpoints:
         files = {}
         for file in sorted(path for path in local.rglob("*") if path.is_file()):
             name = file.relative_to(local)
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, folder / name)
+            if is_remote(folder):
+                copy_file(file, folder / name)
+            else:  # a folder without a seal is not read, so its files need no second names
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, folder / name)
             files[str(name)] = (file.stat().st_size, file_sha256(file))
         seal = {
             "format": FORMAT,
@@ -113,7 +117,7 @@ class Checkpoints:
     def prune(self, keep: int) -> None:
         """Removes all but the `keep` newest; one that is under way stays."""
         for stored in self.stored()[keep:]:
-            shutil.rmtree(stored.folder, ignore_errors=True)
+            remove_folder(stored.folder)
 
     def clear_beyond(self, step: int) -> None:
         """Removes what was cut off, and what lies beyond the step that a training continues from: damaged, and soon
@@ -121,7 +125,7 @@ class Checkpoints:
         good = {stored.folder for stored in self.stored() if stored.step <= step}
         for folder in self._folders():
             if folder not in good:
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_folder(folder)
 
     def _folders(self) -> list[Path]:
         return sorted(self._root.glob(f"*/{glob.escape(self.prefix)}*"))
@@ -190,7 +194,7 @@ class Saver:
         message = self._agree(None if error is None else str(error))
         if message is not None:
             if self._rank == 0:  # it will never be whole, and takes room
-                shutil.rmtree(self._checkpoints.folder(step), ignore_errors=True)
+                remove_folder(self._checkpoints.folder(step))
             raise TrainingError(message)
         if self._rank == 0:
             self._checkpoints.prune(self._keep)
@@ -232,7 +236,7 @@ def newest(checkpoints: Checkpoints, rank: int, workers: int, agree: Agree) -> S
     if (message := agree(trouble)) is not None:
         raise TrainingError(message)
     listed = agree("\n".join(found) if rank == 0 else None)
-    folders = [Path(line) for line in (listed or "").split("\n") if line]
+    folders = [as_path(line) for line in (listed or "").split("\n") if line]
     for number, folder in enumerate(folders):
         stored = checkpoints.read(folder)
         damage = agree("it cannot be read" if stored is None else stored.damage(rank, workers))

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from steper_ray.core.copies import local, local_name
 from steper_ray.core.errors import TrainingError
 from steper_ray.core.files import new_folder, remove_leftovers
 from steper_ray.core.probes import Probes, write_probes
@@ -78,7 +79,7 @@ def generation_config(model: str, end: int, trusted: bool = False) -> Generation
     to write it, which is found out before a training and not after it.
     """
     try:
-        config = GenerationConfig.from_pretrained(model)
+        config = GenerationConfig.from_pretrained(local_name(model))
     except OSError:  # it has none
         config = GenerationConfig.from_model_config(load_shape(model, trusted))
     stated = config.eos_token_id
@@ -109,7 +110,7 @@ def export_kept(
         )
     with _replaced(task.job.output) as partial:
         own = shutil.ignore_patterns(PROVENANCE, "README.md")
-        shutil.copytree(kept, partial, ignore=own, copy_function=_link, dirs_exist_ok=True)
+        shutil.copytree(local(kept), partial, ignore=own, copy_function=_link, dirs_exist_ok=True)
         _describe(partial, task, _record(task, steps, summary, validation) | {"exported_step": step})
 
 

@@ -17,6 +17,7 @@ from steper_ray.config import PromptConfig, TrainConfig, ValidationConfig
 from steper_ray.core.errors import TrainingError
 from steper_ray.core.files import write_text
 from steper_ray.core.fingerprints import folder_fingerprint
+from steper_ray.core.storage import has_scheme
 from steper_ray.core.sums import PROVENANCE, SUMS, listed, sums_damage
 from steper_ray.models import resolve_model
 from steper_ray.training.metrics import read_records
@@ -100,6 +101,8 @@ class Task:
 def make_task(job: TrainJob, run_dir: Path) -> Task:
     """Checks what can be checked before any worker starts. Raises TrainingError or ModelError."""
     model = resolve_model(job.config.student)
+    if has_scheme(job.config.student):
+        model = job.config.student  # each node has a copy of its own
     if not job.trajectories.exists():
         raise TrainingError(
             f"{job.trajectories}: no trajectories for job '{job.name}': run the build stage first"
@@ -176,7 +179,7 @@ def _sources(job: TrainJob, model: str) -> dict[str, str]:
         "name": job.name,
         "settings": config,
         "student": model,
-        "weights": _weights(Path(model)),
+        "weights": _weights(resolve_model(model)),
         "trajectories": data_fingerprint(job.trajectories),
         **_choice(job.config.validation),
         **({} if job.prompt == PromptConfig() else {"prompt": job.prompt.model_dump_json()}),
@@ -193,9 +196,9 @@ def _choice(validation: ValidationConfig) -> dict[str, str]:
     return parts
 
 
-def _weights(folder: Path) -> str:
-    """The contents of a local model's files: a student that starts from other weights is another."""
-    return folder_fingerprint(folder) if folder.is_dir() else ""
+def _weights(model: str) -> str:
+    """The contents of a model folder's files: a student that starts from other weights is another."""
+    return folder_fingerprint(Path(model)) if Path(model).is_dir() else ""
 
 
 def note_sources(task: Task) -> None:

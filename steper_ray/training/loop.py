@@ -115,12 +115,14 @@ class Trainer:
                 with writing("the log", self._task.metrics.parent):
                     log.write(record)
             if self._step % self._config.checkpoint_every == 0 and self._step < self._steps:
+                if log is not None:
+                    log.flush()  # a training goes on from a checkpoint with the lines of all its steps
                 save(self._write_shard, self._step)
                 self._saved = self._step
         trouble = None
         try:
             if log is not None:
-                log.close()
+                log.flush()
             with writing("the student", self._task.job.output.parent):
                 self._export()
         except SteperError as error:

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,23 +19,32 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from steper_ray.core.errors import DataError
-from steper_ray.core.files import write_text
+from steper_ray.core.errors import DataError, StorageError
+from steper_ray.core.files import append_text, write_text
+from steper_ray.core.storage import is_remote, state
+
+#: A log in a store is written whole, and no more often than this.
+_EVERY_S = 5.0
 
 
 class MetricsLog:
     """Appends one JSON line a step, flushed at once. Lines of steps after `start` are dropped when opened."""
 
     def __init__(self, path: Path, start: int) -> None:
+        self._path, self._waiting, self._written = path, list[str](), time.monotonic()
         write_text(path, "".join(line + "\n" for line in read_lines(path)[:start]))
-        self._stream = path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
-        self._stream.write(json.dumps(record) + "\n")
-        self._stream.flush()
+        self._waiting.append(json.dumps(record) + "\n")
+        if not is_remote(self._path) or time.monotonic() - self._written > _EVERY_S:
+            self.flush()
 
-    def close(self) -> None:
-        self._stream.close()
+    def flush(self) -> None:
+        """Whoever reads the log now sees every line."""
+        if self._waiting:
+            append_text(self._path, "".join(self._waiting))
+            self._waiting.clear()
+            self._written = time.monotonic()
 
 
 def read_lines(path: Path) -> list[str]:
@@ -69,12 +79,17 @@ class Follower:
         if now is None or now == self._seen:
             return []
         self._seen = now
-        with self._path.open("rb") as stream:
-            inode, size = os.fstat(stream.fileno()).st_ino, os.fstat(stream.fileno()).st_size
-            if inode != self._inode or size < self._at:
-                self._inode, self._at = inode, 0
-            stream.seek(self._at)
-            text = stream.read()
+        if is_remote(self._path):
+            text = self._path.read_bytes()
+            self._at = 0 if len(text) < self._at else self._at
+            text = text[self._at :]
+        else:
+            with self._path.open("rb") as stream:
+                inode, size = os.fstat(stream.fileno()).st_ino, os.fstat(stream.fileno()).st_size
+                if inode != self._inode or size < self._at:
+                    self._inode, self._at = inode, 0
+                stream.seek(self._at)
+                text = stream.read()
         whole = text[: text.rfind(b"\n") + 1]
         self._at += len(whole)
         return [json.loads(line) for line in whole.splitlines()]
@@ -88,8 +103,8 @@ class WarningLog(logging.Handler):
         self._path = warnings_of(metrics)
 
     def emit(self, record: logging.LogRecord) -> None:
-        with suppress(OSError), self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"warning": record.getMessage()}) + "\n")
+        with suppress(OSError, StorageError):
+            append_text(self._path, json.dumps({"warning": record.getMessage()}) + "\n")
 
     def __enter__(self) -> None:
         logging.getLogger("steper_ray").addHandler(self)
@@ -177,9 +192,9 @@ def _told(record: dict[str, Any], best: float | None) -> str:
     return ", ".join(parts)
 
 
-def changed(path: Path) -> tuple[int, int, int] | None:
-    """When a file was written last, its size and which file it is; None where there is none."""
-    if not path.exists():
+def changed(path: Path) -> tuple[Any, ...] | None:
+    """What changes when a file does; None where there is none."""
+    try:
+        return state(path)
+    except FileNotFoundError:
         return None
-    stat = path.stat()
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino

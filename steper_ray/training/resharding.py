@@ -12,6 +12,9 @@ import shutil
 from argparse import Namespace
 from pathlib import Path
 
+from steper_ray.core.copies import local, scratch
+from steper_ray.core.files import put_folder
+from steper_ray.core.storage import is_remote
 from steper_ray.training.engine import TAG
 
 
@@ -20,6 +23,18 @@ def to_any_world(folder: Path, out: Path) -> str | None:
 
     Needs room for one more copy, and no more memory than one parameter and one worker's shard take.
     """
+    if not is_remote(out):
+        return _convert(folder, out)
+    fresh = scratch(out.name)
+    try:
+        if (message := _convert(local(folder), fresh)) is None:
+            put_folder(fresh, out)
+        return message
+    finally:
+        shutil.rmtree(fresh.parent, ignore_errors=True)
+
+
+def _convert(folder: Path, out: Path) -> str | None:
     from deepspeed.checkpoint.ds_to_universal import main
 
     shutil.rmtree(out, ignore_errors=True)

@@ -8,12 +8,12 @@ Neither torch nor Ray.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from steper_ray.core.files import write_text
+from steper_ray.core.files import append_text, remove_folder, write_text
+from steper_ray.core.sums import SUMS
 from steper_ray.training.job import Task, provenance
 from steper_ray.training.metrics import read_records
 
@@ -36,7 +36,8 @@ class Students:
     def waiting(self) -> list[int]:
         """Steps whose student was not asked yet, the first ones first. One that is being asked is among them."""
         done = self.done()
-        steps = [int(folder.name.removeprefix("step-")) for folder in sorted(self._folder.glob("step-*"))]
+        whole = sorted(mark.parent for mark in self._folder.glob(f"step-*/{SUMS}"))
+        steps = [int(folder.name.removeprefix("step-")) for folder in whole]
         return [step for step in steps if step not in done]
 
     def wanted(self, step: int, steps: int) -> bool:
@@ -49,9 +50,8 @@ class Students:
 
     def finish(self, step: int, result: Mapping[str, Any]) -> None:
         """Notes the result for good, then lets the student go. Raises OSError where it cannot be noted: it stays."""
-        with self.log.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"step": step, **result, "fingerprint": self._fingerprint}) + "\n")
-        shutil.rmtree(self.folder(step), ignore_errors=True)
+        append_text(self.log, json.dumps({"step": step, **result, "fingerprint": self._fingerprint}) + "\n")
+        remove_folder(self.folder(step))
 
     def tidy(self) -> None:
         """Drops what an earlier training of this name left, other than this one, and what is done."""
@@ -63,11 +63,11 @@ class Students:
         for folder in self._folder.glob("step-*"):
             record = provenance(folder)
             if record is None or not self._ours(record) or int(folder.name.removeprefix("step-")) in done:
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_folder(folder)
 
     def _ours(self, record: Mapping[str, Any]) -> bool:
         return record.get("fingerprint") == self._fingerprint
 
     def _torn(self) -> bool:
         """Whether the log's last line was cut off: what is appended must not go on with it."""
-        return self.log.exists() and not self.log.read_bytes().endswith(b"\n") and self.log.stat().st_size > 0
+        return self.log.exists() and self.log.read_bytes()[-1:] not in (b"", b"\n")

@@ -13,11 +13,10 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from steper_ray.config import PromptConfig
 from steper_ray.core.errors import TrainingError
 from steper_ray.core.files import remove_unfinished, storing
+from steper_ray.core.locks import locked
 from steper_ray.core.progress import Bar
 from steper_ray.core.tasks import in_order
 from steper_ray.frameworks import Layout, layouts
@@ -71,7 +70,7 @@ def tokenise(
     if not all(map(is_whole, files)):
         with storing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):  # another training of this run makes the same ones
+        with locked(folder, "tokenising", wait=True):  # another training of this run makes the same ones
             remove_unfinished(folder)
             missing = {file: source for file, source in files.items() if not is_whole(file)}
             _make(missing, partial(_tokenizer, model, trusted, key), prompt, progress)

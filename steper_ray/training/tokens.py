@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from steper_ray.config import PromptConfig
 from steper_ray.core import chat, tokenizers
+from steper_ray.core.copies import local
 from steper_ray.core.errors import TrainingError
 from steper_ray.core.files import file_sha256, write_file, write_text
 from steper_ray.core.fingerprints import digest, file_fingerprint
@@ -172,7 +173,7 @@ def _encoded(path: Path, encoders: Mapping[str, PromptEncoder]) -> Iterator[pa.R
 def _trajectories(path: Path) -> Iterator[Trajectory]:
     """The rows of a Parquet file. Raises TrainingError for what cannot be learned from."""
     try:
-        with pq.ParquetFile(path) as parquet:
+        with pq.ParquetFile(local(path)) as parquet:
             _check_columns(path, parquet.schema_arrow.names)
             for batch in parquet.iter_batches(256, columns=TRAJECTORY_SCHEMA.names, use_threads=False):
                 for row in batch.to_pylist():
@@ -295,7 +296,7 @@ class OpenTokens:
         self.highest = max(self.highest, note.highest)
         try:
             # The mapping outlives the open file for as long as an array looks at it.
-            with pa.memory_map(str(file)) as mapped, pa.ipc.open_file(mapped) as reader:
+            with pa.memory_map(str(local(file))) as mapped, pa.ipc.open_file(mapped) as reader:
                 self.eos = int(reader.schema.metadata[b"eos"])
                 self.chunks += [Chunk(file, reader.get_batch(i)) for i in range(reader.num_record_batches)]
         except (OSError, pa.ArrowException, KeyError, TypeError) as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -36,8 +35,11 @@ from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAM
 
 from steper_ray.cluster import Need, lacking
 from steper_ray.config import TrainConfig
+from steper_ray.core.copies import local
 from steper_ray.core.errors import SteperError, TrainingError
-from steper_ray.core.files import locked
+from steper_ray.core.files import remove_folder
+from steper_ray.core.locks import locked
+from steper_ray.core.storage import for_arrow
 from steper_ray.training.agreement import one_for_all
 from steper_ray.training.checkpoints import Checkpoints, Saver, WriteError, newest, writing
 from steper_ray.training.job import BEST, Task, TrainJob, TrainResult, finished, lost, make_task, note_sources
@@ -162,6 +164,7 @@ def _fit(tasks: Sequence[Task], run_dir: Path) -> None:
         )
     ):
         logger.warning("training: %s", missing)
+    storage_path, storage_filesystem = for_arrow(store)
     trainer = _Trainer(
         _run_worker,  # type: ignore[arg-type]  # Ray's stubs do not know that a worker may return a value
         train_loop_config={"tasks": list(tasks), "store": store, "home": store / name},
@@ -171,7 +174,8 @@ def _fit(tasks: Sequence[Task], run_dir: Path) -> None:
         ),
         run_config=RunConfig(
             name=name,
-            storage_path=str(store),
+            storage_path=storage_path,
+            storage_filesystem=storage_filesystem,
             failure_config=FailureConfig(max_failures=config.max_failures),
         ),
     )
@@ -276,7 +280,7 @@ def _resume_folder(checkpoints: Checkpoints, config: TrainConfig, worker: Worker
     first_message(None)  # before anybody writes a new one
     # Without ZeRO every worker has the whole state, and any number of them can read it as it is.
     if stored is None or stored.workers == worker.size or config.zero_stage == 0:
-        yield None if stored is None else stored.folder
+        yield None if stored is None else local(stored.folder)
         return
     from steper_ray.training.resharding import to_any_world
 
@@ -293,11 +297,11 @@ def _resume_folder(checkpoints: Checkpoints, config: TrainConfig, worker: Worker
                 f"{stored.folder} was written by {stored.workers} workers, this run has {worker.size}, and it cannot "
                 f"be converted: {message}. Set train.workers={stored.workers}, or delete it to train from the start"
             )
-        yield recut
+        yield local(recut)
         first_message(None)  # all have read it
     finally:
         if worker.rank == 0:
-            shutil.rmtree(recut, ignore_errors=True)
+            remove_folder(recut)
 
 
 def _reporter(task: Task) -> Callable[[Path, int], None]:
@@ -306,7 +310,7 @@ def _reporter(task: Task) -> Callable[[Path, int], None]:
     def stored(folder: Path, step: int) -> None:
         report(
             {"job": task.name, "step": step},
-            checkpoint=Checkpoint.from_directory(folder),
+            checkpoint=Checkpoint(*for_arrow(folder)),
             checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
         )
 

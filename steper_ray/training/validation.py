@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from steper_ray.config import TrainConfig, ValidationConfig
+from steper_ray.core.files import remove_folder
 from steper_ray.training.data import Item, batch_of
 from steper_ray.training.engine import Engine, Worker
 from steper_ray.training.job import BEST, Task, provenance
@@ -95,7 +95,7 @@ class Best:
 
     def remove(self) -> None:
         """Once it was exported. On rank 0 alone."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder)
 
 
 def due(step: int, steps: int, every: int) -> bool:

@@ -6,7 +6,7 @@ import pytest
 
 from steper_ray.config.file import load_config
 from steper_ray.core.errors import DataError, LockedError, ModelError
-from steper_ray.core.files import locked
+from steper_ray.core.locks import locked
 from steper_ray.corpora import open_corpus
 from steper_ray.evaluation.pipeline import EvalJob, evaluate, predict
 from steper_ray.evaluation.scores import score_trajectories

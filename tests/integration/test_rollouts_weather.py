@@ -141,7 +141,7 @@ def test_a_setting_that_refuses_every_question_is_one_line_at_once(configure, st
 
 
 def test_a_second_build_in_one_run_dir_is_refused_while_the_first_is_at_work(configure):
-    from steper_ray.core.files import locked
+    from steper_ray.core.locks import locked
 
     config = configure("http://127.0.0.1:9/v1")
     with (

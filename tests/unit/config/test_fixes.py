@@ -15,7 +15,7 @@ Change = dict[str, str | None]
 CASES: list[tuple[Change, list[Change]]] = [
     ({"run_dir": "$NO_SUCH_VARIABLE/x"}, [{"run_dir": "/data/x"}]),
     ({"run_dir": "~no-such-user/x"}, [{"run_dir": "/home/x"}]),
-    ({"run_dir": "s3://bucket/x"}, [{"run_dir": "/mnt/bucket/x"}]),
+    ({"run_dir": "s3:/bucket/x"}, [{"run_dir": "s3://bucket/x"}]),
     (
         {"build.verify.judge": "0.5", "build.verify.judge_engine.kind": "vllm"},
         [{"build.verify.judge_engine.kind": "openai", "build.verify.judge_engine.url": "http://host/v1"}],

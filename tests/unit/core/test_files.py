@@ -1,4 +1,4 @@
-"""Atomic writes with checksums, folder locks, and fingerprints of everything a file holds."""
+"""Atomic writes with checksums, and fingerprints of everything a file holds."""
 
 import errno
 import os
@@ -9,14 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from steper_ray.config import Config
-from steper_ray.config.file import ConfigError, load_config
-from steper_ray.core import files, fingerprints
-from steper_ray.core.errors import DataError, LockedError, StorageError
+from steper_ray.core import fingerprints
+from steper_ray.core.errors import DataError, StorageError
 from steper_ray.core.files import (
     TEMPORARY,
     file_sha256,
-    locked,
     read_table,
     remove_unfinished,
     write_table,
@@ -70,39 +67,6 @@ def test_every_flipped_bit_of_a_table_is_named_with_its_checksum_known_and_any_o
     flip(path, size // 3)
     with pytest.raises(DataError, match=r"a\.parquet: cannot be read"):
         read_table(path)
-
-
-def test_a_lock_names_its_holder_and_is_gone_with_it(tmp_path, monkeypatch):
-    waits = []
-    script = (
-        "import sys; from pathlib import Path; from steper_ray.core.files import locked\n"
-        "with locked(Path(sys.argv[1]), 'build'): print('held', flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "held\n"
-        held_by = rf"another build is at work here: host .*, process {other.pid}, for "
-        with pytest.raises(LockedError, match=held_by), locked(tmp_path, "build"):
-            pass
-        with locked(tmp_path, "evaluation"):
-            pass
-        monkeypatch.setattr(files.logger, "warning", lambda *said: waits.append(said) or other.kill())
-        with locked(tmp_path, "build", wait=True):
-            assert len(waits) == 1
-    with locked(tmp_path, "build"):
-        pass
-
-
-def test_a_file_system_without_locks_is_one_warning(tmp_path, monkeypatch, caplog):
-    def refuse(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("fcntl.flock", refuse)
-    with locked(tmp_path, "build"):
-        pass
-    assert caplog.messages == [
-        f"{tmp_path} cannot be locked ([Errno {errno.ENOLCK}] No locks available): start no second build here"
-    ]
 
 
 @pytest.fixture
@@ -207,15 +171,6 @@ def test_sums_are_those_of_sha256sum_and_name_every_flipped_cut_missing_and_unli
     assert sums_damage(tmp_path) == "model.safetensors is missing"
     sums.write_text("")
     assert sums_damage(tmp_path) == "SHA256SUMS cannot be read"
-
-
-@pytest.mark.parametrize(
-    "field", ["run_dir", "corpus.questions", "retrieval.index_dir", "train.validation.trajectories"]
-)
-def test_a_url_in_place_of_a_path_is_refused_and_not_taken_for_a_folder(field):
-    with pytest.raises(ConfigError, match=r"is a URL.*mount"):
-        load_config(None, [f"{field}=s3://bucket/x"])
-    Config(run_dir="runs/a:b")
 
 
 def test_reading_a_table_starts_no_thread(tmp_path):

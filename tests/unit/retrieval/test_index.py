@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from steper_ray.cli.main import app
 from steper_ray.config import RetrievalConfig
-from steper_ray.core import files
+from steper_ray.core import locks
 from steper_ray.core.errors import DataError, RetrievalError
-from steper_ray.core.files import TEMPORARY
+from steper_ray.core.files import TEMPORARY, temporary
 from steper_ray.core.fingerprints import passages_fingerprint as fingerprint
 from steper_ray.retrieval import (
     LongPassages,
@@ -179,8 +179,8 @@ def test_a_damaged_index_of_the_run_is_built_again_with_one_line_and_a_named_one
 
 def test_what_a_killed_build_left_is_removed_by_the_next_one_and_nothing_else(folder: Path) -> None:
     folder.parent.mkdir()
-    killed = files.temporary(folder)
-    other = files.temporary(folder.with_name("other-index"))
+    killed = temporary(folder)
+    other = temporary(folder.with_name("other-index"))
     for left in (killed, killed.with_name(f"{killed.name}.old"), other):
         left.mkdir()
         (left / "passages.arrow").touch()
@@ -227,7 +227,7 @@ def test_who_builds_the_same_index_meanwhile_waits_and_takes_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits, answers = threading.Event(), list[object]()
-    monkeypatch.setattr(files.logger, "warning", lambda *_: waits.set())
+    monkeypatch.setattr(locks.logger, "warning", lambda *_: waits.set())
 
     def other() -> None:
         try:

@@ -19,7 +19,7 @@ from waiting import wait_until
 from steper_ray.config import TrainConfig
 from steper_ray.core.errors import TrainingError
 from steper_ray.core.files import storing, write_text
-from steper_ray.core.sums import PROVENANCE
+from steper_ray.core.sums import PROVENANCE, write_sums
 from steper_ray.training import tracking, trainer
 from steper_ray.training.job import TrainJob, make_task
 from steper_ray.training.metrics import MetricsLog
@@ -59,7 +59,7 @@ def train(task, start, stop, *, answers=(), trackers=Tracking):
         log = MetricsLog(task.metrics, start)
         for step in range(start + 1, stop + 1):
             log.write(line(step))
-        log.close()
+        log.flush()
         for step in answers:
             students = Students(task)
             students.finish(step, {"em": 0.25, "unit": "chain"})
@@ -131,6 +131,7 @@ def test_answers_that_come_after_a_training_is_finished_are_told_too(make, told,
     left = Students(task).folder(3)
     left.mkdir(parents=True)
     (left / PROVENANCE).write_text(json.dumps({"fingerprint": task.fingerprint}))
+    write_sums(left)
     trainer.train([task.job], run_dir=tmp_path, progress=False, judge=lambda *_: {"em": 0.5})
     first, second = told.runs
     assert second.run.id == first.run.id

@@ -9,7 +9,7 @@ from training_examples import gold_examples, write_trajectories
 
 from steper_ray.config import TrainConfig
 from steper_ray.core.errors import TrainingError
-from steper_ray.core.sums import PROVENANCE
+from steper_ray.core.sums import PROVENANCE, write_sums
 from steper_ray.training.job import TrainJob, make_task
 from steper_ray.training.metrics import read_records
 from steper_ray.training.students import Students
@@ -28,6 +28,7 @@ def wait_for_questions(task, step):
     folder = Students(task).folder(step)
     folder.mkdir(parents=True)
     (folder / PROVENANCE).write_text(json.dumps({"fingerprint": task.fingerprint}))
+    write_sums(folder)
     return folder
 
 

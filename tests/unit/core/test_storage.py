@@ -1,0 +1,234 @@
+"""Files and folders of an object store: whole or not there, copied to a node once, and a store that fails."""
+
+import json
+import logging
+
+import pyarrow as pa
+import pytest
+
+from steper_ray.config import Config
+from steper_ray.config.file import ConfigError, load_config
+from steper_ray.core import copies, store_path
+from steper_ray.core.copies import local, local_name, origin
+from steper_ray.core.errors import DataError, StorageError
+from steper_ray.core.files import (
+    append_text,
+    copy_file,
+    new_folder,
+    read_table,
+    remove_folder,
+    replace_folder,
+    write_file,
+    write_table,
+    write_text,
+)
+from steper_ray.core.fingerprints import file_fingerprint, folder_fingerprint
+from steper_ray.core.storage import as_path, place
+from steper_ray.core.sums import sums_damage, write_sums
+
+
+@pytest.fixture(params=["disk", "store"])
+def folder(request, tmp_path):
+    return tmp_path / "run" if request.param == "disk" else request.getfixturevalue("store")
+
+
+def names(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def filled(folder, **files):
+    with new_folder(folder) as fresh:
+        for name, text in files.items():
+            (fresh / name).write_text(text)
+        write_sums(fresh)
+
+
+def test_files_are_written_read_added_to_and_copied(folder, tmp_path):
+    file = folder / "a" / "b.txt"
+    assert not file.exists()
+    write_text(file, "one\n\u2028")
+    append_text(file, "two\n")
+    assert file.read_text(encoding="utf-8") == "one\n\u2028two\n"
+    with file.open(encoding="utf-8") as lines:
+        assert [*lines] == ["one\n", "\u2028two\n"]
+    copy_file(file, folder / "c.txt")
+    write_file(tmp_path / "here.txt", lambda fresh: fresh.write_text("here"))
+    copy_file(tmp_path / "here.txt", folder / "a" / "here.txt")
+    assert names(folder) == ["a/b.txt", "a/here.txt", "c.txt"]
+    assert sorted(path.name for path in folder.glob("*/*.txt")) == ["b.txt", "here.txt"]
+    assert file_fingerprint(folder / "c.txt") == file_fingerprint(file)
+    remove_folder(folder / "a")
+    remove_folder(folder / "a")
+    assert names(folder) == ["c.txt"]
+    (folder / "c.txt").unlink()
+    (folder / "c.txt").unlink(missing_ok=True)
+    with pytest.raises(FileNotFoundError):
+        (folder / "c.txt").read_text(encoding="utf-8")
+
+
+def test_a_table_is_verified(folder):
+    table = pa.table({"n": list(range(1000))})
+    sha256 = write_table(folder / "t.parquet", table)
+    assert read_table(folder / "t.parquet", sha256).equals(table)
+    write_text(folder / "t.parquet", "other")
+    with pytest.raises(DataError, match=r"t\.parquet: not what was written"):
+        read_table(folder / "t.parquet", sha256)
+
+
+def test_a_new_folder_takes_the_place_of_the_old_one_and_is_believed_by_its_sums(folder):
+    filled(folder / "m", a="1", b="2")
+    first = folder_fingerprint(folder / "m")
+    assert sums_damage(folder / "m") is None
+    filled(folder / "m", a="1", c="3")
+    assert names(folder / "m") == ["SHA256SUMS", "a", "c"]
+    assert sums_damage(folder / "m") is None
+    assert folder_fingerprint(folder / "m") != first
+    write_text(folder / "m" / "a", "2")
+    assert sums_damage(folder / "m") == "a is not what was written (SHA-256)"
+    (folder / "m" / "SHA256SUMS").unlink()
+    assert sums_damage(folder / "m") == "SHA256SUMS is missing"
+
+
+def test_a_block_that_fails_leaves_the_folder_as_it_was(folder):
+    filled(folder / "m", a="1")
+
+    def fill():
+        with new_folder(folder / "m") as fresh:
+            (fresh / "a").write_text("2")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fill()
+    assert sums_damage(folder / "m") is None
+    assert (folder / "m" / "a").read_text() == "1"
+
+
+def test_a_folder_is_renamed_over_another(folder):
+    write_text(folder / "kept" / "old.parquet", "old")
+    write_text(folder / "kept.writing" / "x" / "new.parquet", "new")
+    replace_folder(folder / "kept.writing", folder / "kept")
+    assert names(folder) == ["kept/x/new.parquet"]
+
+
+def test_a_folder_whose_upload_is_cut_off_is_not_taken_for_whole(store, monkeypatch):
+    """What says that it is whole comes last, and goes first."""
+    filled(store / "m", a="1", b="2")
+    plain, _ = place(store)
+    put = plain._fs.put
+
+    def cut_off(sources, targets, **_):
+        put(sources[:1], targets[:1])
+        raise OSError("cut off")
+
+    monkeypatch.setattr(store_path, "_WAITS_S", ())
+    monkeypatch.setattr(plain._fs, "put", cut_off)
+    with pytest.raises(StorageError, match="cut off"):
+        filled(store / "m", a="3", b="4")
+    assert sums_damage(store / "m") == "SHA256SUMS is missing"
+
+
+def test_what_lies_in_a_store_is_copied_to_a_node_once_by_its_own_name(store):
+    filled(store / "model", **{"config.json": "{}"})
+    write_text(store / "model" / "sub" / "x.txt", "x")
+    copy = local(store / "model")
+    assert copy.name == "model"
+    assert names(copy) == ["SHA256SUMS", "config.json", "sub/x.txt"]
+    made = (copy / "config.json").stat().st_ino
+    assert local_name(str(store / "model")) == str(copy)
+    assert (local(store / "model") / "config.json").stat().st_ino == made
+    assert origin(copy / "config.json") == f"{store}/model/config.json"
+    assert local(store / "model" / "config.json").read_text() == "{}"
+    write_text(store / "model" / "config.json", "{1}")
+    assert (local(store / "model") / "config.json").read_text() == "{1}"
+    assert local(copy) == copy
+    assert local_name("organisation/model") == "organisation/model"
+    with pytest.raises(FileNotFoundError):
+        local(store / "none")
+
+
+def test_copies_that_were_not_used_lately_make_room(store, monkeypatch):
+    monkeypatch.setenv("STEPER_CACHE_GB", "3e-6")
+    for name in "abcd":
+        write_text(store / name, name * 1000)
+    first, second = local(store / "a"), local(store / "b")
+    local(store / "c")
+    local(store / "d")
+    assert first.exists()  # it may be about to be opened
+    monkeypatch.setattr(copies, "_IN_USE_S", -1.0)
+    for age, copy in enumerate((first, second)):
+        copies.os.utime(copy.parent, (age, age))
+    write_text(store / "e", "e" * 1000)
+    assert local(store / "e").read_text() == "e" * 1000
+    assert (first.exists(), second.exists()) == (False, False)
+    assert local(store / "a").read_text() == "a" * 1000
+
+
+def test_a_store_that_fails_is_asked_again_and_then_named_in_one_line(store, monkeypatch, caplog):
+    write_text(store / "a", "x")
+    calls = []
+
+    def failing(times, error):
+        def cat_file(path, **_):
+            calls.append(path)
+            if len(calls) <= times:
+                raise error
+            return b"x"
+
+        return cat_file
+
+    plain, _ = place(store)
+    monkeypatch.setattr(store_path, "_WAITS_S", (0.0, 0.0))
+    monkeypatch.setattr(plain._fs, "cat_file", failing(2, OSError("SlowDown:\nreduce your rate")))
+    with caplog.at_level(logging.WARNING):
+        assert (store / "a").read_text() == "x"
+    assert [message.split(": ")[0] for message in caplog.messages] == [f"{store}/a"] * 2
+    calls.clear()
+    monkeypatch.setattr(plain._fs, "cat_file", failing(9, OSError("SlowDown:\nreduce your rate")))
+    with pytest.raises(
+        StorageError, match=r"/a: the store fails: SlowDown: reduce your rate\. Check"
+    ) as raised:
+        (store / "a").read_text()
+    assert "\n" not in str(raised.value)
+    assert len(calls) == 3
+    for error, said in (
+        (PermissionError("Access Denied"), "refuses access: Access Denied"),
+        (RuntimeError("Unable to locate credentials"), "refuses access: Unable to locate credentials"),
+    ):
+        calls.clear()
+        monkeypatch.setattr(plain._fs, "cat_file", failing(9, error))
+        with pytest.raises(StorageError, match=said):
+            (store / "a").read_text()
+        assert len(calls) == 1
+
+
+def test_a_bucket_that_is_not_there_is_named(store):
+    with pytest.raises(StorageError, match=r"s3://no-such-bucket-here.*bucket does not exist"):
+        write_table(as_path("s3://no-such-bucket-here/a.parquet"), pa.table({"n": [1]}))
+
+
+@pytest.mark.parametrize(
+    "field", ["run_dir", "corpus.questions", "retrieval.index_dir", "train.validation.trajectories"]
+)
+def test_a_setting_may_name_a_place_in_a_store_and_is_written_as_it_was(field, bucket):
+    value = config = load_config(None, [f"{field}={bucket}/x"])
+    for part in field.split("."):
+        value = getattr(value, part)
+    assert str(value) == f"{bucket}/x"
+    assert (value / "y").name == "y"
+    assert Config.model_validate(json.loads(config.model_dump_json())) == config
+    assert f"{bucket}/x" in config.dump()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("ftp://host/x", "ftp:// is not known: give a path, s3://, gs://"),
+        ("gs://bucket/x", r"needs gcsfs: pip install 'steper-ray\[gs\]'"),
+        ("s3:/bucket/x", "not a URL: write s3://bucket/x"),
+        ("s3://", "names no bucket"),
+    ],
+)
+def test_a_place_that_no_store_has_is_refused_by_its_setting(name, said):
+    with pytest.raises(ConfigError, match=f"run_dir: .*{said}"):
+        load_config(None, [f"run_dir={name}"])
+    Config(run_dir="runs/a:b")
