@@ -105,14 +105,8 @@ def _check(run_dir: Path | None) -> None:
         is_copy = bool(ray.get_runtime_context().runtime_env.get("working_dir"))
         nodes = [node for node in ray.nodes() if node["Alive"]]
         check_run_dir(run_dir, is_copy=is_copy, nodes=len(nodes))
-        if len(nodes) > 1:
+        if len(nodes) > 1 or is_remote(run_dir):
             check_nodes(run_dir, nodes)
-        elif is_remote(run_dir):  # before any work
-            from steper_ray.core.files import write_text
-
-            mark = run_dir / ".nodes" / uuid.uuid4().hex
-            write_text(mark, "")
-            mark.unlink()
 
 
 def check_nodes(run_dir: Path, nodes: Sequence[Mapping[str, Any]]) -> None:
@@ -128,16 +122,14 @@ def check_nodes(run_dir: Path, nodes: Sequence[Mapping[str, Any]]) -> None:
 
     marks = run_dir / ".nodes" / uuid.uuid4().hex
     write_text(marks / "driver", "")
-    look = ray.remote(_look).options(num_cpus=0, max_retries=0)
-    asked = {
-        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            marks, node["NodeID"]
-        ): node
-        for node in nodes
-        if node["Resources"].get("CPU")
-    }
+    look, asked = ray.remote(_look), dict[Any, Mapping[str, Any]]()
+    for node in nodes:
+        if node["Resources"].get("CPU"):
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            task = look.options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+            asked[task.remote(marks, node["NodeID"])] = node
     try:
-        done, late = ray.wait([*asked], num_returns=len(asked), timeout=_LOOK_S) if asked else ([], [])
+        done, late = ray.wait([*asked], num_returns=len(asked), timeout=_LOOK_S)
         for one in late:
             logger.warning(
                 "node %s did not say in %.0f s whether it sees %s", _name(asked[one]), _LOOK_S, run_dir
@@ -152,11 +144,11 @@ def _look(marks: Path, node: str) -> str:
     """What is wrong with a run_dir on this node; empty where nothing is."""
     from steper_ray.core.files import write_text
 
-    if not (marks / "driver").exists():
-        return "it does not see what the driver wrote there"
     try:
+        if not (marks / "driver").exists():
+            return "it does not see what the driver wrote there"
         write_text(marks / node, "")
-    except StorageError as error:
+    except (StorageError, ValueError) as error:
         return str(error)
     return ""
 
@@ -172,6 +164,8 @@ def _believe(get: Any, asked: Any, node: Mapping[str, Any], run_dir: Path, marks
         return  # the node is gone, and takes no part
     except RayError as error:
         wrong = " ".join(str(error).split())[-300:]
+    if wrong and is_remote(run_dir):
+        raise StorageError(f"{run_dir}: node {_name(node)} cannot use it: {wrong}")
     if wrong:
         raise StorageError(
             f"{run_dir}: not shared with node {_name(node)}: {wrong}. Give a run_dir that every node sees: a shared "

@@ -21,8 +21,9 @@ def ray_folder() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """Of the tests' own process. It has lost workers, so no other tests get it."""
+def cluster(bucket: str) -> Iterator[None]:
+    """Of the tests' own process, whose environment names the bucket's server. It has lost workers, so no other tests
+    get it."""
     with local_ray():
         yield
 

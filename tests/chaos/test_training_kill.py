@@ -10,6 +10,7 @@ import shutil
 import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psutil
 import pytest
@@ -19,6 +20,7 @@ from trainings import EVERY, KEEP, STEPS, Watched, kept_lines, make_student, sam
 from waiting import wait_until
 
 from steper_ray.core.errors import TrainingError
+from steper_ray.core.files import copy_file, remove_folder
 from steper_ray.training.trainer import train
 
 DRIVER = textwrap.dedent("""
@@ -54,6 +56,16 @@ def again(undisturbed, student, tmp_path):
     shutil.copytree(undisturbed.folder, tmp_path / "run")
     training = Watched(tmp_path / "run", student)
     shutil.rmtree(training.job.output)
+    return training
+
+
+@pytest.fixture
+def again_in_store(undisturbed, student, store):
+    """As `again`, in an object store."""
+    for file in filter(Path.is_file, undisturbed.folder.rglob("*")):
+        copy_file(file, store / file.relative_to(undisturbed.folder).as_posix())
+    training = Watched(store, student)
+    remove_folder(training.job.output)
     return training
 
 
@@ -139,7 +151,12 @@ def test_a_checkpoint_that_was_damaged_or_cut_off_is_passed_over(again, undistur
     assert again.stored()[0].damage() is None
 
 
-def test_another_number_of_workers_goes_on_to_the_same_losses_up_to_rounding(again, undisturbed, student):
+def test_another_number_of_workers_goes_on_to_the_same_losses_up_to_rounding(
+    again_in_store, undisturbed, student
+):
+    """Where nodes share a store and no disk."""
+    again = again_in_store
+
     def go_on(workers, at):
         lines = again.lines()
         other = Watched(again.folder, student, workers=workers)
@@ -150,12 +167,14 @@ def test_another_number_of_workers_goes_on_to_the_same_losses_up_to_rounding(aga
             assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
             assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
             assert ours["sigma"] == pytest.approx(theirs["sigma"], rel=1e-4)
-        shutil.rmtree(again.job.output)
+        remove_folder(again.job.output)
 
     newest, before = again.stored()
-    shutil.rmtree(newest.folder)
+    remove_folder(newest.folder)
     go_on(workers=1, at=before.step)
     assert [stored.workers for stored in again.stored()] == [1, 2]
+    for stored in again.stored():
+        assert stored.damage() is None
     go_on(workers=2, at=newest.step)
     assert len(again.folders()) == KEEP
 

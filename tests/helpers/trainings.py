@@ -9,6 +9,7 @@ from training_examples import gold_examples, write_trajectories
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from steper_ray.config import TrainConfig
+from steper_ray.core.copies import local
 from steper_ray.models import resolve_model
 from steper_ray.training.checkpoints import Checkpoints
 from steper_ray.training.job import make_task
@@ -89,7 +90,7 @@ class Watched:
         return set(self.store().glob("*/student-*"))
 
     def weights(self) -> dict[str, torch.Tensor]:
-        return load_file(self.job.output / "model.safetensors")
+        return load_file(local(self.job.output / "model.safetensors"))
 
 
 def kept_lines(before: list[str], after: list[str]) -> int:

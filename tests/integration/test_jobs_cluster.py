@@ -1,8 +1,12 @@
-"""The jobs as a user of a cluster runs them: a head node with token auth, `ray job submit`, then `serve run`."""
+"""The jobs as a user of a cluster runs them: three nodes with token auth, `ray job submit`, then `serve run`.
+
+The nodes share an object store and no disk: each has folders of its own where the others have theirs.
+"""
 
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -13,8 +17,12 @@ import tempfile
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from waiting import answers, wait_until
+
+from steper_ray.core.files import write_text
+from steper_ray.core.storage import as_path
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(sys.executable).parent
@@ -23,6 +31,7 @@ SMALL = [
     "corpus.miniature.questions_per_world=4",
     "build.teacher=annotation",
     "train.max_steps=2",
+    "train.num_cpus=2",  # no node has room for both workers
     "evaluate.corpus.miniature.worlds=1",
     "evaluate.corpus.miniature.questions_per_world=2",
     "evaluate.units=[sentence]",
@@ -38,29 +47,50 @@ def free_port() -> int:
 
 
 class Cluster:
-    """A head node of its own, with a dashboard, a job server and a token."""
+    """Three nodes of this machine, the first one with a dashboard and a job server, and a token.
+
+    `disk` is another folder for each of them.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.disk = folder / "disk"
+        self.disk.mkdir()
         self.gcs, self.dashboard = free_port(), free_port()
         self.env = os.environ | {
             "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "XDG_CACHE_HOME": str(self.disk / "cache"),
         }
         self.env.pop("RAY_ADDRESS", None)
         self.log = folder / "head.log"
-        command = (
-            f"ray start --head --block --port={self.gcs} --dashboard-port={self.dashboard} --num-cpus=4 --num-gpus=0 "
-            f"--dashboard-host=127.0.0.1 --node-ip-address=127.0.0.1 --temp-dir={folder}/ray --disable-usage-stats "
-            # Its default is one port for every Ray of a machine: the second's agent then takes no jobs.
-            f"--dashboard-agent-listen-port={free_port()}"
+        self.head = self._start(
+            self.log,
+            f"--head --port={self.gcs} --dashboard-port={self.dashboard} --dashboard-host=127.0.0.1 --num-cpus=2 "
+            f"--node-ip-address=127.0.0.1 --temp-dir={self.disk}/ray --disable-usage-stats",
         )
-        with self.log.open("w") as log:
-            self.head = subprocess.Popen(
-                command.split(), env=self.env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        self.others: list[subprocess.Popen[bytes]] = []
+
+    def _start(self, log: Path, options: str) -> subprocess.Popen[bytes]:
+        # The port's default is one for every node of a machine: the second's agent then takes no jobs.
+        ray = f"ray start --block --num-gpus=0 --dashboard-agent-listen-port={free_port()} {options}"
+        command = ["unshare", "--mount", "sh", "-c", f"mount -t tmpfs none {self.disk} && exec {ray}"]
+        with log.open("w") as out:
+            return subprocess.Popen(
+                command, env=self.env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
             )
+
+    def join(self) -> None:
+        """Starts the other nodes."""
+        self.others = [
+            self._start(
+                self.folder / f"node-{number}.log",
+                f"--address=127.0.0.1:{self.gcs} --node-ip-address=127.0.0.{number} --num-cpus={4 - number}",
+            )
+            for number in (2, 3)
+        ]
 
     @property
     def address(self) -> str:
@@ -83,6 +113,10 @@ class Cluster:
 
         wait_until(takes_a_job, "the job server", seconds=180, in_vain=ended, every=0.5)
 
+    def on_head(self, *command: str) -> list[str]:
+        """A command as it runs on the first node, in the folder of this repository."""
+        return ["nsenter", f"--target={self.head.pid}", "--mount", f"--wdns={ROOT}", *command]
+
     def submit(self, *entrypoint: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         command = ["ray", "job", "submit", "--address", self.address, "--working-dir", str(ROOT), "--"]
         return subprocess.run(
@@ -90,20 +124,22 @@ class Cluster:
         )
 
     def stop(self) -> None:
-        # --block ends its Ray processes on SIGTERM; `ray stop` would also end every other Ray of this machine.
-        self.head.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.head.wait(30)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.head.pid, signal.SIGKILL)
+        # Each of its processes by itself: `ray stop` would also end every other Ray of this machine.
+        nodes = [psutil.Process(node.pid) for node in (*self.others, self.head)]
+        for process in [*nodes, *(child for node in nodes for child in node.children(recursive=True))]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        for node in (*self.others, self.head):
+            node.wait()
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(bucket):
     folder = Path(tempfile.mkdtemp(prefix="head-", dir="/tmp"))
     head = Cluster(folder)
     try:
         head.wait_until_ready()
+        head.join()
         yield head
     finally:
         head.stop()
@@ -111,15 +147,15 @@ def cluster():
 
 
 @pytest.fixture(scope="module")
-def run_dir(cluster, tmp_path_factory):
+def run_dir(cluster, bucket):
     """A run whose three jobs were submitted one after another, with what each of them printed."""
-    folder = tmp_path_factory.mktemp("run")
+    folder = as_path(f"{bucket}/run")
     for job in ("build_data", "train", "evaluate"):
         done = cluster.submit(
             "python", f"jobs/{job}.py", "--config", "jobs/configs/miniature.yaml", f"run_dir={folder}", *SMALL
         )
         assert done.returncode == 0, f"{job}: {done.stdout[-4000:]}\n{done.stderr[-2000:]}"
-        (folder / f"{job}.log").write_text(done.stdout)
+        write_text(folder / f"{job}.log", done.stdout)
     return folder
 
 
@@ -145,10 +181,14 @@ def test_a_relative_run_dir_in_a_jobs_copy_of_the_folder_is_refused_before_anyth
     assert "such as run_dir=/shared/runs/demo" in said
 
 
-def test_a_config_that_is_wrong_ends_the_job_with_the_field_and_the_fix(cluster):
-    done = cluster.submit("python", "jobs/train.py", "train.epoch=3")
+def test_a_folder_that_the_nodes_do_not_share_is_refused_and_a_node_named_before_anything_is_asked(cluster):
+    done = cluster.submit("python", "jobs/build_data.py", *SMALL, f"run_dir={cluster.disk}/run")
     assert done.returncode != 0
-    assert "train.epoch: unknown field; did you mean 'epochs'?" in done.stdout + done.stderr
+    said = done.stdout + done.stderr
+    assert re.search(
+        r"disk/run: not shared with node \S+ \(127\.0\.0\.[23]\): it does not see what the driver", said
+    )
+    assert "s3://bucket/folder" in said
 
 
 def test_serve_run_answers_with_the_student_of_the_run(cluster, run_dir, tmp_path):
@@ -170,11 +210,10 @@ def test_serve_run_answers_with_the_student_of_the_run(cluster, run_dir, tmp_pat
     }
     file = tmp_path / "serve.yaml"
     file.write_text(json.dumps(config))  # JSON is YAML
-    command = ["serve", "run", "--address", f"127.0.0.1:{cluster.gcs}", str(file)]
+    command = cluster.on_head("serve", "run", "--address", f"127.0.0.1:{cluster.gcs}", str(file))
     service = subprocess.Popen(
         command,
         env=cluster.env,
-        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
