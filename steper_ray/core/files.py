@@ -14,7 +14,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -109,6 +109,24 @@ def append_text(path: Path, text: str) -> None:
     else:
         with path.open("a", encoding="utf-8") as stream:
             stream.write(text)
+
+
+def read_many(paths: Sequence[Path]) -> list[bytes | None]:
+    """The bytes of small files, None for those that are not there; a store is asked for many at once.
+
+    Raises StorageError.
+    """
+    if not paths or not is_remote(paths[0]):
+        return [path.read_bytes() if path.is_file() else None for path in paths]
+    store, _ = place(paths[0])
+    names = [place(path)[1] for path in paths]
+    found = store.cat(names, on_error="return")
+    for path, name in zip(paths, names, strict=True):
+        if isinstance(found[name], FileNotFoundError):
+            found[name] = None
+        elif isinstance(found[name], Exception):
+            found[name] = path.read_bytes()  # again, with patience
+    return [found[name] for name in names]
 
 
 def copy_file(source: Path, target: Path) -> None:

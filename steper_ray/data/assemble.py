@@ -254,7 +254,7 @@ def _made_of(config: Config, sets: Sequence[RolloutSet], skipped: int) -> str:
     """A digest of everything that decides what is written."""
     parts = []
     for found in sets:
-        manifests = [found.spec.store.manifest(shard) for shard in found.shards]
+        manifests = found.spec.store.manifests(found.shards)
         files = [(one.id, one.sha256, len(one.owed)) if one is not None else None for one in manifests]
         stores = [ScoreStore(path) for path in found.spec.scores.values()]
         scores = [[store.folder.name, *map(store.sha256, found.shards)] for store in stores]

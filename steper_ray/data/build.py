@@ -88,7 +88,7 @@ def _rollouts(config: Config, source: Source, sets: list[RolloutSet]) -> int:
     for teacher in _teachers(config):
         spec, pool = _spec(config, teacher, source.index, source.corpus, sets)
         sets.append(RolloutSet(spec, source.questions))
-        new = sum(spec.store.manifest(shard) is None for shard in sets[-1].shards)
+        new = spec.store.manifests(sets[-1].shards).count(None)
         run([spec], source.questions, pool, what="trajectories")
         made += new
     return made

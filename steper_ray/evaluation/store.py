@@ -77,7 +77,7 @@ def _place(model: str) -> str:
 
 def set_fingerprint(found: RolloutSet) -> str:
     """Of everything the scores of a set depend on: its identity, questions and committed files."""
-    manifests = [found.spec.store.manifest(shard) for shard in found.shards]
+    manifests = found.spec.store.manifests(found.shards)
     files = [
         None if one is None else [one.sha256, sorted(owed.question for owed in one.owed)] for one in manifests
     ]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from steper_ray.rollouts.questions import QuestionFile
 from steper_ray.rollouts.scores import ScoreStore
-from steper_ray.rollouts.shards import Owed
+from steper_ray.rollouts.shards import Owed, ShardManifest
 from steper_ray.rollouts.spec import RolloutSpec
 from steper_ray.schema import Trajectory
 
@@ -44,12 +44,19 @@ class RolloutSet:
 
     def missing(self) -> list[int]:
         """The numbers of the shards that are not committed, owe something, or rest on earlier teachers' old answers."""
-        return [number for number in range(len(self.questions)) if not self._is_done(number)]
+        spec, digests = self.spec, self.questions.digests
+        before = spec.before if spec.asking.until_right else ()
+        earlier = [store.manifests([store.shard_id(digest) for digest in digests]) for store in before]
+        return [
+            number
+            for number, manifest in enumerate(spec.store.manifests(self.shards))
+            if not self._is_done(manifest, [one[number] for one in earlier])
+        ]
 
     def owed(self) -> Iterator[Owed]:
         """What has no final trajectory, or no scores by a model yet. Shards that are not committed are not among it."""
-        for shard in self.shards:
-            manifest = self.spec.store.manifest(shard)
+        shards = self.shards
+        for shard, manifest in zip(shards, self.spec.store.manifests(shards), strict=True):
             yield from manifest.owed if manifest is not None else ()
             for verifier, folder in self.spec.scores.items():
                 for question in ScoreStore(folder).owed(shard):
@@ -60,16 +67,14 @@ class RolloutSet:
         for shard in self.shards:
             yield from self.spec.store.read(shard)
 
-    def _is_done(self, number: int) -> bool:
-        digest, spec = self.questions.digests[number], self.spec
-        manifest = spec.store.manifest(spec.store.shard_id(digest))
+    def _is_done(self, manifest: ShardManifest | None, earlier: Sequence[ShardManifest | None]) -> bool:
+        """`earlier` are the manifests of the same questions' shards of the teachers before."""
         if manifest is None or manifest.owed:
             return False
-        if spec.asking.until_right:
-            others = (store.manifest(store.shard_id(digest)) for store in spec.before)
-            if manifest.before != tuple(other.sha256 for other in others if other is not None):
-                return False
-        stores = map(ScoreStore, spec.scores.values())
+        rests_on = tuple(other.sha256 for other in earlier if other is not None)
+        if self.spec.asking.until_right and manifest.before != rests_on:
+            return False
+        stores = map(ScoreStore, self.spec.scores.values())
         return all(store.is_complete(manifest.id, manifest.sha256) for store in stores)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 
 from steper_ray.core.errors import DataError
-from steper_ray.core.files import copy_file, file_sha256, read_table, write_table, write_text
+from steper_ray.core.files import copy_file, file_sha256, read_many, read_table, write_table, write_text
 from steper_ray.core.fingerprints import digest
 from steper_ray.schema import TRAJECTORY_SCHEMA, Trajectory, to_row, trajectory_from_row
 
@@ -76,19 +76,16 @@ class ShardStore:
 
     def manifest(self, shard: str) -> ShardManifest | None:
         """The manifest of a committed shard; None where there is none, or it was changed, or its file is missing."""
-        try:
-            fields = json.loads(self._note(shard).read_text(encoding="utf-8"))
-            check = fields.pop("check")
-            if (
-                check != digest(fields)
-                or fields["id"] != shard
-                or not (self.folder / fields["file"]).is_file()
-            ):
-                return None
-            owed = tuple(Owed(**one) for one in fields["owed"])
-            return ShardManifest(**{**fields, "owed": owed, "before": tuple(fields["before"])})
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        (note,) = read_many([self._note(shard)])
+        found = _parse(note, shard)
+        return found if found is not None and (self.folder / found.file).is_file() else None
+
+    def manifests(self, shards: Sequence[str]) -> list[ShardManifest | None]:
+        """As `manifest`, of each of them; a store is asked once for all files that are there."""
+        notes = read_many([self._note(shard) for shard in shards])
+        found = [_parse(note, shard) for note, shard in zip(notes, shards, strict=True)]
+        here = {path.name for path in self.folder.glob("shard-*.parquet")}
+        return [one if one is not None and one.file in here else None for one in found]
 
     def commit(
         self,
@@ -155,3 +152,16 @@ class ShardStore:
 
     def _note(self, shard: str) -> Path:
         return self.folder / f"shard-{shard}.json"
+
+
+def _parse(note: bytes | None, shard: str) -> ShardManifest | None:
+    """The manifest in a note, if it is what was written for this shard."""
+    try:
+        fields = json.loads(note or b"")
+        check = fields.pop("check")
+        if check != digest(fields) or fields["id"] != shard:
+            return None
+        owed = tuple(Owed(**one) for one in fields["owed"])
+        return ShardManifest(**{**fields, "owed": owed, "before": tuple(fields["before"])})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
