@@ -121,7 +121,7 @@ def bucket():
 
 
 @pytest.fixture
-def store(bucket, tmp_path, monkeypatch):
+def bucket_folder(bucket, tmp_path, monkeypatch):
     """An empty folder of the bucket, and an empty cache for copies of what lies in it."""
     from steper_ray.core.storage import as_path
 

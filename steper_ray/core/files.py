@@ -38,6 +38,10 @@ def storing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if is_remote(folder):
+            raise StorageError(
+                f"{folder}: cannot be written: {error.strerror or error}. Correct the path"
+            ) from error
         raise StorageError(
             f"{folder}: cannot be written: {error.strerror or error} ({room(folder)}). Make room, or set another "
             "run_dir; the same command continues from what is committed"
@@ -97,7 +101,8 @@ def discard(fresh: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     if is_remote(path):
         store, name = place(path)
-        store.pipe_file(name, text.encode())
+        with storing(path.parent):
+            store.pipe_file(name, text.encode())
     else:
         write_file(path, lambda fresh: fresh.write_text(text, encoding="utf-8"))
 

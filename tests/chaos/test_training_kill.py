@@ -60,11 +60,11 @@ def again(undisturbed, student, tmp_path):
 
 
 @pytest.fixture
-def again_in_store(undisturbed, student, store):
+def again_in_store(undisturbed, student, bucket_folder):
     """As `again`, in an object store."""
     for file in filter(Path.is_file, undisturbed.folder.rglob("*")):
-        copy_file(file, store / file.relative_to(undisturbed.folder).as_posix())
-    training = Watched(store, student)
+        copy_file(file, bucket_folder / file.relative_to(undisturbed.folder).as_posix())
+    training = Watched(bucket_folder, student)
     remove_folder(training.job.output)
     return training
 

@@ -20,7 +20,7 @@ HOLD = (
 
 @pytest.fixture(params=["disk", "store"])
 def folder(request, tmp_path):
-    return tmp_path if request.param == "disk" else request.getfixturevalue("store")
+    return tmp_path if request.param == "disk" else request.getfixturevalue("bucket_folder")
 
 
 def test_a_lock_names_its_holder_and_is_gone_with_it(folder, monkeypatch):
@@ -56,13 +56,13 @@ def test_a_file_system_without_locks_is_one_warning(tmp_path, monkeypatch, caplo
 
 
 @pytest.fixture
-def elsewhere(store, monkeypatch):
+def elsewhere(bucket_folder, monkeypatch):
     """Holds `build` in a store as a process of another machine does that is then gone."""
     monkeypatch.setattr(locks, "_boot", lambda: "another machine")
     ended, held = threading.Event(), threading.Event()
 
     def hold():
-        with locked(store, "build"):
+        with locked(bucket_folder, "build"):
             held.set()
             ended.wait()
 
@@ -70,7 +70,7 @@ def elsewhere(store, monkeypatch):
     thread.start()
     held.wait()
     monkeypatch.undo()
-    yield store
+    yield bucket_folder
     ended.set()
     thread.join()
 
@@ -96,10 +96,10 @@ def test_a_lock_whose_holder_shows_no_life_is_taken_by_one_alone(elsewhere, monk
     assert sum(one is not None for one in found.values()) == 1
 
 
-def test_a_lock_in_a_store_lives_as_long_as_its_holder_writes_it(store, monkeypatch, caplog):
+def test_a_lock_in_a_store_lives_as_long_as_its_holder_writes_it(bucket_folder, monkeypatch, caplog):
     monkeypatch.setattr(locks, "_BEAT_S", 0.01)
-    with locked(store, "build"):
-        (file,) = locks._numbered(store / ".locks", "build").values()
+    with locked(bucket_folder, "build"):
+        (file,) = locks._numbered(bucket_folder / ".locks", "build").values()
         file.unlink()
         deadline = time.monotonic() + 60
         while not file.exists() and time.monotonic() < deadline:

@@ -29,7 +29,7 @@ from steper_ray.core.sums import sums_damage, write_sums
 
 @pytest.fixture(params=["disk", "store"])
 def folder(request, tmp_path):
-    return tmp_path / "run" if request.param == "disk" else request.getfixturevalue("store")
+    return tmp_path / "run" if request.param == "disk" else request.getfixturevalue("bucket_folder")
 
 
 def names(folder):
@@ -110,10 +110,10 @@ def test_a_folder_is_renamed_over_another(folder):
     assert names(folder) == ["kept/x/new.parquet"]
 
 
-def test_a_folder_whose_upload_is_cut_off_is_not_taken_for_whole(store, monkeypatch):
+def test_a_folder_whose_upload_is_cut_off_is_not_taken_for_whole(bucket_folder, monkeypatch):
     """What says that it is whole comes last, and goes first."""
-    filled(store / "m", a="1", b="2")
-    plain, _ = place(store)
+    filled(bucket_folder / "m", a="1", b="2")
+    plain, _ = place(bucket_folder)
     put = plain._fs.put
 
     def cut_off(sources, targets, **_):
@@ -123,48 +123,48 @@ def test_a_folder_whose_upload_is_cut_off_is_not_taken_for_whole(store, monkeypa
     monkeypatch.setattr(store_path, "_WAITS_S", ())
     monkeypatch.setattr(plain._fs, "put", cut_off)
     with pytest.raises(StorageError, match="cut off"):
-        filled(store / "m", a="3", b="4")
-    assert sums_damage(store / "m") == "SHA256SUMS is missing"
+        filled(bucket_folder / "m", a="3", b="4")
+    assert sums_damage(bucket_folder / "m") == "SHA256SUMS is missing"
 
 
-def test_what_lies_in_a_store_is_copied_to_a_node_once_by_its_own_name(store):
-    filled(store / "model", **{"config.json": "{}"})
-    write_text(store / "model" / "sub" / "x.txt", "x")
-    copy = local(store / "model")
+def test_what_lies_in_a_store_is_copied_to_a_node_once_by_its_own_name(bucket_folder):
+    filled(bucket_folder / "model", **{"config.json": "{}"})
+    write_text(bucket_folder / "model" / "sub" / "x.txt", "x")
+    copy = local(bucket_folder / "model")
     assert copy.name == "model"
     assert names(copy) == ["SHA256SUMS", "config.json", "sub/x.txt"]
     made = (copy / "config.json").stat().st_ino
-    assert local_name(str(store / "model")) == str(copy)
-    assert (local(store / "model") / "config.json").stat().st_ino == made
-    assert origin(copy / "config.json") == f"{store}/model/config.json"
-    assert local(store / "model" / "config.json").read_text() == "{}"
-    write_text(store / "model" / "config.json", "{1}")
-    assert (local(store / "model") / "config.json").read_text() == "{1}"
+    assert local_name(str(bucket_folder / "model")) == str(copy)
+    assert (local(bucket_folder / "model") / "config.json").stat().st_ino == made
+    assert origin(copy / "config.json") == f"{bucket_folder}/model/config.json"
+    assert local(bucket_folder / "model" / "config.json").read_text() == "{}"
+    write_text(bucket_folder / "model" / "config.json", "{1}")
+    assert (local(bucket_folder / "model") / "config.json").read_text() == "{1}"
     assert local(copy) == copy
     assert local_name("organisation/model") == "organisation/model"
     with pytest.raises(FileNotFoundError):
-        local(store / "none")
+        local(bucket_folder / "none")
 
 
-def test_copies_that_were_not_used_lately_make_room(store, monkeypatch):
+def test_copies_that_were_not_used_lately_make_room(bucket_folder, monkeypatch):
     monkeypatch.setenv("STEPER_CACHE_GB", "3e-6")
     for name in "abcd":
-        write_text(store / name, name * 1000)
-    first, second = local(store / "a"), local(store / "b")
-    local(store / "c")
-    local(store / "d")
+        write_text(bucket_folder / name, name * 1000)
+    first, second = local(bucket_folder / "a"), local(bucket_folder / "b")
+    local(bucket_folder / "c")
+    local(bucket_folder / "d")
     assert first.exists()  # it may be about to be opened
     monkeypatch.setattr(copies, "_IN_USE_S", -1.0)
     for age, copy in enumerate((first, second)):
         copies.os.utime(copy.parent, (age, age))
-    write_text(store / "e", "e" * 1000)
-    assert local(store / "e").read_text() == "e" * 1000
+    write_text(bucket_folder / "e", "e" * 1000)
+    assert local(bucket_folder / "e").read_text() == "e" * 1000
     assert (first.exists(), second.exists()) == (False, False)
-    assert local(store / "a").read_text() == "a" * 1000
+    assert local(bucket_folder / "a").read_text() == "a" * 1000
 
 
-def test_a_store_that_fails_is_asked_again_and_then_named_in_one_line(store, monkeypatch, caplog):
-    write_text(store / "a", "x")
+def test_a_store_that_fails_is_asked_again_and_then_named_in_one_line(bucket_folder, monkeypatch, caplog):
+    write_text(bucket_folder / "a", "x")
     calls = []
 
     def failing(times, error):
@@ -176,18 +176,18 @@ def test_a_store_that_fails_is_asked_again_and_then_named_in_one_line(store, mon
 
         return cat_file
 
-    plain, _ = place(store)
+    plain, _ = place(bucket_folder)
     monkeypatch.setattr(store_path, "_WAITS_S", (0.0, 0.0))
     monkeypatch.setattr(plain._fs, "cat_file", failing(2, OSError("SlowDown:\nreduce your rate")))
     with caplog.at_level(logging.WARNING):
-        assert (store / "a").read_text() == "x"
-    assert [message.split(": ")[0] for message in caplog.messages] == [f"{store}/a"] * 2
+        assert (bucket_folder / "a").read_text() == "x"
+    assert [message.split(": ")[0] for message in caplog.messages] == [f"{bucket_folder}/a"] * 2
     calls.clear()
     monkeypatch.setattr(plain._fs, "cat_file", failing(9, OSError("SlowDown:\nreduce your rate")))
     with pytest.raises(
         StorageError, match=r"/a: the store fails: SlowDown: reduce your rate\. Check"
     ) as raised:
-        (store / "a").read_text()
+        (bucket_folder / "a").read_text()
     assert "\n" not in str(raised.value)
     assert len(calls) == 3
     for error, said in (
@@ -197,13 +197,15 @@ def test_a_store_that_fails_is_asked_again_and_then_named_in_one_line(store, mon
         calls.clear()
         monkeypatch.setattr(plain._fs, "cat_file", failing(9, error))
         with pytest.raises(StorageError, match=said):
-            (store / "a").read_text()
+            (bucket_folder / "a").read_text()
         assert len(calls) == 1
 
 
-def test_a_bucket_that_is_not_there_is_named(store):
+def test_a_bucket_that_is_not_there_is_named(bucket_folder):
     with pytest.raises(StorageError, match=r"s3://no-such-bucket-here.*bucket does not exist"):
         write_table(as_path("s3://no-such-bucket-here/a.parquet"), pa.table({"n": [1]}))
+    with pytest.raises(StorageError, match=r"s3://no-such-bucket-here.*bucket does not exist"):
+        write_text(as_path("s3://no-such-bucket-here/a.txt"), "a")
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,25 @@ def test_a_complete_commit_stands_and_one_that_owes_is_replaced(store):
     assert sorted(p.name for p in store.folder.iterdir()) == [whole.file, "shard-a.json"]
 
 
+def test_shards_and_questions_of_a_store_are_read_together(bucket_folder):
+    file = write_questions(bucket_folder / "questions", QUESTIONS, 3)
+    assert list(file) == QUESTIONS
+    store = ShardStore(bucket_folder / "shards", "run")
+    ids = [store.shard_id(digest) for digest in file.digests]
+    assert store.manifests(ids) == [None, None, None]
+    first = store.commit(ids[0], TRAJECTORIES)
+    owing = store.commit(ids[2], TRAJECTORIES[:1], [OWED])
+    assert store.manifests(ids) == [first, None, owing]
+    again = store.commit(ids[2], TRAJECTORIES)
+    assert store.manifests(ids) == [first, None, again]
+    assert list(store.read(ids[2])) == TRAJECTORIES
+    (store.folder / first.file).unlink()
+    assert store.manifests(ids) == [None, None, again]
+    other = ShardStore(bucket_folder / "other", "run")
+    other.adopt(store.folder)
+    assert other.manifests(ids) == [None, None, again]
+
+
 def test_what_is_committed_stands_at_every_moment_of_a_further_commit(store, monkeypatch):
     first = store.commit("a", TRAJECTORIES[:1], [OWED])
     replace, kills = pathlib.Path.replace, 0
