@@ -112,12 +112,24 @@ def pytest_terminal_summary(terminalreporter):
 
 
 @pytest.fixture(scope="session")
-def bucket():
-    """The URL of a bucket of an S3-compatible server."""
+def _object_store():
     from object_store import object_store
 
-    with object_store() as url:
-        yield url
+    with object_store() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def bucket(_object_store):
+    """The URL of a bucket of an S3-compatible server."""
+    return _object_store[0]
+
+
+@pytest.fixture
+def store_weather(_object_store):
+    """What happens to requests of the bucket's server; calm again after the test."""
+    yield _object_store[1]
+    _object_store[1].share = 0.0
 
 
 @pytest.fixture

@@ -94,6 +94,19 @@ def test_a_build_survives_the_death_of_a_worker(case, seed, whole, tmp_path):
     assert build_data(config(tmp_path)).shards_run == 0
 
 
+def test_a_build_in_a_store_that_fails_one_request_in_five_is_the_undisturbed_one(
+    whole, bucket_folder, store_weather
+):
+    store_weather.begin(0.2, seed=1)
+    build = Watched(bucket_folder)
+    assert build_data(config(build.run_dir)).shards_run == N_SHARDS
+    assert build_data(config(build.run_dir)).shards_run == 0
+    print(store_weather.faults)
+    assert sum(store_weather.faults.values()) > 20
+    store_weather.share = 0.0
+    assert same_data(build, whole)
+
+
 # The last two are parts of "head", and take their time: a short run leaves them out.
 WITH_RAY = ["head", "raylet", "gcs_server"] if ROUNDS > 1 else ["head"]
 

@@ -10,11 +10,12 @@ from steper_ray.config import Config
 from steper_ray.config.file import ConfigError, load_config
 from steper_ray.core import copies, store_path
 from steper_ray.core.copies import local, local_name, origin
-from steper_ray.core.errors import DataError, StorageError
+from steper_ray.core.errors import DataError, LockedError, StorageError
 from steper_ray.core.files import (
     append_text,
     copy_file,
     new_folder,
+    read_many,
     read_table,
     remove_folder,
     replace_folder,
@@ -23,6 +24,7 @@ from steper_ray.core.files import (
     write_text,
 )
 from steper_ray.core.fingerprints import file_fingerprint, folder_fingerprint
+from steper_ray.core.locks import locked
 from steper_ray.core.storage import as_path, place
 from steper_ray.core.sums import sums_damage, write_sums
 
@@ -234,3 +236,28 @@ def test_a_place_that_no_store_has_is_refused_by_its_setting(name, said):
     with pytest.raises(ConfigError, match=f"run_dir: .*{said}"):
         load_config(None, [f"run_dir={name}"])
     Config(run_dir="runs/a:b")
+
+
+def test_whatever_requests_are_refused_answered_half_or_done_without_an_answer_nothing_is_lost(
+    bucket_folder, store_weather, monkeypatch
+):
+    monkeypatch.setattr(store_path, "_WAITS_S", (0.0,) * 4)
+    table = pa.table({"n": list(range(5000))})
+    store_weather.begin(0.3, seed=0)
+    filled(bucket_folder / "m", a="1", b="2" * 5000)
+    filled(bucket_folder / "m", a="3" * 5000, c="4")
+    sha256 = write_table(bucket_folder / "writing" / "t.parquet", table)
+    write_text(bucket_folder / "kept" / "old.txt", "old")
+    replace_folder(bucket_folder / "writing", bucket_folder / "kept")
+    with locked(bucket_folder, "build"), pytest.raises(LockedError), locked(bucket_folder, "build"):
+        pass
+    texts = [bucket_folder / "texts" / str(number) for number in range(20)]
+    for number, path in enumerate(texts):
+        write_text(path, str(number))
+    assert read_many([*texts, bucket_folder / "none"]) == [*(str(n).encode() for n in range(20)), None]
+    assert read_table(bucket_folder / "kept" / "t.parquet", sha256).equals(table)
+    assert sums_damage(bucket_folder / "m") is None
+    assert names(local(bucket_folder / "m")) == ["SHA256SUMS", "a", "c"]
+    remove_folder(bucket_folder / "texts")
+    assert names(bucket_folder) == ["kept/t.parquet", "m/SHA256SUMS", "m/a", "m/c"]
+    assert store_weather.faults.keys() == {"refused", "half", "lost"}
