@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 import uuid
 from contextlib import suppress
@@ -80,15 +81,20 @@ def origin(path: Path | str) -> str:
 def scratch(name: str) -> Path:
     """A free path of this machine, of that name, for what is written here before a store gets it.
 
-    What killed processes of this machine left there is removed.
+    What killed processes left there is removed; those of other containers are not known, and theirs stays.
     """
-    folder = cache_folder() / "scratch"
-    for left in folder.glob("*"):
-        if not Path(f"/proc/{left.name.partition('-')[0]}").exists():
+    mark = f"steper-scratch-{_processes()}-"
+    for left in Path(tempfile.gettempdir()).glob(f"{mark}*"):
+        if not Path(f"/proc/{left.name.removeprefix(mark).partition('-')[0]}").exists():
             shutil.rmtree(left, ignore_errors=True)
-    own = folder / f"{os.getpid()}-{uuid.uuid4().hex}"
-    own.mkdir(parents=True)
-    return own / name
+    return Path(tempfile.mkdtemp(prefix=f"{mark}{os.getpid()}-")) / name
+
+
+def _processes() -> str:
+    """Which processes the numbers of this one's /proc name."""
+    with suppress(OSError):
+        return "".join(filter(str.isdigit, os.readlink("/proc/self/ns/pid")))
+    return uuid.uuid4().hex
 
 
 def _files(path: Path) -> dict[str, tuple[int, str]]:

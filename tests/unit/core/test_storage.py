@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
 
 import pyarrow as pa
 import pytest
@@ -163,6 +166,18 @@ def test_copies_that_were_not_used_lately_make_room(bucket_folder, monkeypatch):
     assert local(bucket_folder / "e").read_text() == "e" * 1000
     assert (first.exists(), second.exists()) == (False, False)
     assert local(bucket_folder / "a").read_text() == "a" * 1000
+
+
+def test_what_a_killed_process_wrote_here_before_a_store_got_it_is_removed(
+    bucket_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code = "import os; from steper_ray.core.copies import scratch; scratch('x').write_text('x'); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(tmp_path)})
+    assert len([*tmp_path.glob("steper-scratch-*/x")]) == 1
+    write_file(bucket_folder / "y", lambda fresh: fresh.write_text("y"))
+    assert [*tmp_path.glob("steper-scratch-*")] == []
+    assert (bucket_folder / "y").read_text() == "y"
 
 
 def test_a_store_that_fails_is_asked_again_and_then_named_in_one_line(bucket_folder, monkeypatch, caplog):
