@@ -172,7 +172,8 @@ def test_what_a_killed_process_wrote_here_before_a_store_got_it_is_removed(
     bucket_folder, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    code = "import os; from steper_ray.core.copies import scratch; scratch('x').write_text('x'); os.kill(os.getpid(), 9)"
+    call = "from steper_ray.core.copies import scratch; scratch('x').write_text('x')"
+    code = f"import os; {call}; os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(tmp_path)})
     assert len([*tmp_path.glob("steper-scratch-*/x")]) == 1
     write_file(bucket_folder / "y", lambda fresh: fresh.write_text("y"))
