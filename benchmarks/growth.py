@@ -49,7 +49,6 @@ def build(teacher: str, settings: Sequence[str]) -> None:
     from steper_ray.config.file import load_config
     from steper_ray.data import build as room
     from steper_ray.rollouts import run
-    from steper_ray.stages import build
 
     if teacher == "stub":
         run.RolloutActor = _stubbed()
@@ -66,7 +65,7 @@ def build(teacher: str, settings: Sequence[str]) -> None:
 
     room._rollouts, room.assemble = timed("rollouts", room._rollouts), timed("assemble", room.assemble)
     connect()
-    report = build(load_config(None, settings))
+    report = room.build_data(load_config(None, settings))  # the stub is never right: nothing is kept
     print(json.dumps({"trajectories": report.trajectories, "kept": report.kept, **spent}), flush=True)
 
 
