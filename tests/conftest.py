@@ -1,14 +1,16 @@
 """What every test stands on: no network, few threads, and parts beyond Python that may be missing.
 
-A test marked `java`, `chromium` or `vllm` is left out where that part is missing, and the last lines of the run say
+A test marked `java`, `chromium`, `namespaces` or `vllm` is left out where that part is missing, and the last lines of the run say
 how to add it. With CI=true in the environment a left-out test, for whatever reason, is a failure.
 """
 
 import importlib.util
 import os
 import shutil
+import subprocess
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 
 import pytest
@@ -58,9 +60,17 @@ def _lack_of_vllm() -> str | None:
     return "no vLLM in this environment: make setup"
 
 
+def _lack_of_namespaces() -> str | None:
+    with suppress(OSError):
+        if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0:
+            return None
+    return "no right to make mount namespaces: run the tests as root, or in a container with CAP_SYS_ADMIN"
+
+
 _PARTS: dict[str, Callable[[], str | None]] = {
     "java": cache(_lack_of_java),
     "chromium": cache(_lack_of_chromium),
+    "namespaces": cache(_lack_of_namespaces),
     "vllm": cache(_lack_of_vllm),
 }
 

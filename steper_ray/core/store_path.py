@@ -2,8 +2,8 @@
 
 - What lies in a store is written through core/files alone, whole or not at all.
 - Nothing is remembered: what a path says of a store is what the store holds now.
-- A store that refuses is asked again for about a minute, one that does not answer for up to ten; then it is a StorageError
-  of one line.
+- A store that refuses is asked again for about a minute, one that does not answer for up to ten; then it is a
+  StorageError of one line.
 
 Imported when the first of them is made, since it brings fsspec.
 """

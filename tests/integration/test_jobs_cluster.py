@@ -24,6 +24,8 @@ from waiting import answers, wait_until
 from steper_ray.core.files import write_text
 from steper_ray.core.storage import as_path
 
+pytestmark = pytest.mark.namespaces
+
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(sys.executable).parent
 SMALL = [
