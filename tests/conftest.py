@@ -1,7 +1,7 @@
 """What every test stands on: no network, few threads, and parts beyond Python that may be missing.
 
-A test marked `java`, `chromium`, `namespaces` or `vllm` is left out where that part is missing, and the last lines of the run say
-how to add it. With CI=true in the environment a left-out test, for whatever reason, is a failure.
+A test marked `java`, `chromium`, `namespaces` or `vllm` is left out where that part is missing, and the last lines of
+the run say how to add it. With CI=true in the environment a left-out test, for whatever reason, is a failure.
 """
 
 import importlib.util
