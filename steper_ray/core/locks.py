@@ -82,9 +82,9 @@ def _holder(note: Path) -> str:
 @contextmanager
 def _in_store(folder: Path, what: str, wait: bool) -> Iterator[None]:
     told = False
-    while (taken := _take(folder / ".locks", what)) is None:
-        if (holder := _alive(folder / ".locks", what)) is not None and not told:
-            _refused(folder, what, holder, wait)
+    while isinstance(taken := _take(folder / ".locks", what), str):
+        if not told:
+            _refused(folder, what, taken, wait)
             told = True
         time.sleep(_LOOK_S)
     (own, note), ended = taken, threading.Event()
@@ -100,34 +100,34 @@ def _in_store(folder: Path, what: str, wait: bool) -> Iterator[None]:
                 path.unlink(missing_ok=True)
 
 
-def _take(locks: Path, what: str) -> tuple[Path, bytes] | None:
-    """The file of a lock that is now this process's, and its content; None where somebody has it."""
-    if _alive(locks, what) is not None:
-        return None
-    path = locks / f"{what}.{max(_numbered(locks, what), default=0) + 1:06}"
+def _take(locks: Path, what: str) -> tuple[Path, bytes] | str:
+    """The file of a lock that is now this process's, and its content; or who has it, in words."""
+    numbered = _numbered(locks, what)  # one look: the number after what it shows can be written once
+    last = max(numbered, default=0)
+    if last and (holder := _alive(numbered[last])) is not None:
+        return holder
+    path = locks / f"{what}.{last + 1:06}"
     about = {"host": socket.gethostname(), "process": os.getpid(), "boot": _boot(), "key": uuid.uuid4().hex}
     note = json.dumps(about).encode()
     try:
         store, name = place(path)
         store.pipe_file(name, note, mode="create")
     except FileExistsError:
-        if path.read_bytes() != note:  # else the answer was lost, and this is the one
-            return None
+        with suppress(FileNotFoundError):
+            if path.read_bytes() == note:  # the answer was lost, and this is the one
+                return path, note
+        return "a process that took it just now"
     return path, note
 
 
-def _alive(locks: Path, what: str) -> str | None:
-    """Who holds a lock, in words; None where nobody does."""
-    numbered = _numbered(locks, what)
-    if not numbered:
-        return None
-    path = numbered[max(numbered)]
+def _alive(path: Path) -> str | None:
+    """Who holds a lock by its file, in words; None where nobody does any more."""
     try:
         store, name = place(path)
         info, note = store.info(name), json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    age = (_now(locks) - _written(info)).total_seconds()
+    age = (_now(path.parent) - _written(info)).total_seconds()
     if age > _DEAD_S or _is_gone(note):
         return None
     return (
