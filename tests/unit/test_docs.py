@@ -96,3 +96,12 @@ def test_every_config_in_the_documents_loads(tmp_path):
         file = tmp_path / f"{number}.yaml"
         file.write_text(text)
         load_config(file, [])
+
+
+def test_every_test_that_a_page_names_exists():
+    named = set(re.findall(r"`(tests/\S+\.py)::(\w+)`", "".join(TEXTS.values())))
+    assert len(named) > 20
+    missing = [
+        name for file, name in named if f"def {name}(" not in (ROOT / file).read_text(encoding="utf-8")
+    ]
+    assert missing == []
