@@ -67,6 +67,7 @@ class Cluster:
             "XDG_CACHE_HOME": str(self.disk / "cache"),
         }
         self.env.pop("RAY_ADDRESS", None)
+        self.headers = {"Authorization": f"Bearer {self.env['RAY_AUTH_TOKEN']}"}
         self.log = folder / "head.log"
         self.head = self._start(
             self.log,
@@ -94,18 +95,24 @@ class Cluster:
             for number in (2, 3)
         ]
 
+        def alive() -> bool:
+            reply = httpx.get(f"{self.address}/nodes?view=summary", headers=self.headers, timeout=60)
+            nodes = reply.json()["data"]["summary"]
+            return sum(node["raylet"].get("state") == "ALIVE" for node in nodes) == 3
+
+        wait_until(alive, "three nodes", seconds=180, every=0.5)
+
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.dashboard}"
 
     def wait_until_ready(self) -> None:
         """Until a job can be submitted: the job server answers some seconds before its agent takes jobs."""
-        headers = {"Authorization": f"Bearer {self.env['RAY_AUTH_TOKEN']}"}
 
         def takes_a_job() -> bool:
             with contextlib.suppress(httpx.TransportError):
                 reply = httpx.post(
-                    f"{self.address}/api/jobs/", headers=headers, json={"entrypoint": "true"}, timeout=60
+                    f"{self.address}/api/jobs/", headers=self.headers, json={"entrypoint": "true"}, timeout=60
                 )
                 return reply.status_code == 200
             return False
