@@ -122,7 +122,7 @@ class Trainer:
         trouble = None
         try:
             if log is not None:
-                log.flush()
+                log.close()
             with writing("the student", self._task.job.output.parent):
                 self._export()
         except SteperError as error:

@@ -33,18 +33,28 @@ class MetricsLog:
     def __init__(self, path: Path, start: int) -> None:
         self._path, self._waiting, self._written = path, list[str](), time.monotonic()
         write_text(path, "".join(line + "\n" for line in read_lines(path)[:start]))
+        self._stream = None if is_remote(path) else path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:
         self._waiting.append(json.dumps(record) + "\n")
-        if not is_remote(self._path) or time.monotonic() - self._written > _EVERY_S:
+        if self._stream is not None or time.monotonic() - self._written > _EVERY_S:
             self.flush()
 
     def flush(self) -> None:
         """Whoever reads the log now sees every line."""
-        if self._waiting:
-            append_text(self._path, "".join(self._waiting))
-            self._waiting.clear()
-            self._written = time.monotonic()
+        text = "".join(self._waiting)
+        if self._stream is not None:
+            self._stream.write(text)
+            self._stream.flush()
+        elif text:
+            append_text(self._path, text)
+        self._waiting.clear()
+        self._written = time.monotonic()
+
+    def close(self) -> None:
+        self.flush()
+        if self._stream is not None:
+            self._stream.close()
 
 
 def read_lines(path: Path) -> list[str]:

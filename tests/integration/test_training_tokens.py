@@ -45,7 +45,7 @@ def test_only_what_is_missing_or_damaged_is_made_and_a_rerun_asks_no_ray(kept, t
     assert {file: content for file, (_, content) in after.items()} == {f: c for f, (_, c) in before.items()}
     assert [before[file][0] == after[file][0] for file in (damaged, missing, whole)] == [False, False, True]
     assert f"{damaged}: damaged" in caplog.text
-    assert {p.suffix for p in damaged.parent.iterdir() if p.name != ".lock"} == {".arrow", ".json"}
+    assert {p.suffix for p in damaged.parent.iterdir() if p.name != ".locks"} == {".arrow", ".json"}
     monkeypatch.setattr(tokenising, "in_order", None)
     assert tokenise(kept, BASE, tmp_path, progress=False) == tokens
 

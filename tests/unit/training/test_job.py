@@ -115,12 +115,12 @@ def test_a_resumed_log_drops_the_lines_of_steps_that_run_again(tmp_path):
     log = MetricsLog(path, 0)
     for step in range(1, 6):
         log.write({"step": step})
-    log.flush()
+    log.close()
     with path.open("a") as stream:
         stream.write('{"step": 6, "lo')  # the worker was killed here
     log = MetricsLog(path, 3)
     log.write({"step": 4, "again": True})
-    log.flush()
+    log.close()
     assert [json.loads(line)["step"] for line in read_lines(path)] == [1, 2, 3, 4]
 
 
@@ -237,7 +237,7 @@ def test_a_bar_tells_the_abilities_the_speed_and_the_best_validation_so_far(tmp_
             more = {"losses": losses, "tokens_per_second": 1234.5, "validation": {"loss": look}}
             log.write({"step": step, "steps": 4, "loss": 0.5} | more)
         log.write({"step": 4, "steps": 4, "loss": 0.5, "losses": losses, "tokens_per_second": 1234.5})
-        log.flush()
+        log.close()
     shown = capsys.readouterr().err
     assert "loss 0.500 (ini 0.250 agg 0.500), 1,234 tokens/s, best validation 0.750" in shown
 
@@ -270,7 +270,7 @@ def test_a_log_is_followed_line_by_line_and_anew_when_it_was_written_anew(tmp_pa
         stream.write('{"step"')
     assert follower.new() == [{"step": 2}]
     assert follower.new() == []
-    log.flush()
+    log.close()
     log = MetricsLog(path, 1)
     log.write({"step": 2})
     assert follower.new() == [{"step": 1}, {"step": 2}]

@@ -59,7 +59,7 @@ def train(task, start, stop, *, answers=(), trackers=Tracking):
         log = MetricsLog(task.metrics, start)
         for step in range(start + 1, stop + 1):
             log.write(line(step))
-        log.flush()
+        log.close()
         for step in answers:
             students = Students(task)
             students.finish(step, {"em": 0.25, "unit": "chain"})
