@@ -4,10 +4,10 @@ import errno
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from waiting import wait_until
 
 from steper_ray.core import locks
 from steper_ray.core.errors import LockedError, StorageError
@@ -108,17 +108,13 @@ def test_a_lock_in_a_store_lives_as_long_as_its_holder_writes_it(bucket_folder, 
     with locked(bucket_folder, "build"):
         (file,) = locks._numbered(bucket_folder / ".locks", "build").values()
         file.unlink()
-        deadline = time.monotonic() + 60
-        while not file.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert file.exists()
+        wait_until(file.exists, "the lock's file", every=0.01)
 
         def fail(*_, **__):
             raise StorageError("no store")
 
         monkeypatch.setattr(locks, "place", lambda _: (type("", (), {"pipe_file": fail}), ""))
-        while not caplog.messages and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: caplog.messages, "a warning", every=0.01)
         monkeypatch.undo()
     assert caplog.messages == [f"{file}: the lock cannot be renewed: no store"]
     assert not file.exists()
