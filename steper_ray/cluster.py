@@ -110,9 +110,9 @@ def _check(run_dir: Path | None) -> None:
 
 
 def check_nodes(run_dir: Path, nodes: Sequence[Mapping[str, Any]]) -> None:
-    """Each node that can run something reads a mark of this driver's in run_dir, and leaves one of its own.
+    """Has every node with CPUs read a file of this driver in run_dir, and write one that the driver then looks for.
 
-    Raises StorageError that names the first node which does not see what the driver sees. One that does not answer is a
+    Raises StorageError, naming the first node that does not see the same folder. A node that does not answer is a
     warning.
     """
     import ray

@@ -117,12 +117,12 @@ def append_text(path: Path, text: str) -> None:
 
 
 def read_many(paths: Sequence[Path]) -> list[bytes | None]:
-    """The bytes of small files, None for those that are not there; a store is asked for many at once.
+    """The bytes of small files, None for those that cannot be read; a store is asked for many at once.
 
     Raises StorageError.
     """
     if not paths or not is_remote(paths[0]):
-        return [path.read_bytes() if path.is_file() else None for path in paths]
+        return [_bytes(path) for path in paths]
     store, _ = place(paths[0])
     names = [place(path)[1] for path in paths]
     found = store.cat(names, on_error="return")
@@ -132,6 +132,13 @@ def read_many(paths: Sequence[Path]) -> list[bytes | None]:
         elif isinstance(found[name], Exception):
             found[name] = path.read_bytes()  # again, with patience
     return [found[name] for name in names]
+
+
+def _bytes(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -81,11 +81,11 @@ def _holder(note: Path) -> str:
 
 @contextmanager
 def _in_store(folder: Path, what: str, wait: bool) -> Iterator[None]:
-    told = False
+    warned = False
     while isinstance(taken := _take(folder / ".locks", what), str):
-        if not told:
+        if not warned:
             _refused(folder, what, taken, wait)
-            told = True
+            warned = True
         time.sleep(_LOOK_S)
     (own, note), ended = taken, threading.Event()
     beat = threading.Thread(target=_beat, args=(own, note, ended), name=f"lock of {what}", daemon=True)
@@ -174,13 +174,13 @@ def _number(path: Path) -> int:
 
 
 def _beat(own: Path, note: bytes, ended: threading.Event) -> None:
-    """Shows that this process lives. An error is told once; the work goes on, since what it writes is the same."""
-    told = False
+    """Shows that this process lives. The first error is a warning; the work goes on: what it writes is the same."""
+    warned = False
     while not ended.wait(_BEAT_S):
         try:
             store, name = place(own)
             store.pipe_file(name, note)
         except SteperError as error:
-            if not told:
+            if not warned:
                 logger.warning("%s: the lock cannot be renewed: %s", own, error)
-                told = True
+                warned = True

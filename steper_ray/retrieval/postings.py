@@ -142,7 +142,7 @@ def search(
         reach[i + 1] = reach[i] + np.float64(bounds[terms[i]]) * weights[i]
     sums = np.zeros(WINDOW, np.float64)
     # Places are written before it is known whether they count: without branches, which would be mispredicted.
-    candidates, chosen = np.empty(WINDOW + 1, np.int32), np.empty(WINDOW + 1, np.int32)
+    candidates = np.empty(WINDOW + 1, np.int32)
     split = 0  # terms from here on bring candidates
     while True:
         base = end
@@ -162,38 +162,32 @@ def search(
                 sums[place] += np.float64(scores[here]) * weight
                 here += 1
             at[i] = here
-        brought, whole, source = found, found > WINDOW // 8, candidates
         for i in range(split - 1, -2, -1):
             # Less than half a unit in the last place of float32 below what would tie with the k-th best.
             least = np.float64(best_scores[k - 1]) * (1 - 1e-7) - reach[i + 1]
             kept = 0
             for candidate in range(found):
-                place = source[candidate]
-                chosen[kept] = place
+                place = candidates[candidate]
+                candidates[kept] = place
                 kept += sums[place] >= least
-            found, source = kept, chosen
+            found = kept
             if found == 0 or i < 0:
                 break
             here, weight = _seek(documents, at[i], ends[i], base), np.float64(weights[i])
             if found <= _FEW:
                 for candidate in range(found):
-                    wanted = base + chosen[candidate]
+                    wanted = base + candidates[candidate]
                     there = _seek(documents, here, ends[i], wanted)
                     if there < ends[i] and documents[there] == wanted:
-                        sums[chosen[candidate]] += np.float64(scores[there]) * weight
+                        sums[candidates[candidate]] += np.float64(scores[there]) * weight
             else:
-                whole = True
                 while here < ends[i] and documents[here] < stop:
                     sums[documents[here] - base] += np.float64(scores[here]) * weight
                     here += 1
             at[i] = here
         for candidate in range(found):
-            _insert(best, best_scores, base + chosen[candidate], np.float32(sums[chosen[candidate]]))
-        if whole:
-            sums[:] = 0
-        else:
-            for candidate in range(brought):
-                sums[candidates[candidate]] = 0
+            _insert(best, best_scores, base + candidates[candidate], np.float32(sums[candidates[candidate]]))
+        sums[:] = 0
         while split < n and np.float32(reach[split + 1]) < best_scores[k - 1]:
             split += 1
 
