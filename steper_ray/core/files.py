@@ -130,7 +130,7 @@ def read_many(paths: Sequence[Path]) -> list[bytes | None]:
         if isinstance(found[name], FileNotFoundError):
             found[name] = None
         elif isinstance(found[name], Exception):
-            found[name] = path.read_bytes()  # again, with patience
+            found[name] = _bytes(path)  # again, with patience
     return [found[name] for name in names]
 
 

@@ -152,12 +152,13 @@ def _boot() -> str:
 
 def _now(locks: Path) -> Any:
     """The store's clock."""
-    store, name = place(locks / f"now-{uuid.uuid4().hex}")
+    path = locks / f"now-{uuid.uuid4().hex}"
+    store, name = place(path)
     store.pipe_file(name, b"")
     try:
         return _written(store.info(name))
     finally:
-        store.rm_file(name)
+        path.unlink(missing_ok=True)
 
 
 def _written(info: dict[str, Any]) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -37,6 +38,7 @@ from steper_ray.rollouts.verifiers import ModelVerifier, open_verifiers
 from steper_ray.rollouts.work import Work
 from steper_ray.schema import Question, StepScore
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _CLOSE_SECONDS = 30.0
@@ -89,8 +91,15 @@ class RolloutActor:
         rows = batch.to_pylist()
         try:
             works = await _all(self._in_turn(row["spec"], row["shard"]) for row in rows)
-        except SteperError as failed:
-            about = {"work": asdict(Work()), "kind": type(failed).__name__, "error": str(failed)}
+        except Exception as failed:
+            said = str(failed)
+            if not isinstance(failed, SteperError):
+                logger.exception("a rollout actor failed")
+                said = (
+                    f"a rollout actor failed ({type(failed).__name__}: {' '.join(said.split())}; the trace is in Ray's "
+                    "log). Committed shards are kept: the same command goes on from there"
+                )
+            about = {"work": asdict(Work()), "kind": type(failed).__name__, "error": said}
             return pa.Table.from_pylist([rows[0] | about], schema=RESULT_SCHEMA)
         done = [row | {"work": asdict(work)} for row, work in zip(rows, works, strict=True)]
         return pa.Table.from_pylist(done, schema=RESULT_SCHEMA)

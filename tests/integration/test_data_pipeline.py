@@ -9,7 +9,7 @@ import pytest
 
 from steper_ray import stages
 from steper_ray.config.file import load_config
-from steper_ray.core.errors import DataError, EngineDeadError, ModelError, NothingKeptError
+from steper_ray.core.errors import DataError, EngineDeadError, ModelError, NothingKeptError, SteperError
 from steper_ray.corpora.miniature import make_corpus
 from steper_ray.data.build import build_data
 from steper_ray.data.filtering import drop_reason
@@ -267,6 +267,20 @@ def test_a_dead_engine_is_replaced_and_nothing_is_lost(configure, monkeypatch, t
 def test_an_engine_that_always_dies_ends_the_build_with_what_was_committed(configure, monkeypatch, tmp_path):
     dying(monkeypatch, tmp_path / "marks", deaths=100)
     with pytest.raises(EngineDeadError, match=f"started {BARREN + 1} times.*out of memory"):
+        build_data(configure(ANNOTATION))
+    monkeypatch.undo()
+    assert build_data(configure(ANNOTATION)).kept == 20
+
+
+def test_a_fault_of_an_actor_is_named_and_what_was_committed_is_kept(configure, monkeypatch):
+    class Faulty(RolloutActor):
+        async def _make(self, number, shard):
+            if shard == 1:
+                raise ZeroDivisionError("of this\nprogram")
+            return await super()._make(number, shard)
+
+    monkeypatch.setattr(run, "RolloutActor", Faulty)
+    with pytest.raises(SteperError, match=r"a rollout actor failed \(ZeroDivisionError: of this program;"):
         build_data(configure(ANNOTATION))
     monkeypatch.undo()
     assert build_data(configure(ANNOTATION)).kept == 20

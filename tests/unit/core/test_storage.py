@@ -181,6 +181,15 @@ def test_what_a_killed_process_wrote_here_before_a_store_got_it_is_removed(
     assert (bucket_folder / "y").read_text() == "y"
 
 
+def test_a_missing_file_of_many_is_none_though_the_store_failed_when_it_was_asked_first(
+    bucket_folder, monkeypatch
+):
+    write_text(bucket_folder / "a", "x")
+    plain, _ = place(bucket_folder)
+    monkeypatch.setattr(plain._fs, "cat", lambda names, **_: {name: OSError("SlowDown") for name in names})
+    assert read_many([bucket_folder / "a", bucket_folder / "none"]) == [b"x", None]
+
+
 def test_a_store_that_fails_is_asked_again_and_then_named_in_one_line(bucket_folder, monkeypatch, caplog):
     write_text(bucket_folder / "a", "x")
     calls = []
