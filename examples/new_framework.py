@@ -17,6 +17,7 @@ class Notes:
 
     layout = Layout(passage="[{title}] {text}\n", question="? {question}", joiner="\n- ")
     stop = ("\n?",)
+    lag = 0  # a note states its fact at once
     demonstrations = "Write one note a line. End with: So the answer is: ANSWER.\n"
 
     def next_query(self, question: str, chain: Sequence[str]) -> str:

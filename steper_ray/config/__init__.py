@@ -4,7 +4,7 @@ The resolved config is written beside every result. It knows no other room of th
 """
 
 from steper_ray.config.base import Section
-from steper_ray.config.build import BuildConfig, TeacherConfig, VerifyConfig
+from steper_ray.config.build import AnnotationConfig, BuildConfig, TeacherConfig, VerifyConfig
 from steper_ray.config.data import (
     CorpusConfig,
     EncoderConfig,
@@ -26,6 +26,7 @@ from steper_ray.config.train import LoraConfig, TrainConfig
 from steper_ray.config.validation import ValidationConfig
 
 __all__ = [
+    "AnnotationConfig",
     "AutoscaleConfig",
     "BuildConfig",
     "Config",

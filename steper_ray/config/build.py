@@ -53,11 +53,24 @@ class TeacherConfig(Section):
     num_gpus: float | None = Field(None, ge=0)
 
 
+class AnnotationConfig(Section):
+    """How chains are written from gold decompositions (`build.teacher=annotation`)."""
+
+    missing: Literal["inject", "drop", "keep"] = "inject"
+    """What happens to a fact whose passage is not in the prompt: `inject` puts the passage among the step's hits,
+    `drop` omits the trajectory, `keep` states the fact all the same, which teaches to invent first and search later.
+    """
+    rewrite: EngineConfig | None = None
+    """A model that writes each fact as one sentence; one that loses or adds a name, a number or the answer is not
+    taken. By default rules write them."""
+
+
 class BuildConfig(Section):
     """Trajectories, and which of them are kept."""
 
     teacher: Literal["engine", "annotation"] = "engine"
     """A model that reasons, or the chains written from gold decompositions and evidences (no model)."""
+    annotation: AnnotationConfig = AnnotationConfig()
     match: Literal["exact", "contains"] = "exact"
     """When an answer counts as right for the filter (the paper does not say)."""
     teachers: tuple[TeacherConfig, ...] = ()

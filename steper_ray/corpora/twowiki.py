@@ -7,11 +7,13 @@ official evaluation, a demonym counts as an alias.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
+from steper_ray.core.answers import comparable
 from steper_ray.corpora import fields
 from steper_ray.corpora.files import DataFile
 from steper_ray.corpora.hotpotqa import HotpotRecord
@@ -21,6 +23,7 @@ from steper_ray.corpora.records import read_records
 from steper_ray.schema import Passage, Question, SubQuestion
 
 ALIAS_FILES = ("id_aliases.json", "id_aliases.jsonl", "id_aliases.json.gz", "id_aliases.jsonl.gz")
+_BRACKETS = re.compile(r"\s*\([^()]*\)$")
 Aliases = Mapping[str, tuple[str, ...]]
 
 
@@ -72,7 +75,7 @@ def parse(record: fields.Record, aliases: Aliases) -> Entry:
     context = sentence_contexts(found.context or [])
     gold = gold_by_title(found.supporting_facts, context)
     names = aliases.get(str(found.answer_id), ()) if found.answer else ()
-    hops = decompose(found.evidences, context)
+    hops = decompose(found.evidences, context, gold)
     supports = {hop.support_id for hop in hops}
     titles = {passage.id: passage.title for passage in context if passage.id in supports}
     question = Question(
@@ -88,19 +91,48 @@ def parse(record: fields.Record, aliases: Aliases) -> Entry:
 
 
 def decompose(
-    evidences: Iterable[tuple[str, str, str]], context: Iterable[Passage]
+    evidences: Iterable[tuple[str, str, str]],
+    context: Iterable[Passage],
+    gold: Mapping[str, str] | None = None,
 ) -> tuple[SubQuestion, ...]:
     """`subject >> relation` for each evidence; a subject that an earlier evidence found is written `#n`.
 
-    The support is the passage whose title is the subject, where the context has one.
+    The support is the passage whose title is the subject, whatever the case, the signs and the brackets behind one of
+    them ('The Black Cat', 'The Black Cat (1941 film)'); else the passage of `gold` (id -> title) that no other hop
+    names and whose title shares most words with the subject.
     """
-    ids: dict[str, str] = {}
-    for passage in context:
-        ids.setdefault(passage.title, passage.id)
+    triples, gold = list(evidences), gold or {}
+    titles = [(title, id) for id, title in gold.items()] + [(one.title, one.id) for one in context]
+    supports = [_titled(subject, titles) for subject, _, _ in triples]
+    left = [id for id in gold if id not in supports]
+    pairs = [(number, id) for number, support in enumerate(supports) if support is None for id in left]
+    for number, id in sorted(pairs, key=lambda pair: -_shared_words(triples[pair[0]][0], gold[pair[1]])):
+        if supports[number] is None and id in left:
+            supports[number] = id
+            left.remove(id)
     hops: list[SubQuestion] = []
-    for subject, relation, value in evidences:
-        earlier = (number for number, hop in enumerate(hops, start=1) if hop.answer == subject)
+    for (subject, relation, value), support in zip(triples, supports, strict=True):
+        earlier = (n for n, hop in enumerate(hops, start=1) if _bare(hop.answer) == _bare(subject))
         found = next(earlier, None)
         name = subject if found is None else f"#{found}"
-        hops.append(SubQuestion(f"{name} >> {relation}", value, ids.get(subject)))
+        hops.append(SubQuestion(f"{name} >> {relation}", value, support))
     return tuple(hops)
+
+
+def _titled(subject: str, titles: Iterable[tuple[str, str]]) -> str | None:
+    """The id of the first title that is the subject as written, else in normal form, else without brackets."""
+    for form in (str, comparable, _bare):
+        named = form(subject)
+        found = next((id for title, id in titles if form(title) == named), None)
+        if found is not None:
+            return found
+    return None
+
+
+def _shared_words(left: str, right: str) -> int:
+    return len({*comparable(left).split()} & {*comparable(right).split()})
+
+
+def _bare(name: str) -> str:
+    """A name in normal form, without what stands in brackets behind it."""
+    return comparable(_BRACKETS.sub("", name)) or comparable(name)

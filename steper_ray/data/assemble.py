@@ -121,6 +121,7 @@ def assemble(
         found_nothing=tally.found_nothing,
         verifiers=tally.verifiers,
         sources=tally.sources,
+        facts=tally.facts,
     )
     write_text(folder / "manifest.json", json.dumps(_manifest(config, sets, report, files), indent=1) + "\n")
     seal(folder, made_of, report.to_json())
@@ -231,6 +232,7 @@ def _filter(
                 tally.add_recall(recall, part.max_steps)
             if reason is None:
                 _check_chain(columns, row)
+                tally.facts.add(columns.supported(row), columns.injected(row))
                 kept.append(row)
             else:
                 dropped.add(columns.trajectory_id(row), reason, error, _page(columns, row, error, of_row))
@@ -277,6 +279,7 @@ def _finished(folder: Path, made_of: str, run: int) -> BuildReport | None:
 def _manifest(
     config: Config, sets: Sequence[RolloutSet], report: BuildReport, files: dict[str, str]
 ) -> dict[str, Any]:
+    annotation = report.facts.to_json()
     return {
         "schema_version": SCHEMA_VERSION,
         "code": code_digest(),
@@ -305,6 +308,7 @@ def _manifest(
         },
         f"recall@{report.k}": {"trajectories": report.recall_trajectories, "after_step": report.recall},
         "mean_steps": report.mean_steps,
+        **({} if annotation is None else {"annotation": annotation}),
         "config": json.loads(config.model_dump_json()),
         "teachers": [{"identity": found.spec.identity, "shards": found.shards} for found in sets],
     }

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 from steper_ray.core.answers import comparable, is_right
-from steper_ray.rollouts.annotation import NO_DECOMPOSITION, TOO_MANY_HOPS
+from steper_ray.rollouts.annotation import NO_DECOMPOSITION, TOO_MANY_HOPS, UNSUPPORTED
 from steper_ray.schema import StopReason, Trajectory
 
 Match = Literal["exact", "contains"]
 Keep = Literal["first", "all", "majority"]
 
 WRONG_ANSWER = "wrong_answer"
-_WRITTEN_REASONS = (NO_DECOMPOSITION, TOO_MANY_HOPS)
+_WRITTEN_REASONS = (NO_DECOMPOSITION, TOO_MANY_HOPS, UNSUPPORTED)
 
 
 def drop_reason(trajectory: Trajectory, match: Match) -> str | None:

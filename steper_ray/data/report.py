@@ -51,6 +51,46 @@ class VerifierCount:
 
 
 @dataclass(slots=True)
+class FactCount:
+    """The facts of kept annotated chains, and how many have their passage in the prompt where they are stated.
+
+    `stated` and `supported` are by step, from the first; `injected` passages were put there (build.annotation.missing).
+    """
+
+    stated: list[int] = field(default_factory=list)
+    supported: list[int] = field(default_factory=list)
+    injected: int = 0
+
+    def add(self, supported: Sequence[bool | None], injected: int) -> None:
+        """The steps of one trajectory."""
+        more = FactCount([one is not None for one in supported], [one is True for one in supported], injected)
+        self += more
+
+    def __iadd__(self, other: FactCount) -> FactCount:
+        for mine, theirs in ((self.stated, other.stated), (self.supported, other.supported)):
+            mine[:] = [a + b for a, b in zip_longest(mine, theirs, fillvalue=0)]
+        self.injected += other.injected
+        return self
+
+    @property
+    def share(self) -> float:
+        """Of all facts those that are supported, 0 to 1."""
+        return sum(self.supported) / sum(self.stated)
+
+    def to_json(self) -> dict[str, Any] | None:
+        """For the manifest; None where nothing is annotated."""
+        if not any(self.stated):
+            return None
+        by_step = [got / of if of else None for got, of in zip(self.supported, self.stated, strict=True)]
+        return {
+            "facts": sum(self.stated),
+            "supported": self.share,
+            "supported_by_step": by_step,
+            "injected": self.injected,
+        }
+
+
+@dataclass(slots=True)
 class SourceCount:
     """What one teacher gave: its trajectories, those learned from, and how many of these were second chances."""
 
@@ -104,6 +144,7 @@ class BuildReport:
     """Trajectories whose question found no passage."""
     verifiers: dict[str, VerifierCount] = field(default_factory=dict)
     sources: dict[str, SourceCount] = field(default_factory=dict)
+    facts: FactCount = field(default_factory=FactCount)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values without what belongs to one call (folder, shards_run); `from_json` reads it back."""
@@ -114,7 +155,14 @@ class BuildReport:
         """Raises TypeError or KeyError for what `to_json` did not write."""
         verifiers = {name: VerifierCount(**count) for name, count in data["verifiers"].items()}
         sources = {name: SourceCount(**count) for name, count in data["sources"].items()}
-        fields = {**data, "verifiers": verifiers, "sources": sources, "recall": tuple(data["recall"])}
+        facts = FactCount(**data["facts"])
+        fields = {
+            **data,
+            "verifiers": verifiers,
+            "sources": sources,
+            "facts": facts,
+            "recall": tuple(data["recall"]),
+        }
         return cls(**fields, folder=folder, shards_run=shards_run)
 
     def summary(self) -> str:
@@ -133,6 +181,13 @@ class BuildReport:
             f"shards      {self.shards}, {self.shards_run} of them made in this run",
             f"written to  {self.folder}",
         ]
+        if any(self.facts.stated):
+            put = f"; {self.facts.injected} of these were put there" if self.facts.injected else ""
+            lines.insert(
+                -2,
+                f"supported   {self.facts.share:.1%} of {sum(self.facts.stated)} facts have their passage in the prompt"
+                f"{put} (build.annotation.missing)",
+            )
         for name, count in self.verifiers.items():
             mean = "no score" if count.mean is None else f"mean {count.mean:.3f} over {count.steps} steps"
             lines.insert(-2, f"{name:11} {count.below} of {count.trajectories} below {count.least:g}, {mean}")
@@ -176,6 +231,7 @@ class Tally:
     stop_reasons: Counter[str] = field(default_factory=Counter)
     verifiers: dict[str, VerifierCount] = field(default_factory=dict)
     sources: dict[str, SourceCount] = field(default_factory=dict)
+    facts: FactCount = field(default_factory=FactCount)
     steps: int = 0
     with_steps: int = 0
     found_nothing: int = 0
@@ -250,6 +306,7 @@ class Tally:
         for name, verified in other.verifiers.items():
             known = self.verifiers.get(name)
             self.verifiers[name] = verified if known is None else known + verified
+        self.facts += other.facts
         pairs = zip_longest(self.recall_sums, other.recall_sums, fillvalue=0.0)
         self.rejected = self.rejected or other.rejected
         self.recall_sums = [mine + theirs for mine, theirs in pairs]

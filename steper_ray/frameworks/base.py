@@ -37,6 +37,11 @@ class Framework(Protocol):
         """Text before the prompt for models that were not trained on the layout (`reasoning.few_shot`)."""
         ...
 
+    @property
+    def lag(self) -> int:
+        """Steps between asking for a fact and stating it: 0 where the statement itself asks for the next one."""
+        ...
+
     def next_query(self, question: str, chain: Sequence[str]) -> str:
         """What step len(chain) + 1 asks the retriever."""
         ...

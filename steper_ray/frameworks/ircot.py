@@ -28,6 +28,7 @@ class IRCoT:
         ),
     )
     stop: tuple[str, ...] = ("\n",)
+    lag = 0
 
     @property
     def demonstrations(self) -> str:
@@ -50,7 +51,7 @@ class IRCoT:
         return " ".join(text.split())
 
     def gold_chain(self, facts: Sequence[Fact], answer: str) -> tuple[str, ...]:
-        return (*(fact.statement for fact in facts), f"So the answer is: {answer}.")
+        return (*(fact.statement for fact in facts), f"So the answer is: {answer.removesuffix('.')}.")
 
 
 def strip_wh(sentence: str) -> str:

@@ -38,6 +38,7 @@ class ReAct:
         ),
     )
     stop: tuple[str, ...] = ("\nObservation", "\nQuestion:", "\nTitle:")
+    lag = 1
 
     @property
     def demonstrations(self) -> str:

@@ -29,6 +29,7 @@ class SelfAsk:
         ),
     )
     stop: tuple[str, ...] = ("\n\n", "\nQuestion:")
+    lag = 1
 
     @property
     def demonstrations(self) -> str:

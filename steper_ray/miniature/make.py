@@ -115,7 +115,7 @@ def make_teacher(base: Path, folder: Path, run_dir: Path, steps: int = TEACHER_S
             "corpus": {
                 "miniature": {"seed": TEACHER_SEED, "worlds": TEACHER_WORLDS, "questions_per_world": 8}
             },
-            "build": {"teacher": "annotation"},
+            "build": {"teacher": "annotation", "annotation": {"missing": "keep"}},
             "train": {"batch_examples": 40, "row_tokens": TEACHER_ROW},
         }
     )

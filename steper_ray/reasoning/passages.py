@@ -26,6 +26,11 @@ class PassagePool:
     def passages(self) -> tuple[Passage, ...]:
         return tuple(self._passages)
 
+    def __contains__(self, passage: Passage) -> bool:
+        """Whether the passage, or one that says the same, is there; a long one as the prompt shows it."""
+        shown = within_limit(passage, self._config)
+        return shown is not None and _key(shown) in self._seen
+
     def add(self, hits: Sequence[Hit]) -> tuple[Hit, ...]:
         """The hits that are new, as the prompt shows them, in their order; those beyond the limit are dropped.
 
@@ -36,12 +41,16 @@ class PassagePool:
             passage = within_limit(hit.passage, self._config)
             if passage is None or len(self._passages) >= self._config.max_passages:
                 continue
-            key = comparable(passage.title), comparable(passage.text)
+            key = _key(passage)
             if key not in self._seen:
                 self._seen.add(key)
                 self._passages.append(passage)
                 fresh.append(hit if passage is hit.passage else replace(hit, passage=passage))
         return tuple(fresh)
+
+
+def _key(passage: Passage) -> tuple[str, str]:
+    return comparable(passage.title), comparable(passage.text)
 
 
 def within_limit(passage: Passage, config: ReasoningConfig) -> Passage | None:

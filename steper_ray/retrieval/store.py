@@ -9,11 +9,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -74,6 +76,25 @@ class PassageStore:
     def __getitem__(self, position: int) -> Passage:
         batch, row = divmod(position, BATCH_ROWS)
         return Passage(*(column[row].as_py() for column in self._columns[batch]))
+
+    def by_id(self, id: str) -> Passage | None:
+        """The passage with this id. The first call reads all ids; 16 bytes of each stay in memory."""
+        hashes, positions = self._ids
+        place = int(np.searchsorted(hashes, hash(id)))
+        while place < len(hashes) and hashes[place] == hash(id):
+            passage = self[int(positions[place])]
+            if passage.id == id:
+                return passage
+            place += 1
+        return None
+
+    @cached_property
+    def _ids(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The hashes of the ids in order, and the position of each."""
+        ids = (hash(id) for columns in self._columns for id in columns[0].to_pylist())
+        hashes = np.fromiter(ids, np.int64, len(self))
+        positions = np.argsort(hashes, kind="stable")
+        return hashes[positions], positions
 
     def texts(self, first: int, end: int) -> Iterator[tuple[str, str]]:
         """Title and text of the passages from `first` to before `end`, or of all that are there."""

@@ -22,14 +22,17 @@ from typing import NoReturn, TypeVar
 import pyarrow as pa
 
 from steper_ray.config import EngineConfig, RetrievalConfig
+from steper_ray.core.copies import local
 from steper_ray.core.errors import EngineDeadError, SteperError
 from steper_ray.generation.base import Generator
 from steper_ray.reasoning import Reasoner
 from steper_ray.retrieval.base import Retriever
 from steper_ray.retrieval.index import open_index
+from steper_ray.retrieval.store import PASSAGES, PassageStore
 from steper_ray.rollouts.annotation import AnnotationTeacher
 from steper_ray.rollouts.asker import Asker, Notes
 from steper_ray.rollouts.questions import QuestionFile
+from steper_ray.rollouts.rewriting import Rewriter
 from steper_ray.rollouts.scores import ScoreStore, chain_digest
 from steper_ray.rollouts.shards import ShardManifest
 from steper_ray.rollouts.spec import Pool, RolloutSpec
@@ -216,7 +219,10 @@ class RolloutActor:
         how = (spec.sampling, spec.verify, spec.reasoning, retriever, generator, judge)
         verifiers = open_verifiers(spec.scores, *how)
         if generator is None:
-            return _Room([[AnnotationTeacher(retriever, spec.reasoning)]], verifiers)
+            rewrite, find = spec.annotation.rewrite, PassageStore(local(spec.index) / PASSAGES).by_id
+            rewriter = None if rewrite is None else Rewriter(await self._load(rewrite))
+            teacher = AnnotationTeacher(retriever, spec.reasoning, find, spec.annotation.missing, rewriter)
+            return _Room([[teacher]], verifiers)
         first, samples = spec.asking.first_sample, spec.asking.samples
         teachers = [
             Reasoner(retriever, generator, spec.reasoning, spec.sampling, spec.source, sample)

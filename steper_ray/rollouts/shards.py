@@ -133,9 +133,12 @@ class ShardStore:
                 f"{self._note(shard)}: missing or changed, or its Parquet file is gone. {_AGAIN}"
             )
         try:
-            return read_table(self.folder / manifest.file, manifest.sha256)
+            table = read_table(self.folder / manifest.file, manifest.sha256)
         except DataError as error:
             raise DamagedShardError(f"{error}. {_AGAIN}") from error
+        if table.schema == TRAJECTORY_SCHEMA:
+            return table
+        return pa.Table.from_pylist(table.to_pylist(), TRAJECTORY_SCHEMA)  # of a version with fewer fields
 
     def read(self, shard: str) -> Iterator[Trajectory]:
         """The trajectories of a committed shard. Raises DamagedShardError."""

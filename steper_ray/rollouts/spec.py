@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from steper_ray.config import (
+    AnnotationConfig,
     Config,
     EngineConfig,
     ReasoningConfig,
@@ -27,6 +28,7 @@ from steper_ray.core.fingerprints import digest
 from steper_ray.frameworks import framework_of
 from steper_ray.models import absolute_engine, model_fingerprint
 from steper_ray.retrieval import search_settings
+from steper_ray.rollouts.annotation import VERSION as ANNOTATION_VERSION
 from steper_ray.rollouts.shards import ShardStore
 from steper_ray.schema import SCHEMA_VERSION, StopReason, Trajectory
 
@@ -83,6 +85,7 @@ class RolloutSpec:
     folder: Path
     source: str
     teacher: Literal["engine", "annotation"] = "engine"
+    annotation: AnnotationConfig = field(default_factory=AnnotationConfig)
     asking: Asking = Asking()
     before: tuple[ShardStore, ...] = ()
     verify: VerifyConfig = field(default_factory=VerifyConfig)
@@ -99,6 +102,13 @@ class RolloutSpec:
             "retrieval": search_settings(self.retrieval),
             "reasoning": reasoning_identity(self.reasoning),
         }
+        if self.teacher == "annotation":
+            rewrite = self.annotation.rewrite
+            identity["annotation"] = {
+                "version": ANNOTATION_VERSION,
+                "missing": self.annotation.missing,
+                "rewrite": None if rewrite is None else engine_identity(rewrite),
+            }
         if self.teacher == "engine":
             identity |= {
                 "engine": engine_identity(self.engine),
@@ -154,6 +164,12 @@ def absolute_verify(config: VerifyConfig) -> VerifyConfig:
     if config.judge_engine is None:
         return config
     return config.model_copy(update={"judge_engine": absolute_engine(config.judge_engine)})
+
+
+def absolute_annotation(config: AnnotationConfig) -> AnnotationConfig:
+    if config.rewrite is None:
+        return config
+    return config.model_copy(update={"rewrite": absolute_engine(config.rewrite)})
 
 
 def at_fixed_steps(config: Config) -> Config:

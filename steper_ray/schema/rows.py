@@ -56,6 +56,8 @@ _STEP = pa.struct(
         ("taken_back", pa.string()),
         ("confidence", pa.float64()),
         ("duplicates", pa.int64()),
+        ("supported", pa.bool_()),
+        ("injected", pa.string()),
     ]
 )
 

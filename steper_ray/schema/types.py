@@ -110,6 +110,8 @@ class Step:
     `taken_back` what it wrote after that and the stopping policy took back: no later prompt shows it. `confidence` is
     the probability of the least likely token of both, 0 to 1; `mean_logprob` and `usage` count all that was generated.
     `duplicates` passages were found and not added: found before, too long, or the prompt was full.
+    Of annotated chains alone: `supported` says whether the fact of this step has its passage in the prompt;
+    `injected` is the id of the hit that was put there for it and not found (`build.annotation.missing`).
     """
 
     index: int
@@ -123,6 +125,8 @@ class Step:
     taken_back: str = ""
     confidence: float | None = None
     duplicates: int = 0
+    supported: bool | None = None
+    injected: str | None = None
 
 
 def trajectory_id(question: str, sample: int, attempt: int) -> str:

@@ -91,6 +91,11 @@ def test_the_annotation_teacher_gives_every_question_its_trajectory_once(configu
     assert len(report.recall) == 5
     assert list(report.recall) == sorted(report.recall)
     assert report.recall[-1] > 0.5
+    annotation = json.loads((report.folder / "manifest.json").read_text())["annotation"]
+    facts = sum(len(q.decomposition) for q in QUESTIONS)
+    assert (annotation["facts"], annotation["supported"]) == (facts, 1.0)
+    assert annotation["injected"] == sum(step.injected is not None for t in kept for step in t.steps)
+    assert f"100.0% of {facts} facts have their passage in the prompt" in report.summary()
 
 
 def test_a_rerun_makes_nothing_and_a_lost_shard_alone_is_made_again(configure):

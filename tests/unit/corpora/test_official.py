@@ -153,6 +153,35 @@ def test_2wiki_evidences_become_a_decomposition_with_back_references(tmp_path: P
     assert question.answers == ("Doria",)
 
 
+def test_2wiki_names_of_one_thing_are_linked_however_they_are_written(tmp_path: Path) -> None:
+    """Brackets, signs and case differ; a gold passage that no subject names is that of the subject most like it."""
+    context = [
+        ["Elton (song)", ["Elton is a song."]],
+        *(
+            [title, [f"{title} is."]]
+            for title in ("Elton (1941 film)", "Bela Quist, Duke", "Doria of Arvel", "Arvel")
+        ),
+    ]
+    evidences = [
+        ["Elton", "star", "Bela (Quist)"],
+        ["bela", "father", "Duke Béla Q."],
+        ["ARVEL", "country", "Doria"],
+        ["The Doria", "capital", "Ferro"],
+    ]
+    facts = [[title, 0] for title in ("Elton (1941 film)", "Bela Quist, Duke", "Arvel", "Doria of Arvel")]
+    record = {**TWOWIKI, "context": context, "evidences": evidences, "supporting_facts": facts}
+    corpus = official("2wiki", as_lines(tmp_path, [record]))
+    (question,) = corpus.questions()
+    assert [hop.question for hop in question.decomposition] == [
+        "Elton >> star",
+        "#1 >> father",
+        "ARVEL >> country",
+        "#3 >> capital",
+    ]
+    supports = titles(corpus, tuple(hop.support_id for hop in question.decomposition))
+    assert supports == ["Elton (1941 film)", "Bela Quist, Duke", "Arvel", "Doria of Arvel"]
+
+
 def test_2wiki_fields_that_are_strings_of_json_are_read_alike(tmp_path: Path) -> None:
     (plain,) = official("2wiki", as_lines(tmp_path, [TWOWIKI])).questions()
     strings = {name: json.dumps(TWOWIKI[name]) for name in ("context", "supporting_facts", "evidences")}

@@ -96,7 +96,7 @@ async def test_a_long_passage_is_the_same_in_the_loop_and_in_annotations_and_kil
     assert [len(h.passage.text) for h in trajectory.steps[0].hits] == shown
     assert trajectory.steps[0].duplicates == 2 - len(shown)
     assert generator.prompts[0].count("Title: ") == len(shown)
-    written = await AnnotationTeacher(retriever, config).run(QUESTION)
+    written = await AnnotationTeacher(retriever, config, {}.get, "keep").run(QUESTION)
     assert written.steps[0].hits == trajectory.steps[0].hits
 
 

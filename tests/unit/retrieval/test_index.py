@@ -26,6 +26,7 @@ from steper_ray.retrieval import (
     open_index,
     read_manifest,
 )
+from steper_ray.retrieval.store import BATCH_ROWS, PassageStore, write_passages
 from steper_ray.schema import Passage
 
 PASSAGES = [Passage("a", "Arvel", "Arvel is a port."), Passage("b", "Bela", "Bela was born in Arvel.")]
@@ -267,6 +268,16 @@ def test_an_empty_corpus_and_an_id_that_comes_twice_are_data_errors(folder: Path
     with pytest.raises(DataError, match="'a' comes twice"):
         build_index([*PASSAGES, PASSAGES[0]], CONFIG, folder)
     assert beside(folder) == []
+
+
+def test_a_passage_is_found_by_its_id(tmp_path: Path) -> None:
+    passages = [Passage(f"p{n}", "T", f"text {n}") for n in range(BATCH_ROWS + 10)]
+    write_passages(passages, tmp_path / "passages.arrow")
+    store = PassageStore(tmp_path / "passages.arrow")
+    assert [store.by_id(f"p{n}") for n in (0, BATCH_ROWS, BATCH_ROWS + 9)] == [
+        passages[n] for n in (0, BATCH_ROWS, BATCH_ROWS + 9)
+    ]
+    assert store.by_id("none") is None
 
 
 def test_passages_that_are_longer_than_a_prompt_takes_are_counted_and_the_longest_is_named(

@@ -1,16 +1,19 @@
 """Shards and question files: content-addressed, committed whole or not at all, verified, and a set's identity."""
 
 import dataclasses
+import json
 import pathlib
 import random
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from distilled import question, rollout_set, trajectory
 
 from steper_ray.config.file import load_config
 from steper_ray.core.errors import DataError, ModelError
-from steper_ray.core.files import TEMPORARY
+from steper_ray.core.files import TEMPORARY, write_table
+from steper_ray.core.fingerprints import digest
 from steper_ray.data.build import _spec, _teachers
 from steper_ray.rollouts.questions import write_questions
 from steper_ray.rollouts.shards import DamagedShardError, Owed, ShardStore
@@ -100,6 +103,23 @@ def test_a_committed_shard_reads_back_equal(store):
     assert (manifest.owed, manifest.before) == ((OWED,), ("sha",))
     assert manifest.stop_reasons == {"answered": 1, "step_limit": 1}
     assert [p.name for p in store.folder.glob(f"{TEMPORARY}*")] == []
+
+
+def test_a_shard_of_a_version_with_fewer_fields_is_read(store):
+    shard = store.shard_id("q")
+    store.commit(shard, TRAJECTORIES)
+    table = store.table(shard)
+    rows = table.to_pylist()
+    for row in rows:
+        for step in row["steps"]:
+            del step["supported"], step["injected"]
+    file, note = store.folder / f"shard-{shard}.parquet", store.folder / f"shard-{shard}.json"
+    sha256 = write_table(file, pa.Table.from_pylist(rows))
+    fields = json.loads(note.read_text()) | {"sha256": sha256}
+    fields["check"] = digest({name: value for name, value in fields.items() if name != "check"})
+    note.write_text(json.dumps(fields))
+    assert store.table(shard).equals(table)
+    assert list(store.read(shard)) == TRAJECTORIES
 
 
 def test_a_complete_commit_stands_and_one_that_owes_is_replaced(store):
@@ -248,6 +268,9 @@ def test_another_corpus_is_another_identity():
 
 
 def test_the_annotation_teacher_does_not_depend_on_the_engine():
+    assert identity("build.teacher=annotation") != identity(
+        "build.teacher=annotation", "build.annotation.missing=keep"
+    )
     assert identity("build.teacher=annotation", "engine.model=/none") == identity("build.teacher=annotation")
     with pytest.raises(ModelError, match="no such folder"):
         identity("engine.model=/none")
