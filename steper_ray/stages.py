@@ -166,12 +166,13 @@ def named_model(text: str) -> tuple[str, str]:
 def report(run_dir: Path) -> str:
     """Writes report.html from run_dir/results.json, or from the logs of its trainings where there is none; returns
     the table and the path of sigma for a terminal."""
-    from steper_ray.evaluation.report import format_sigma, format_table, write_report
+    from steper_ray.evaluation.report import format_comparisons, format_sigma, format_table, write_report
     from steper_ray.evaluation.results import load_results
 
     results = load_results(run_dir) or _trainings(run_dir)
     write_report(results, run_dir)
-    return "\n".join(text for text in (format_table(results), format_sigma(results)) if text)
+    parts = (format_table(results), format_comparisons(results), format_sigma(results))
+    return "\n".join(text for text in parts if text)
 
 
 def _trainings(run_dir: Path) -> dict[str, Any]:

@@ -42,6 +42,14 @@ class EvaluateConfig(Section):
 class DemoConfig(Section):
     """The comparison `steper demo` runs."""
 
+    students: tuple[Literal["vanilla_kd", "vanilla_kd_equal_steps", "steper_uniform", "steper"], ...] = Field(
+        ("vanilla_kd", "vanilla_kd_equal_steps", "steper"), min_length=1
+    )
+    """What is trained from `train.student`: vanilla-KD at StepER's epochs and at its optimiser steps, StepER with equal
+    weights and with those of `train.weighting`. The last one is compared with all others, question by question."""
+    few_shot_base: bool = False
+    """Show the base the project's demonstrations: a model that was not trained on the format cannot know it."""
+
     seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds; the table shows mean and spread over them."""
     equal_steps_seeds: tuple[int, ...] | None = Field(None, min_length=1)

@@ -28,11 +28,19 @@ _LABELS = {
     "base": "Base",
     "vanilla_kd": "Vanilla-KD",
     "vanilla_kd_equal_steps": "Vanilla-KD, equal steps",
+    "steper_uniform": "StepER, uniform",
     "steper": "StepER",
     "teacher": "Teacher",
 }
-# Colours 0 to 4 are the demo's models, 5 to 7 the abilities, which stand in figures of their own.
-_COLOURS = {"base": 0, "vanilla_kd": 1, "vanilla_kd_equal_steps": 2, "steper": 3, "teacher": 4}
+# Of the demo's models. 5 to 7 are also the abilities, which stand in figures of their own.
+_COLOURS = {
+    "base": 0,
+    "vanilla_kd": 1,
+    "vanilla_kd_equal_steps": 2,
+    "steper": 3,
+    "teacher": 4,
+    "steper_uniform": 5,
+}
 _ABILITIES = {Ability.INITIALIZATION.value: 5, Ability.EXPANSION.value: 6, Ability.AGGREGATION.value: 7}
 _SIGMA = "\N{GREEK SMALL LETTER SIGMA}"
 Key = tuple[str, int]

@@ -170,7 +170,11 @@ def _spec(config: Config, job: EvalJob, test_set: Source) -> RolloutSpec:
     return RolloutSpec(
         engine=absolute_engine(config.engine.model_copy(update={"model": job.model})),
         sampling=config.sampling,
-        reasoning=absolute_reasoning(config.reasoning.model_copy(update={"unit": job.unit})),
+        reasoning=absolute_reasoning(
+            config.reasoning.model_copy(
+                update={"unit": job.unit, "few_shot": job.few_shot or config.reasoning.few_shot}
+            )
+        ),
         retrieval=config.retrieval,
         index=test_set.index,
         corpus=test_set.corpus,

@@ -79,6 +79,7 @@ def render(results: Mapping[str, Any]) -> str:
         several=_several(rows),
         facts=_facts(results),
         figures=figures.figures(results),
+        comparisons=comparison_rows(results),
         endings=_endings(results),
         steps=_steps_used(results),
         samples=[_sample(one) for one in results["samples"]],
@@ -109,6 +110,38 @@ def format_table(results: Mapping[str, Any]) -> str:
         "; ± standard deviation over seeds, where there are several" if _several(rows) else ""
     )
     return f"{_plain(table)}{note}\n"
+
+
+def format_comparisons(results: Mapping[str, Any]) -> str:
+    """The paired comparisons as plain text, one line each; "" without any."""
+    rows = comparison_rows(results)
+    if not rows:
+        return ""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("", "less", "unit", ""):
+        table.add_column(name)
+    for name in ("points", "95 % interval", "p", "n"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    return _plain(table)
+
+
+def comparison_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Model, other, unit, metric, difference in points, its interval, p and the number of questions."""
+    return [
+        (
+            label(one["model"]),
+            label(one["other"]),
+            one["unit"],
+            one["metric"].upper(),
+            f"{100 * one['difference']:+.1f}",
+            f"{100 * one['low']:+.1f} to {100 * one['high']:+.1f}",
+            "< 0.001" if one["p"] < 0.001 else f"{one['p']:.3f}",
+            str(one["n"]),
+        )
+        for one in results.get("comparisons", ())
+    ]
 
 
 def format_sigma(results: Mapping[str, Any]) -> str:

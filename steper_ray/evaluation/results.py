@@ -14,6 +14,7 @@ from typing import Any
 from steper_ray.core.errors import DataError
 from steper_ray.core.files import write_text
 from steper_ray.core.fingerprints import digest
+from steper_ray.evaluation.paired import Comparison
 from steper_ray.evaluation.scores import EvalScores, judge
 from steper_ray.evaluation.spread import aggregate, aggregate_groups
 from steper_ray.schema import Ability, Trajectory, to_row
@@ -85,6 +86,7 @@ def assemble_results(
     *,
     trainings: Sequence[TrainingLog] = (),
     samples: Sequence[Mapping[str, Any]] = (),
+    comparisons: Sequence[Comparison] = (),
     data: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -103,6 +105,7 @@ def assemble_results(
         "questions": [curve for log in trainings if (curve := _answers(log)) is not None],
         "course": [curve for log in trainings if (curve := _course(log)) is not None],
         "samples": list(samples),
+        "comparisons": [asdict(one) for one in comparisons],
         "data": dict(data or {}),
         "config": dict(config or {}),
         "provenance": dict(provenance or {}),

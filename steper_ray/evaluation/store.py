@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steper_ray.core.answers import Score
 from steper_ray.core.errors import DataError
 from steper_ray.core.files import write_text
 from steper_ray.core.fingerprints import digest
 from steper_ray.evaluation.results import sample
-from steper_ray.evaluation.scores import EvalScores
+from steper_ray.evaluation.scores import EvalScores, judge
 from steper_ray.rollouts.set import RolloutSet
 from steper_ray.rollouts.shards import ShardStore
 from steper_ray.schema import Trajectory
@@ -38,6 +39,8 @@ class EvalJob:
     name: str
     model: str
     unit: str
+    few_shot: bool = False
+    """Shown the project's demonstrations, whatever `reasoning.few_shot` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,12 @@ def read_trajectories(files: JobFiles) -> Iterator[Trajectory]:
     store = ShardStore(files.shards, "")
     for shard in shards:
         yield from store.read(shard)
+
+
+def question_scores(run_dir: Path, name: str, unit: str) -> dict[str, Score]:
+    """The scores of each question in one evaluation, by its id; those that are owed are missing. Raises DataError."""
+    trajectories = read_trajectories(job_files(run_dir, EvalJob(name, "", unit)))
+    return {trajectory.question.id: judge(trajectory) for trajectory in trajectories}
 
 
 def pick_samples(run_dir: Path, names: Mapping[str, str], units: Sequence[str]) -> list[dict[str, Any]]:

@@ -1,8 +1,10 @@
-"""The whole path in one call: teacher rollouts, students by vanilla-KD and StepER from one base, scores, report.
+"""The whole path in one call: trajectories, students by vanilla-KD and StepER from one base, scores, report.
 
-Vanilla-KD is trained twice: at StepER's epochs (the same questions, fewer examples, so fewer optimiser steps)
-and at StepER's optimiser steps (the same number of equally large steps, so more epochs). All models are scored on
-worlds that share no name with the training worlds, with both step units. A rerun continues where it stopped.
+- Vanilla-KD is trained at StepER's epochs (the same questions, fewer examples, so fewer optimiser steps) and at its
+  optimiser steps (the same number of equally large steps, so more epochs).
+- All models are scored on the same questions with each step unit; the last student is compared with every other one.
+- A teacher that is a model is scored too; chains from annotations have none.
+- A rerun continues where it stopped.
 """
 
 from __future__ import annotations
@@ -10,15 +12,18 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steper_ray import stages
 from steper_ray.config import Config, TrainConfig
 
-STUDENTS = ("vanilla_kd", "vanilla_kd_equal_steps", "steper")
+if TYPE_CHECKING:
+    from steper_ray.core.answers import Score
+    from steper_ray.evaluation.paired import Comparison
+
 _PACKAGES = ("steper-ray", "ray", "torch", "transformers", "deepspeed")
 
 
@@ -37,17 +42,23 @@ def run_demo(config: Config) -> dict[str, Any]:
     built = stages.build(config)
     jobs = student_jobs(config)
     trained = train(list(jobs.values()), run_dir=config.run_dir, judge=stages.judge(config))
-    models = {"base": config.train.student, **{r.name: str(r.model_dir) for r in trained}}
-    models["teacher"] = config.engine.model
+    models: dict[str, str] = {"base": config.train.student, **{r.name: str(r.model_dir) for r in trained}}
+    students = config.demo.students
+    groups: dict[str, list[str]] = {
+        "base": ["base"],
+        **{student: [_name(student, seed) for seed in _seeds(config, student)] for student in students},
+    }
+    if config.build.teacher == "engine":
+        models["teacher"], groups["teacher"] = config.engine.model, ["teacher"]
+    shown = config.demo.few_shot_base
     evaluations = evaluate(
         config,
-        [EvalJob(name, model, unit) for name, model in models.items() for unit in config.evaluate.units],
+        [
+            EvalJob(name, model, unit, few_shot=shown and name == "base")
+            for name, model in models.items()
+            for unit in config.evaluate.units
+        ],
     )
-    groups = {
-        "base": ["base"],
-        **{student: [_name(student, seed) for seed in _seeds(config, student)] for student in STUDENTS},
-        "teacher": ["teacher"],
-    }
     logs = [
         read_metrics(result.metrics_path, result.name.rpartition("-seed")[0], jobs[result.name].config.seed)
         for result in trained
@@ -58,9 +69,10 @@ def run_demo(config: Config) -> dict[str, Any]:
         trainings=logs,
         samples=pick_samples(
             config.run_dir,
-            {student: _name(student, config.demo.seeds[0]) for student in STUDENTS[::2]},
+            {student: groups[student][0] for student in dict.fromkeys((students[0], students[-1]))},
             config.evaluate.units,
         ),
+        comparisons=_comparisons(config, groups),
         data=json.loads((built.folder / "manifest.json").read_text(encoding="utf-8")),
         config=json.loads(config.model_dump_json()),
         provenance=_provenance(time.monotonic() - started),
@@ -71,8 +83,32 @@ def run_demo(config: Config) -> dict[str, Any]:
 
 
 def student_folder(config: Config) -> Path:
-    """The StepER student of the first seed: the one to serve."""
-    return config.run_dir / "models" / _name("steper", config.demo.seeds[0])
+    """The last student of the first seed: the one to serve."""
+    return config.run_dir / "models" / _name(config.demo.students[-1], config.demo.seeds[0])
+
+
+def _comparisons(config: Config, groups: Mapping[str, Sequence[str]]) -> list[Comparison]:
+    """The last student with every other model, in each unit by EM and F1."""
+    from steper_ray.evaluation.paired import compare
+    from steper_ray.evaluation.store import question_scores
+
+    scores: dict[tuple[str, str], list[dict[str, Score]]] = {
+        (model, unit): [question_scores(config.run_dir, name, unit) for name in names]
+        for model, names in groups.items()
+        for unit in config.evaluate.units
+    }
+
+    def by_question(model: str, unit: str, metric: str) -> list[dict[str, float]]:
+        return [{id: getattr(one, metric) for id, one in seed.items()} for seed in scores[model, unit]]
+
+    mine = config.demo.students[-1]
+    return [
+        compare(mine, other, unit, metric, by_question(mine, unit, metric), by_question(other, unit, metric))
+        for unit in config.evaluate.units
+        for other in groups
+        if other != mine
+        for metric in ("em", "f1")
+    ]
 
 
 def student_jobs(config: Config) -> dict[str, Any]:
@@ -82,7 +118,7 @@ def student_jobs(config: Config) -> dict[str, Any]:
     trajectories = stages.trajectories_folder(config)
     steps = _steps(config)
     jobs = {}
-    for student in STUDENTS:
+    for student in config.demo.students:
         for seed in _seeds(config, student):
             name = _name(student, seed)
             settings = _settings(config.train, student, seed, steps)
@@ -107,10 +143,11 @@ def _steps(config: Config) -> int:
 
 
 def _settings(train: TrainConfig, student: str, seed: int, steps: int) -> TrainConfig:
-    method = "steper" if student == "steper" else "vanilla_kd"
+    if student.startswith("steper"):
+        weighting = "uniform" if student == "steper_uniform" else train.weighting
+        return train.model_copy(update={"method": "steper", "weighting": weighting, "seed": seed})
     limit = steps if student == "vanilla_kd_equal_steps" else train.max_steps
-    learned = train.steps if method == "steper" else "all"
-    return train.model_copy(update={"method": method, "steps": learned, "seed": seed, "max_steps": limit})
+    return train.model_copy(update={"method": "vanilla_kd", "steps": "all", "seed": seed, "max_steps": limit})
 
 
 def _seeds(config: Config, student: str) -> Sequence[int]:

@@ -5,10 +5,12 @@ import json
 import pytest
 
 from steper_ray import stages
+from steper_ray.config import DemoConfig
 from steper_ray.config.file import load_config
-from steper_ray.recipes.demo import STUDENTS, run_demo
+from steper_ray.recipes.demo import run_demo
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
+STUDENTS = DemoConfig().students
 SMALL = [
     "corpus.miniature.worlds=3",
     "corpus.miniature.questions_per_world=4",
@@ -77,6 +79,19 @@ def test_the_terminal_shows_the_table_and_the_path_of_sigma(demo):
     shown = stages.report(config.run_dir)
     assert "StepER" in shown
     assert "sigma at step" in shown
+    assert "95 % interval" in shown
+
+
+def test_the_last_student_is_compared_with_every_other_model_over_all_questions(demo):
+    _, results = demo
+    found = {(one["other"], one["unit"], one["metric"]) for one in results["comparisons"]}
+    others = {"base", "vanilla_kd", "vanilla_kd_equal_steps", "teacher"}
+    assert found == {(o, u, m) for o in others for u in ("sentence", "chain") for m in ("em", "f1")}
+    models = results["models"]
+    for one in results["comparisons"]:
+        means = [models[name][one["unit"]][one["metric"]] for name in ("steper", one["other"])]
+        assert one["difference"] == pytest.approx(means[0] - means[1])
+        assert (one["model"], one["n"]) == ("steper", 3)
 
 
 def test_a_rerun_trains_and_scores_nothing_again(demo):

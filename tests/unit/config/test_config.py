@@ -32,6 +32,7 @@ def test_the_shipped_configs_are_all_there():
         "paper_musique",
         "single_gpu",
         "annotation_musique",
+        "real_2wiki",
     }
 
 
