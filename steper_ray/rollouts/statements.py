@@ -14,7 +14,8 @@ from functools import cache
 from importlib import resources
 
 from steper_ray.core.sentences import CLOSING, first_sentence
-from steper_ray.rollouts.clauses import PREPOSITIONS, dated, declare
+from steper_ray.rollouts.clauses import declare
+from steper_ray.rollouts.words import PREPOSITIONS, dated
 from steper_ray.schema import Passage
 
 _REFERENCE = re.compile(r"#(\d+)")
@@ -125,7 +126,7 @@ def _related(subject: str, relation: str, answer: str) -> str:
 def _hangs(relation: str) -> bool:
     """Whether a relation reads as what is said of its subject: 'capital of', 'located in the state'."""
     words = relation.lower().split()
-    return words[0] in _PARTICIPLES or words[-1] in PREPOSITIONS
+    return bool(words) and (words[0] in _PARTICIPLES or words[-1] in PREPOSITIONS)
 
 
 def _filled(template: str, subject: str, answer: str) -> str:
@@ -141,7 +142,9 @@ def _sentence(text: str) -> str:
         head, complete = first_sentence(f"{text} Next")
         if not complete or len(head) >= len(text):
             break
-        text = CLOSING.sub(r"\1", head) + text[len(head) :]  # also that of a quotation: ... is "Go home."
+        text = (
+            CLOSING.sub(r"\1", head) + text[len(head) :]
+        ).lstrip()  # also that of a quotation: ... is "Go home."
     # The stop of 'Jay Z.' or 'D.C.' looks like an initial's, which ends no sentence.
     endings = (text.removesuffix(".") + ".", _without_stops(text) + ".", f"{text}, as stated.")
     return next(one for one in endings if first_sentence(f"{one} Next") == (one, True))

@@ -1,6 +1,7 @@
 """The annotation teacher: gold decompositions as chains, retrieved as the reasoner retrieves."""
 
 import dataclasses
+import random
 
 import pytest
 from distilled import question
@@ -111,6 +112,18 @@ def test_each_relation_is_one_sentence_and_one_question():
         assert "Bo" in statement
         assert asked.endswith("?")
         assert "Alba" in asked
+
+
+def test_no_words_in_any_order_break_the_rules():
+    words = "who what how many when did does is was has can in of from the a year Bo born win #1 >> ? , U.S.".split()
+    rng = random.Random(0)
+    for _ in range(3000):
+        question = " ".join(rng.choices(words, k=rng.randrange(9)))
+        statement = state(
+            question, rng.choice(["Cy", "", "...", "?", "U.S.", "on 3 May", "in 1900", "12 mi"])
+        )
+        assert FRAMEWORKS["ircot"].cut(f"{statement} Next") == (statement, True)
+        assert "\n" not in follow_up(question)
 
 
 def test_names_are_written_as_their_passage_writes_them():
