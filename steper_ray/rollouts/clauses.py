@@ -302,5 +302,6 @@ def _behind(words: Sequence[str], start: int, asked: _Question, ending: str) -> 
         at = start + hangs if hangs or lowered[start] in ("in", "on", "at") else None
     if at is None:
         return [*words, ending]
-    answer = ending.split(maxsplit=1)[-1] if words[at - 1].lower() in PREPOSITIONS else ending
+    first, _, more = ending.partition(" ")
+    answer = more if lowered[at - 1] in PREPOSITIONS and first in PREPOSITIONS else ending
     return [*words[: at - 1], words[at - 1].removesuffix(","), answer, *words[at:]]

@@ -142,9 +142,8 @@ def _sentence(text: str) -> str:
         head, complete = first_sentence(f"{text} Next")
         if not complete or len(head) >= len(text):
             break
-        text = (
-            CLOSING.sub(r"\1", head) + text[len(head) :]
-        ).lstrip()  # also that of a quotation: ... is "Go home."
+        opened = CLOSING.sub(r"\1", head)  # also that of a quotation: ... is "Go home."
+        text = " ".join(f"{opened}{text[len(head) :]}".split())
     # The stop of 'Jay Z.' or 'D.C.' looks like an initial's, which ends no sentence.
     endings = (text.removesuffix(".") + ".", _without_stops(text) + ".", f"{text}, as stated.")
     return next(one for one in endings if first_sentence(f"{one} Next") == (one, True))

@@ -159,7 +159,7 @@ def placed(answer: str, preposition: str, kind: str, hangs: bool) -> str:
     if first.lower() in PREPOSITIONS:
         answer, first = first.lower() + answer[len(first) :], first.lower()
     if first in PREPOSITIONS and (hangs or preposition):
-        return answer.split(maxsplit=1)[-1] if first == preposition or hangs else answer
+        return answer.partition(" ")[2] if first == preposition or hangs else answer
     if kind == "century" and re.fullmatch(r"(?:the )?\d+(?:st|nd|rd|th)", answer):
         answer = f"the {answer.removeprefix('the ')} century"
     if hangs or first in PREPOSITIONS:
