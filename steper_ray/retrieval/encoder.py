@@ -73,7 +73,11 @@ class Encoder:
         import torch
 
         read = self._tokenizer(
-            texts, padding=True, truncation=True, max_length=self._length, return_tensors="pt"
+            list(map(as_utf8, texts)),
+            padding=True,
+            truncation=True,
+            max_length=self._length,
+            return_tensors="pt",
         ).to(self._device)
         with torch.inference_mode():
             states = self._model(**read).last_hidden_state.float()
@@ -91,6 +95,11 @@ class Encoder:
             pooled = torch.nn.functional.normalize(pooled, dim=1)
         vectors: NDArray[np.float32] = pooled.cpu().numpy()
         return vectors
+
+
+def as_utf8(text: str) -> str:
+    """The text with '?' for each half of a surrogate pair, which no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def readable(shape: Any, tokenizer: Any, wanted: int) -> int:

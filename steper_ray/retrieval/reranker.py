@@ -10,7 +10,7 @@ from steper_ray.core.errors import ModelError
 from steper_ray.models import resolve_model
 from steper_ray.pretrained import load_classifier, load_tokenizer
 from steper_ray.retrieval.base import Retriever
-from steper_ray.retrieval.encoder import readable
+from steper_ray.retrieval.encoder import as_utf8, readable
 from steper_ray.schema import Hit, Passage
 
 
@@ -49,7 +49,8 @@ class Reranked:
         import torch
 
         read = self._tokenizer(
-            query, f"{passage.title} {passage.text}", truncation="only_second" if len(query) < 1000 else True,
+            as_utf8(query), f"{passage.title} {passage.text}",
+            truncation="only_second" if len(query) < 1000 else True,
             max_length=self._length, return_tensors="pt",
         ).to(self._device)  # fmt: skip
         with torch.inference_mode():

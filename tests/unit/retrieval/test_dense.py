@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from steper_ray.config import EncoderConfig, FusionConfig, RerankerConfig, RetrievalConfig
+from steper_ray.config import EncoderConfig, FusionConfig, LinksConfig, RerankerConfig, RetrievalConfig
 from steper_ray.core.errors import ModelError, RetrievalError
 from steper_ray.core.fingerprints import passages_fingerprint
 from steper_ray.retrieval import build_index, check_parts, dense, ensure_index, open_index, search_settings
@@ -124,6 +124,30 @@ def test_dense_search_is_exact_in_blocks_and_ties_go_by_the_order_of_the_corpus(
         assert list(threads.map(lambda q: retriever.search([q], 5)[0], queries * 5)) == retriever.search(
             queries * 5, 5
         )
+
+
+@pytest.mark.parametrize("kind", ["bm25", "dense", "hybrid"])
+def test_a_query_of_any_text_finds_passages_or_nothing(folder: Path, tmp_path: Path, kind: Any) -> None:
+    config = RetrievalConfig(
+        kind=kind, encoder=EncoderConfig(model=str(folder)), links=LinksConfig(weight=0.5)
+    )
+    corpus = [*PASSAGES, Passage("rtl", "مرحبا", "مرحبا بالعالم")]
+    retriever = ensure_index(corpus, config, tmp_path / "index", passages_fingerprint(corpus))
+    assert retriever.search(["", " \n\t", "\u200b"], 3)[:2] == [[], []]
+    for query in (
+        "w1 " * 350_000,  # 1 MB
+        "x" * 1_000_000,
+        "\x00w1\x1b[31m w2\x07",
+        "\u202ew1\u202c w2",
+        "\ud800 w1",  # half of a surrogate pair: no UTF-8
+        "?!",
+        "\N{DESERT ISLAND}\ufe0f w1",
+    ):
+        (hits,) = retriever.search([query], 3)
+        assert len(hits) <= 3
+        assert retriever.search([query], 3) == [hits]
+    (found,) = retriever.search(["مرحبا"], 3)
+    assert kind != "bm25" or found[0].passage.id == "rtl"
 
 
 def test_queries_are_encoded_on_the_cpu_where_passages_had_a_gpu(
