@@ -68,7 +68,7 @@ def ranking(hits: Sequence[Hit]) -> Ranking:
 
 
 def agree(ours: Ranking, theirs: Ranking) -> bool:
-    """Whether two rankings have the same scores place by place, and the same passages but for ties at the end."""
+    """Whether two rankings have the same scores place by place, and the same passages except for ties at the end."""
     if len(ours) != len(theirs):
         return False
     if any(abs(a - b) > CLOSE for (_, a), (_, b) in zip(ours, theirs, strict=True)):
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, required=True, help="a set: corpus.jsonl[.gz] and questions.jsonl"
     )
-    parser.add_argument("--passages", type=int, help="the first so many of it")
+    parser.add_argument("--passages", type=int, help="use only the first N of it")
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--json", type=Path)

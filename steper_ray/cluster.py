@@ -1,4 +1,4 @@
-"""Which Ray a command runs on: the cluster that RAY_ADDRESS names (as in a submitted job), or a local one.
+"""Chooses the Ray a command runs on: the cluster that RAY_ADDRESS names (as in a submitted job), or a local one.
 
 The command line connects; the stages take the Ray they find, and ask here what its nodes lack.
 """
@@ -27,7 +27,7 @@ _LOOK_S = 60.0  # for all nodes to look at run_dir; each starts a process for it
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What each of `count` processes reserves; `settings` are the config fields that set count, CPUs and GPUs."""
+    """Resources of each of `count` processes; `settings` are the config fields that set count, CPUs and GPUs."""
 
     count: int
     num_cpus: float
@@ -141,7 +141,7 @@ def check_nodes(run_dir: Path, nodes: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _look(marks: Path, node: str) -> str:
-    """What is wrong with a run_dir on this node; empty where nothing is."""
+    """The fault of a run_dir on this node; empty where there is none."""
     from steper_ray.core.files import write_text
 
     try:
@@ -201,7 +201,7 @@ def _init() -> None:
     if "RAY_ADDRESS" in os.environ:
         ray.init()
         return
-    # The stages show progress of their own.
+    # The stages show their own progress.
     for name in ("progress", "execution.streaming_executor"):
         logging.getLogger(f"ray.data._internal.{name}").setLevel(logging.ERROR)
     cpus = max(2, os.cpu_count() or 2)

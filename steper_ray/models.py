@@ -121,7 +121,7 @@ def check_sums(folder: Path) -> None:
 
 
 def model_fingerprint(engine: EngineConfig) -> dict[str, str | None]:
-    """What decides a model's answers: its files and its tokenizer's by content; a hub name or an endpoint by name.
+    """The fingerprint of a model: its files and its tokenizer's by content; a hub name or an endpoint by name.
 
     Raises ModelError for a folder that cannot be loaded.
     """

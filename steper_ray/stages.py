@@ -105,7 +105,7 @@ def train(config: Config, *, replace: bool = False) -> TrainResult:
 
 
 def judge(config: Config) -> Judge | None:
-    """What asks a student questions while it learns, where `train.validation` wants any."""
+    """The judge that asks a student questions while it learns, where `train.validation` wants any."""
     if not config.train.validation.questions:
         return None
     from steper_ray.evaluation.watch import question_judge

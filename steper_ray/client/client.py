@@ -49,7 +49,7 @@ class Client:
 
     `token`: the server's, where it has one. `timeout_s`: longest silence of the server, more than its own deadline.
     `retries`: further attempts of a question that was refused for the moment, or never arrived. `transport`: httpx's,
-    for proxies and certificates of one's own.
+    for your own proxies and certificates.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the reasoner endpoint's replies are to a client: an answer, events, or a typed error. It sends nothing."""
+"""The reasoner endpoint's replies as a client sees them: an answer, events, or a typed error. Sends nothing."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ async def read(reply: httpx.Response) -> bytes:
 
 @contextmanager
 def _broken() -> Iterator[None]:
-    """What may go wrong with an answer that has begun, as a FailedError."""
+    """Turns a failure of an answer that has begun into a FailedError."""
     try:
         yield
     except httpx.TimeoutException as silent:

@@ -57,7 +57,7 @@ class AnnotationConfig(Section):
     """How chains are written from gold decompositions (`build.teacher=annotation`)."""
 
     missing: Literal["inject", "drop", "keep"] = "inject"
-    """What happens to a fact whose passage is not in the prompt: `inject` puts the passage among the step's hits,
+    """For a fact whose passage is not in the prompt: `inject` puts the passage among the step's hits,
     `drop` omits the trajectory, `keep` states the fact all the same, which teaches to invent first and search later.
     """
     rewrite: EngineConfig | None = None
@@ -72,7 +72,7 @@ class BuildConfig(Section):
     """A model that reasons, or the chains written from gold decompositions and evidences (no model)."""
     annotation: AnnotationConfig = AnnotationConfig()
     match: Literal["exact", "contains"] = "exact"
-    """When an answer counts as right for the filter (the paper does not say)."""
+    """The filter's rule for a right answer (the paper does not say)."""
     teachers: tuple[TeacherConfig, ...] = ()
     """Several teachers, asked one after the other, so that each has all GPUs; by default `engine` alone."""
     samples: Positive = 1

@@ -24,7 +24,7 @@ class MiniatureConfig(Section):
 
 
 class CorpusConfig(Section):
-    """Where questions and passages come from.
+    """The sources of questions and passages.
 
     Each path is a file, a folder, a glob, a .zip (or `x.zip/member`), or `hub:OWNER/NAME[/CONFIG]/SPLIT`.
     """
@@ -42,7 +42,7 @@ class CorpusConfig(Section):
     passage_characters: Positive = 1000
     """Longest passage that a document is split into."""
     on_error: Literal["stop", "skip"] = "stop"
-    """What a malformed record does: stop with its file and line, or be counted, named and skipped."""
+    """On a malformed record: `stop` with its file and line, or count, name and `skip` it."""
     limit: Positive | None = None
     """Take only this many questions, from the first on."""
     miniature: MiniatureConfig = MiniatureConfig()
@@ -91,7 +91,7 @@ class EncoderConfig(Section):
     passage_prefix: str | None = None
     """Stands before a passage's title and text, such as "passage: " for E5; by default the model's own prompt."""
     max_tokens: Positive = 256
-    """What is longer is cut; the model's own limit holds too."""
+    """Longer texts are cut; the model's own limit holds too."""
     batch_size: Positive = 32
     """Passages that are encoded together."""
     num_gpus: float = Field(0.0, ge=0)
@@ -144,7 +144,7 @@ class RetrievalConfig(Section):
     """bm25 runs everywhere; lucene is Pyserini's BM25 and needs a Java 21+ with jdk.incubator.vector; dense searches by
     `encoder`'s vectors; hybrid joins bm25 and dense."""
     index_dir: FilePath | None = None
-    """Where the index lies or is built; by default below `<run_dir>/index`, one folder a corpus and setting."""
+    """Folder of the index; by default below `<run_dir>/index`, one folder per corpus and setting."""
     k1: float = Field(1.2, ge=0)
     b: float = Field(0.75, ge=0, le=1)
     title_weight: int = Field(1, ge=1, le=100)

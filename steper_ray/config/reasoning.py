@@ -93,14 +93,14 @@ class ReasoningConfig(PromptConfig):
     framework: str = Field("ircot", pattern=r"^\w+$|^[\w.]+:\w+$")
     """How prompts are laid out and chains cut: `ircot`, `self_ask`, `react`, or `package.module:Name` for your own."""
     unit: Literal["sentence", "chain"] = "sentence"
-    """What one step generates: cut after the framework's step (IRCoT: a sentence), or on to the end of sequence."""
+    """Text of one step: cut after the framework's step (IRCoT: a sentence), or on to the end of sequence."""
     max_steps: Positive = 5
     """S (the paper: 5). What is taken back takes steps too: give `confident` some more than the longest chain needs."""
     stop: Literal["fixed", "confident", "stable"] = "confident"
-    """When an answer counts. `fixed`: as soon as it is stated (the paper). `confident`: a sentence below `confidence`
-    is taken back, and a further step, up to `max_steps`, writes it again with the passages that it finds; an answer
-    that is still doubted is given with stop reason `unsure`. `stable`: when two successive steps state the same one.
-    A build always runs `fixed`. Without log-probabilities `confident` behaves like `fixed` (logged once).
+    """The rule by which an answer counts. `fixed`: as soon as it is stated (the paper). `confident`: a sentence below
+    `confidence` is taken back, and a further step, up to `max_steps`, writes it again with the passages that it finds;
+    an answer that is still doubted is given with stop reason `unsure`. `stable`: when two successive steps state the
+    same one. A build always runs `fixed`. Without log-probabilities `confident` behaves like `fixed` (logged once).
     On the miniature `confident` has the most right answers for its steps (docs/benchmarks.md)."""
     confidence: float = Field(0.5, ge=0, le=1)
     """For `confident`: the least probability of a sentence's least likely token; 0 takes nothing back. Above 0.5 the
@@ -114,7 +114,7 @@ class ReasoningConfig(PromptConfig):
     of Chinese. All passages of a question have to fit into `engine.max_model_len`. `steper index` counts longer
     ones."""
     long_passages: Literal["cut", "leave_out"] = "cut"
-    """What happens to a longer passage that was found: `cut` behind a sentence or word, or `leave_out`."""
+    """A longer passage that was found is `cut` behind a sentence or word, or left out (`leave_out`)."""
     max_question_chars: Positive = 4000
     """A longer question is refused before anything is retrieved."""
     deadline_s: float | None = Field(None, gt=0)

@@ -23,7 +23,7 @@ class EvaluateConfig(Section):
     corpus: CorpusConfig | None = None
     """The test set; by default the top-level corpus."""
     units: tuple[Literal["sentence", "chain"], ...] = ("sentence", "chain")
-    """Which step units to report."""
+    """Step units to report."""
     in_flight: Positive = 64
     """Trajectories an engine keeps in flight."""
     engines: Positive = 2
@@ -45,7 +45,7 @@ class DemoConfig(Section):
     students: tuple[Literal["vanilla_kd", "vanilla_kd_equal_steps", "steper_uniform", "steper"], ...] = Field(
         ("vanilla_kd", "vanilla_kd_equal_steps", "steper"), min_length=1
     )
-    """What is trained from `train.student`: vanilla-KD at StepER's epochs and at its optimiser steps, StepER with equal
+    """Students trained from `train.student`: vanilla-KD at StepER's epochs and at its steps, StepER with equal
     weights and with those of `train.weighting`. The last one is compared with all others, question by question."""
     few_shot_base: bool = False
     """Show the base the project's demonstrations: a model that was not trained on the format cannot know it."""
@@ -58,7 +58,7 @@ class DemoConfig(Section):
 
 
 class SelfDistilConfig(Section):
-    """Self-distillation: students that learn from right trajectories of their own, with no teacher."""
+    """Self-distillation: students that learn from their own right trajectories, with no teacher."""
 
     rounds: Positive = 1
     """Rounds: in each the last student reasons over the questions without a right trajectory, what it gets right joins
@@ -66,7 +66,7 @@ class SelfDistilConfig(Section):
     student: FolderOrName | None = None
     """The first student, which reasons in round 1: a folder or name; by default run_dir/models/<train.method>."""
     engine: EngineConfig | None = None
-    """What runs the students (its `model` is set to theirs); by default as `engine`."""
+    """Engine of the students (its `model` is set to theirs); by default as `engine`."""
     samples: Positive = 1
     """Trajectories of a question at most, until one is right; more than one needs a temperature above 0."""
     temperature: float | None = Field(None, ge=0)

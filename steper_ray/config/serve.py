@@ -42,7 +42,7 @@ class StudentConfig(Section):
     """One model of several that an endpoint serves, by its name."""
 
     name: str = Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$")
-    """What requests and `GET /v1/models` call it."""
+    """Its name in requests and in `GET /v1/models`."""
     model: FolderOrName | None = None
     """As `engine.model`, which is the default. Students of the same model share its engine."""
     adapter: FolderOrName | None = None

@@ -18,7 +18,7 @@ class LoraConfig(Section):
 
     rank: Positive = 16
     alpha: float = Field(32.0, gt=0)
-    """What an adapter adds is scaled by alpha / rank."""
+    """An adapter's output is scaled by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of an adapter's inputs that is omitted while training."""
     target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
@@ -44,7 +44,7 @@ class TrainConfig(Section):
     method: Literal["steper", "vanilla_kd"] = "steper"
     """StepER learns all steps; vanilla-KD the final step alone."""
     steps: Literal["all", "first_final", "first_mid_final"] = "all"
-    """Which of a trajectory's examples StepER learns: all, the first and the final one, or these two and one between
+    """Examples of a trajectory that StepER learns: all, the first and the final one, or these two and one between
     them, drawn from `seed` and the question (Fig. 3, which goes from vanilla-KD to StepER in these steps)."""
     weighting: Literal["difficulty", "uniform", "fixed"] = "difficulty"
     """Difficulty-aware (a learned sigma a task), the plain sum, or `fixed_weights`."""
@@ -105,9 +105,9 @@ class TrainConfig(Section):
     max_failures: int = Field(2, ge=0)
     """Worker failures that are restarted from the last checkpoint."""
     validation: ValidationConfig = ValidationConfig()
-    """What is looked at while the student learns."""
+    """Validation while the student learns."""
     tracking: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
-    """Where every step's numbers go besides metrics.jsonl. Addresses and keys are those tools' own environment
+    """Trackers of every step's numbers, besides metrics.jsonl. Addresses and keys are those tools' own environment
     variables (MLFLOW_TRACKING_URI, WANDB_API_KEY, ...)."""
     tracking_project: str = "steper_ray"
     """Project (Weights & Biases) or experiment (MLflow) that the run belongs to."""

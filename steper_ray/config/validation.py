@@ -24,7 +24,7 @@ class ValidationConfig(Section):
     every: Positive = 50
     """Optimiser steps between two looks at the loss of the held-out examples; the last step has one in any case."""
     keep: Literal["last", "best"] = "last"
-    """Which student is exported: that of the last step, or of the step with the lowest loss on held-out examples."""
+    """Student to export: of the last step, or of the step with the lowest loss on held-out examples."""
     by: Literal["sum", "initialization", "expansion", "aggregation"] = "sum"
     """The loss that `best` goes by: the plain sum of the abilities', or one of them."""
     questions: int = Field(0, ge=0)
@@ -33,9 +33,9 @@ class ValidationConfig(Section):
     questions_every: Positive | None = None
     """Optimiser steps between two rounds of questions, by default `every`. A round is omitted while another waits."""
     corpus: CorpusConfig | None = None
-    """Where the questions come from, if not from the run's own."""
+    """Source of the questions; by default the run's own."""
     engine: EngineConfig | None = None
-    """What answers them with the student's weights; by default the run's engine, or transformers where that is an
+    """Engine that answers them with the student's weights; by default the run's, or transformers where that is an
     endpoint."""
     num_cpus: float | None = Field(None, ge=0)
     """CPUs reserved for that engine, by default `evaluate.num_cpus`. With 0 it starts on a full cluster too, and takes

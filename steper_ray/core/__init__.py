@@ -1,1 +1,1 @@
-"""What every room may use: errors, files, fingerprints, answers, claims, progress, tasks. Knows schema alone."""
+"""Shared by every room: errors, files, fingerprints, answers, claims, progress, tasks. Knows schema alone."""

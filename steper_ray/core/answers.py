@@ -1,4 +1,4 @@
-"""What an answer is: extraction from a chain, normalisation, exact match, F1 and containment.
+"""Answers: extraction from a chain, normalisation, exact match, F1 and containment.
 
 The filter and the scores share these rules. Sources: SQuAD v1.1 evaluation (normalisation, F1), the HotpotQA and
 2WikiMultiHopQA evaluations (the yes/no rule), the MuSiQue evaluation (best over aliases). Knows no other module.
@@ -42,7 +42,7 @@ def extract_answer(chain: str) -> str | None:
 
 
 def in_brackets(text: str) -> tuple[str, bool]:
-    """What stands in the square bracket that opens `text`, stripped, and whether it is closed; brackets may nest."""
+    """The content of the square bracket that opens `text`, stripped, and whether it is closed; brackets may nest."""
     depth = 0
     for at, character in enumerate(text):
         depth += (character == "[") - (character == "]")

@@ -1,4 +1,4 @@
-"""What a step of reasoning claims, and where and how much of it stands in the passages, with no model.
+"""The claims of a reasoning step, and how much of them the passages hold and where, without a model.
 
 The verifiers of the training data score with these rules, and the endpoint ties each sentence to its passages with
 them. A claim is a name, a number or the stated answer. Rules over English text, not linguistics: they read chains as
@@ -42,7 +42,7 @@ _CLOSED = frozenset(("yes", "no"))
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What one step claims, each normalised as answers are (SQuAD). `answer` is None where none is stated.
+    """The claims of one step, each normalised as answers are (SQuAD). `answer` is None where none is stated.
 
     `wording` has each claim as it is written.
     """
@@ -75,7 +75,7 @@ def claims_of(reasoning: str) -> Claims:
 
 @dataclass(frozen=True, slots=True)
 class Grounds:
-    """Where the claims of a text stand.
+    """The places of a text's claims.
 
     `passages` are places among those seen, from 0 and in order: few that together hold every claim that any holds.
     `missing` are the claims, as they are written, that stand nowhere.

@@ -1,7 +1,7 @@
 """This node's copies of what lies in a store: what a library maps or reads by itself it reads from `local(path)`.
 
 - A copy is named by what the store says of its files: a changed file is another copy, and an unchanged one is fetched
-  once a node, whoever asks.
+  once a node, for all processes.
 - Copies are bounded: those that were not used lately make room, at half of the disk or STEPER_CACHE_GB.
 - A copy is there whole or not at all; whether its bytes are what was written is for its reader's checksums to say.
 """
@@ -31,7 +31,7 @@ _origins: dict[str, str] = {}
 
 
 def cache_folder() -> Path:
-    """Where this user's copies and remembered checksums lie. Raises RuntimeError for a user without a home."""
+    """The folder of this user's copies and remembered checksums. Raises RuntimeError for a user without a home."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "steper_ray"
 
 
@@ -91,7 +91,7 @@ def scratch(name: str) -> Path:
 
 
 def _processes() -> str:
-    """Which processes the numbers of this one's /proc name."""
+    """The namespace that this process's /proc numbers belong to."""
     with suppress(OSError):
         return "".join(filter(str.isdigit, os.readlink("/proc/self/ns/pid")))
     return uuid.uuid4().hex

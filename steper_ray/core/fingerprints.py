@@ -65,7 +65,7 @@ def code_digest() -> str:
 
 
 class Passages(Protocol):
-    """What a passage's fingerprint is made of."""
+    """The bytes that a passage's fingerprint is made of."""
 
     @property
     def id(self) -> str: ...
@@ -90,7 +90,7 @@ class PassageDigest:
 
 
 def passages_fingerprint(passages: Iterable[Passages]) -> str:
-    """What ties an index to its corpus: 64 hex digits that change with any id, title, text or the order."""
+    """The fingerprint of a corpus: 64 hex digits that change with any id, title, text or the order."""
     found = PassageDigest()
     for passage in passages:
         found.add(passage)
@@ -98,7 +98,7 @@ def passages_fingerprint(passages: Iterable[Passages]) -> str:
 
 
 def remembered(key: Any, compute: Callable[[], str], files: Iterable[Path] = ()) -> str:
-    """What `compute` returns, computed again only when the key, a plain JSON value, or one of the files has changed.
+    """The result of `compute`, cached until the key, a plain JSON value, or one of the files changes.
 
     `compute` must depend on nothing else. It is kept in this process and in the user's cache folder, but not where a
     file has changed just now.
@@ -126,7 +126,7 @@ def _is_settled(states: Iterable[tuple[Any, ...]]) -> bool:
 
 
 def _recall(name: str) -> str | None:
-    """What the cache folder has under a name; None for nothing, or for a damaged file."""
+    """The cached value of a name; None for none, or for a damaged file."""
     try:
         found, check = json.loads((_cache() / name).read_text(encoding="utf-8"))
     except (OSError, RuntimeError, ValueError, TypeError):

@@ -2,7 +2,7 @@
 
 - On a file system the lock ends with its process, however that ends.
 - In a store it is a file that its holder writes again every _BEAT_S; one that was not for _DEAD_S, by the store's
-  clock, is nobody's any more. Locks are numbered: of those who find a dead one, one alone writes the next number.
+  clock, has expired. Locks are numbered: of the processes that find an expired one, only one writes the next number.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _take(locks: Path, what: str) -> tuple[Path, bytes] | str:
 
 
 def _alive(path: Path) -> str | None:
-    """Who holds a lock by its file, in words; None where nobody does any more."""
+    """The holder of a lock by its file, in words; None where it has expired."""
     try:
         store, name = place(path)
         info, note = store.info(name), json.loads(path.read_bytes())
@@ -162,7 +162,7 @@ def _now(locks: Path) -> Any:
 
 
 def _written(info: dict[str, Any]) -> Any:
-    """When a file was written, by the store's clock."""
+    """The time a file was written, by the store's clock."""
     return info.get("LastModified") or info["mtime"]
 
 

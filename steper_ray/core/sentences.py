@@ -1,4 +1,4 @@
-"""Where a reasoning sentence ends, in any script. Pure text, no other module.
+"""Ends of reasoning sentences, in any script. Pure text, no other module.
 
 A full stop ends one only before a blank and what can open the next: a capital, a digit, or a letter of a script without
 capitals. The marks of other scripts are part of no abbreviation: '。' needs no blank behind it, '।' and '؟' none before

@@ -1,4 +1,4 @@
-"""Which questions are held out: a function of a question's id alone, so that more data moves none between the sets.
+"""Held-out questions, by a function of the question's id alone: more data moves none between the sets.
 
 The same questions are held out wherever this is used: in an export's validation split, in training, and where a
 student is asked questions while it learns. Knows no other module.

@@ -1,4 +1,4 @@
-"""Paths of this machine and of object stores (s3://bucket/x, gs://bucket/x), told apart in one place."""
+"""Paths of this machine and of object stores (s3://bucket/x, gs://bucket/x), distinguished in one place."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def for_arrow(path: Path) -> tuple[str, Any]:
 
 
 def state(path: Path) -> tuple[Any, ...]:
-    """What changes when a file does. Raises FileNotFoundError."""
+    """A value that changes when a file does. Raises FileNotFoundError."""
     if is_remote(path):
         store, name = place(path)
         info = store.info(name)
@@ -87,6 +87,6 @@ def state(path: Path) -> tuple[Any, ...]:
 
 
 def tag(info: dict[str, Any]) -> str:
-    """What a store says of a file's content."""
+    """A store's own tag of a file's content."""
     names = ("ETag", "etag", "generation", "md5Hash", "LastModified", "mtime")
     return next((str(info[name]) for name in names if info.get(name)), "")

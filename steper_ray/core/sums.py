@@ -37,7 +37,7 @@ def take(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 def damage(folder: Path, sums: Sums, read: Callable[[Path], str] = file_fingerprint) -> str | None:
-    """What is wrong with the first file that is missing or not what was written; None if nothing.
+    """The fault of the first file that is missing or not what was written; None if there is none.
 
     `read` returns a file's SHA-256: by default a file is read once, and again when it changes. Of a store's folder it
     is this node's copy that is read, as by those who use it.
@@ -67,7 +67,7 @@ def write_sums(folder: Path) -> None:
 
 
 def listed(folder: Path) -> dict[str, tuple[None, str]] | None:
-    """What a folder's SHA256SUMS lists, or None where it cannot be read or is no such file."""
+    """The entries of a folder's SHA256SUMS, or None where it cannot be read or is no such file."""
     try:
         text = (folder / SUMS).read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -79,7 +79,7 @@ def listed(folder: Path) -> dict[str, tuple[None, str]] | None:
 
 
 def sums_damage(folder: Path) -> str | None:
-    """What is wrong with a folder by its SHA256SUMS; None if nothing. Its README.md may be edited."""
+    """The fault of a folder by its SHA256SUMS; None if there is none. Its README.md may be edited."""
     if not (folder / SUMS).is_file():
         return f"{SUMS} is missing"
     folder = local(folder)

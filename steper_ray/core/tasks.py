@@ -14,7 +14,7 @@ from steper_ray.core.errors import SteperError
 T = TypeVar("T")
 R = TypeVar("R")
 
-_LEFT_S = 60.0  # wait for tasks whose results nobody takes; on a cluster that lost its nodes they never end
+_LEFT_S = 60.0  # wait for tasks whose results are not taken; on a cluster that lost its nodes they never end
 
 
 def in_order(

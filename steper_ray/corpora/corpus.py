@@ -49,9 +49,9 @@ class Corpus:
     _log: ErrorLog
     _config: CorpusConfig
     _files: tuple[Path, ...] = ()
-    """What the passages are read from."""
+    """The files of the passages."""
     _question_files: tuple[DataFile, ...] = ()
-    """What the questions are read from, except for the passages' files."""
+    """The files of the questions, without the passages' files."""
 
     def passages(self) -> Iterator[Passage]:
         """All passages, each id once, whatever the limit. Raises DataError: malformed record, no passage."""
@@ -77,7 +77,7 @@ class Corpus:
 
     @property
     def skipped(self) -> list[Skipped]:
-        """What reading has omitted so far, each record once: malformed ones, and unanswerable questions."""
+        """Records omitted so far, each once: malformed ones, and unanswerable questions."""
         return self._log.skipped
 
     def fingerprint(self) -> str:

@@ -1,4 +1,4 @@
-"""What the layouts' models are made of: checked text, ids, and fields that people store in several forms.
+"""Field types of the layouts' models: checked text, ids, and fields that people store in several forms.
 
 `validated` turns a record into its model, or raises Malformed with the field and what it should be.
 """

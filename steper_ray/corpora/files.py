@@ -1,4 +1,4 @@
-"""Which files a setting names, and their bytes: plain or compressed files, members of a .zip, data sets of the hub.
+"""The files that a setting names, and their bytes: plain or compressed, members of a .zip, data sets of the hub.
 
 Knows nothing of what the files hold.
 """

@@ -1,4 +1,4 @@
-"""Which layout a questions file has, seen by the fields of its first record."""
+"""Recognises the layout of a questions file by the fields of its first record."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def make_world(world_id: str, rng: Random, names: Names) -> World:
 
 
 def _note_count(rng: Random) -> int:
-    """Mostly none; one entity in 100 has so many that they can crowd its own passage out of the top four."""
+    """Mostly none; one entity in 100 has enough of them to crowd its own passage out of the top four."""
     draw = rng.random()
     return 0 if draw < 0.75 else 1 if draw < 0.95 else 2 if draw < 0.99 else 5
 

@@ -1,4 +1,4 @@
-"""Where a record stands, and what happens to one that cannot be used. Knows nothing of what records mean."""
+"""The place of a record, and the handling of one that cannot be used. Knows nothing of what records mean."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a record stands."""
+    """The place of a record."""
 
     file: str
     record: str
@@ -31,7 +31,7 @@ class Place:
 
 @dataclass(slots=True)
 class ErrorLog:
-    """What happens to a malformed record. Reading a file twice notes each of its records once."""
+    """Handles malformed records. Reading a file twice notes each of its records once."""
 
     on_error: Literal["stop", "skip"]
     _notes: dict[Skipped, None] = field(default_factory=dict)

@@ -77,7 +77,7 @@ def link(entries: Iterable[Entry], passages: Iterable[Passage]) -> dict[str, str
     """Gold ids of the entries -> ids of a corpus from elsewhere: by title and text, else by a title that is
     unique.
 
-    A gold id whose passage the corpus does not have is omitted of the map. Memory holds the gold passages'
+    A gold id whose passage the corpus does not have is not in the map. Memory holds the gold passages'
     titles.
     """
     wanted: dict[str, set[str]] = {}

@@ -61,7 +61,7 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """What one task came to: counts, SHA-256 of its files, lines of dropped.jsonl and pages of dropped.md."""
+    """The result of one task: counts, SHA-256 of its files, lines of dropped.jsonl and pages of dropped.md."""
 
     tally: Tally
     kept: str

@@ -1,4 +1,4 @@
-"""What was not kept, for people to read: every trajectory in one line, and a few of each reason in full."""
+"""Dropped trajectories, for people to read: each in one line, and a few of each reason in full."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ _WIDTHS = (14, 16, 16, 14)  # of the table's columns
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the config does not say."""
+    """Assumptions about what the config does not say."""
 
     gpu: str = "H100"
     gpus: int | None = None

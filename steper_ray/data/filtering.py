@@ -1,4 +1,4 @@
-"""Which trajectories become training data, and why others do not (StepER keeps those with a right answer).
+"""Decides which trajectories become training data, and why others do not (StepER keeps right answers).
 
 Pure functions of the trajectories of one question. It knows nothing of files, shards or engines.
 """
@@ -52,7 +52,7 @@ MINORITY = "minority"
 def choose(
     samples: Sequence[Trajectory], reasons: Sequence[str | None], keep: Keep, match: Match
 ) -> list[str | None]:
-    """Which trajectories of ONE question to learn from: their drop reasons, those of right ones omitted added.
+    """Drop reasons of ONE question's trajectories: those given, and those of right ones that are not learned from.
 
     `reasons` are those of `drop_reason` and of the verifiers. The majority is that of the normalised answers of all
     samples that state one; of equally frequent ones the earliest counts. Second chances have no vote: they know that

@@ -75,7 +75,7 @@ def trajectory(seen: Seen) -> RenderableType:
 
 
 def plain(shown: RenderableType, width: int = 100) -> str:
-    """What a terminal of `width` columns shows, without colours."""
+    """The text for a terminal of `width` columns, without colours."""
     out = io.StringIO()
     Console(file=out, width=width, color_system=None, markup=False).print(shown)
     return out.getvalue()
@@ -103,7 +103,7 @@ def _median_most(counted: Counter[int]) -> str:
 
 
 def _bill(data: DataSet, found: Inspection) -> list[Text]:
-    """What the teacher's engine was kept busy with, in all."""
+    """Total work of the teacher's engine."""
     cost = found.cost
     if not cost.n:
         return []

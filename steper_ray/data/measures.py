@@ -1,4 +1,4 @@
-"""What is measured of trajectories: what their steps cost, how long their examples are, what comes twice. Pure."""
+"""Measures of trajectories: the cost of their steps, the lengths of their examples, repetitions. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from steper_ray.schema import Ability, Question, Step, Trajectory, ability_of
 
 @dataclass(slots=True)
 class StepCost:
-    """What all generations at one step read and wrote, in tokens and seconds; requests run side by side, so the
+    """Tokens and seconds of all generations at one step; requests run side by side, so the
     seconds are waits added up and not time on a clock."""
 
     n: int = 0

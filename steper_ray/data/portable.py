@@ -1,4 +1,4 @@
-"""What of a run's settings may be published: names in place of absolute paths, and no addresses. Pure."""
+"""A run's settings for publication: names in place of absolute paths, and no addresses. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a build came to: counts, and retrieval recall after each step. Pure.
+"""The result of a build: counts, and retrieval recall after each step. Pure.
 
 `Tally` counts trajectories part by part, `BuildReport` is what the manifest, the command line and tests see.
 """
@@ -92,7 +92,7 @@ class FactCount:
 
 @dataclass(slots=True)
 class SourceCount:
-    """What one teacher gave: its trajectories, those learned from, and how many of these were second chances."""
+    """Counts of one teacher: its trajectories, those learned from, and how many of these were second chances."""
 
     trajectories: int = 0
     kept: int = 0

@@ -20,7 +20,7 @@ class RowFile:
 
     def __init__(self, path: Path, schema: pa.Schema, rows_a_group: int) -> None:
         self.bytes = 0
-        """What was written so far comes to in memory, uncompressed."""
+        """Bytes written so far, uncompressed."""
         self._path, self._schema, self._rows_a_group = path, schema, rows_a_group
         remove_leftovers(path)
         self._fresh = temporary(path)

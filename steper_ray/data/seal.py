@@ -45,7 +45,7 @@ def read_seal(folder: Path) -> dict[str, Any]:
 
 
 def damaged(folder: Path, sealed: dict[str, Any], name: str) -> str | None:
-    """What is wrong with one of the sealed files, or None."""
+    """The fault of one of the sealed files, or None."""
     try:
         same = file_fingerprint(folder / name) == sealed["files"].get(name)
     except OSError as error:

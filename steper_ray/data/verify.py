@@ -85,6 +85,6 @@ def first_failure(scores: Sequence[StepScore], least: dict[str, float]) -> StepS
 
 
 def explain(failed: StepScore, least: dict[str, float], trajectory: Trajectory) -> str:
-    """What was found wrong, with the step's own words."""
+    """The fault that was found, with the step's own words."""
     step = trajectory.steps[failed.step - 1]
     return f"step {failed.step}: {failed.verifier} {failed.score:.3f} < {least[failed.verifier]:g}: {step.reasoning}"

@@ -1,4 +1,4 @@
-"""Which figures a results document holds: from its numbers to panels, keys and captions. Pure.
+"""The figures of a results document: from its numbers to panels, keys and captions. Pure.
 
 A figure whose numbers are missing is omitted.
 """
@@ -32,7 +32,7 @@ _LABELS = {
     "steper": "StepER",
     "teacher": "Teacher",
 }
-# Of the demo's models. 5 to 7 are also the abilities, which stand in figures of their own.
+# Of the demo's models. 5 to 7 are also the abilities', which have their own figures.
 _COLOURS = {
     "base": 0,
     "vanilla_kd": 1,

@@ -104,7 +104,7 @@ def _predicted(found: RolloutSet) -> Iterator[Predicted]:
 def _asked(
     config: Config, sets: Sequence[RolloutSet], test_set: Source, use: Callable[[], T], *, shown: bool = True
 ) -> T:
-    """What `use` returns once the sets are asked; shards that it finds damaged are asked again."""
+    """The result of `use` once the sets are asked; shards that it finds damaged are asked again."""
     for left in reversed(range(_TRIES)):
         try:
             _ask(config, sets, test_set, shown=shown)

@@ -26,7 +26,7 @@ class Predicted:
 
 @dataclass(slots=True)
 class Predictions:
-    """What was written: the files, and how many questions there are, have an answer and are owed."""
+    """The written files, and how many questions there are, have an answer and are owed."""
 
     files: list[Path] = field(default_factory=list)
     questions: int = 0

@@ -44,7 +44,7 @@ def save_results(run_dir: Path, results: Mapping[str, Any]) -> None:
 
 
 def load_results(run_dir: Path) -> dict[str, Any] | None:
-    """What `save_results` wrote; None where nothing was. Raises DataError for a file that was changed since."""
+    """What `save_results` wrote; None where there is none. Raises DataError for a file that was changed since."""
     path = run_dir / RESULTS
     try:
         results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -45,7 +45,7 @@ class EvalJob:
 
 @dataclass(frozen=True, slots=True)
 class JobFiles:
-    """Where one job's results lie."""
+    """The places of one job's results."""
 
     scores: Path
     shards: Path

@@ -43,7 +43,7 @@ class Framework(Protocol):
         ...
 
     def next_query(self, question: str, chain: Sequence[str]) -> str:
-        """What step len(chain) + 1 asks the retriever."""
+        """The query of step len(chain) + 1 to the retriever."""
         ...
 
     def cut(self, text: str) -> tuple[str, bool]:

@@ -112,5 +112,5 @@ def _quoted(text: str) -> str:
 
 
 def defuse(text: str) -> str:
-    """What is spelled like a control token gets a blank behind its bracket, and is text for every tokenizer."""
+    """Puts a blank behind the bracket of what is spelled like a control token: text for every tokenizer."""
     return _CONTROL.sub(lambda match: f"{match.group()} ", text)

@@ -21,7 +21,7 @@ Prompt = Sequence[int] | str | Conversation
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What a stream yields: new text, its token ids and their log-probabilities (empty where not known).
+    """One item of a stream: new text, its token ids and their log-probabilities (empty where not known).
 
     The last chunk of a stream alone has a `finish_reason` ('stop' or 'length'). `usage` is that of the generation so
     far, in any chunk in which the engine reports it. `thinking`: the chunk is a thought that the

@@ -60,6 +60,6 @@ def _draw(
 
 
 def _nucleus(probs: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Which tokens have less than `top_p` of the mass before them; the likeliest one always is among them."""
+    """Mask of the tokens with less than `top_p` of the mass before them; the likeliest one is always among them."""
     probs, tokens = probs.sort(-1, descending=True)
     return torch.zeros_like(tokens, dtype=torch.bool).scatter(-1, tokens, probs.cumsum(-1) - probs < top_p)

@@ -81,7 +81,7 @@ class SlotCache(Cache):
 
 
 class _Span:
-    """What all layers share: the capacities, and which part of the slots the running pass is about."""
+    """State shared by all layers: the capacities, and the slots of the running pass."""
 
     def __init__(self) -> None:
         self.row_capacity = 0

@@ -28,7 +28,7 @@ class StopStrings:
         return text[:cut], False
 
     def flush(self) -> str:
-        """What was held back, when no more text comes."""
+        """The text held back, when no more comes."""
         held, self._held = self._held, ""
         return held
 

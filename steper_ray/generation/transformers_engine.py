@@ -247,7 +247,7 @@ class _Worker:
         self._waiting = going_on + self._waiting
 
     def _finish(self) -> None:
-        """Whatever ended the worker, nobody waits for it forever."""
+        """Ends every wait, however the worker ended."""
         with self._lock:
             self._end = self._end or "the engine's worker thread failed; its traceback is on standard error"
             left = [*self._batch.rows, *self._waiting]
@@ -266,7 +266,7 @@ def _deliver(items: Iterable[tuple[_Request, Chunk | GenerationError]]) -> None:
     for loop, some in by_loop.items():
         try:
             loop.call_soon_threadsafe(_put, some)
-        except RuntimeError:  # the loop was closed with streams open: nobody reads them any more
+        except RuntimeError:  # the loop was closed with streams open: they are no longer read
             for request, _ in some:
                 request.closed = True
 

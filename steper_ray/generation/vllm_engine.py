@@ -183,7 +183,7 @@ class Adapted:
 
 
 def _chunk(output: Any, written: int) -> Chunk:
-    """What is new in an output; `written` counts the tokens of the ones before it."""
+    """The new part of an output; `written` counts the tokens of the ones before it."""
     delta = output.outputs[0]
     ids = tuple(delta.token_ids)
     logprobs = tuple(at[token].logprob for token, at in zip(ids, delta.logprobs or (), strict=True))
@@ -244,7 +244,7 @@ def _start(config: EngineConfig, adapters: Mapping[str, str]) -> Any:
 
 
 def _executor(config: EngineConfig, on_cpu: bool) -> Any:
-    """What runs the model: a process a GPU, or the engine's own process where one is enough.
+    """The executor of the model: one process per GPU, or the engine's own process where one is enough.
 
     On a CPU vLLM 0.32 still starts a worker process, binds that of every engine to the same cores, and its engine
     spins on one more while it waits. In the engine's process the model's threads are as many as OMP_NUM_THREADS says,

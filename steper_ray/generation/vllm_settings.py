@@ -40,7 +40,7 @@ def vllm_arguments(config: EngineConfig, on_cpu: bool) -> dict[str, Any]:
 
 
 def lora_arguments(adapters: Mapping[str, str], on_cpu: bool) -> dict[str, Any]:
-    """What lets an engine serve these adapters' folders beside its model, all at once. Raises ModelError."""
+    """Settings that let an engine serve these adapters' folders along with its model. Raises ModelError."""
     if not adapters:
         return {}
     rank = max(adapter_rank(folder) for folder in adapters.values())

@@ -17,7 +17,7 @@ class DeadlineError(GenerationError):
 
 
 class Pulse:
-    """When an engine last answered any of its requests: while it does, those in its queue wait for their turn."""
+    """Time of an engine's last answer to any request: while it answers, those in its queue wait for their turn."""
 
     def __init__(self) -> None:
         self._at = float("-inf")
@@ -64,7 +64,7 @@ class Deadline:
     async def begin(self, awaitable: Awaitable[T], pulse: Pulse) -> T:
         """As `wait`, for a request's first answer: the time spent in the engine's queue does not count.
 
-        Until that answer the time is over only if the engine has answered nobody for the whole of it.
+        Until that answer the time is over only if the engine has answered no request in all of it.
         """
         first = asyncio.ensure_future(awaitable)
         try:

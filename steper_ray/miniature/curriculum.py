@@ -1,4 +1,4 @@
-"""What the miniature's base and teacher are taught, as trees of token ids.
+"""The lessons of the miniature's base and teacher, as trees of token ids.
 
 The base learns to READ: questions of one hop with the passage at hand, and lists of independent one-hop
 questions, answered from the last to the first. No question in its training feeds one answer into another, so

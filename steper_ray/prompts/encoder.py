@@ -57,7 +57,7 @@ class PromptEncoder:
         return self._around.end
 
     def trunk(self, passages: Sequence[Passage]) -> list[int]:
-        """What stands in front (the begin of sequence, a chat's header and instruction), preamble and passages."""
+        """Ids in front (begin of sequence, a chat's header and instruction), preamble and passages."""
         ids = list(self._around.head)
         for segment in self.layout.trunk_segments(passages):
             ids.extend(self.segment(segment))

@@ -1,4 +1,4 @@
-"""How sure an engine was of each sentence that it wrote: the probability of the sentence's least likely token.
+"""An engine's confidence in each sentence it wrote: the probability of the sentence's least likely token.
 
 The blanks around a sentence and the end of sequence are no part of it: what they weigh is whether to go on, not whether
 the sentence is true. Text and log-probabilities in, probabilities out; no engine.

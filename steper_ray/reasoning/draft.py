@@ -1,4 +1,4 @@
-"""What one step's generation comes to, chunk by chunk: its piece of the chain, and the tokens that it cost."""
+"""One step's generation, chunk by chunk: its piece of the chain, and the tokens it cost."""
 
 from __future__ import annotations
 

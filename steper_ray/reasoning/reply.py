@@ -50,7 +50,7 @@ class Reply:
         return replace(chunk, text=shown)
 
     def flush(self) -> str:
-        """What was held back, when no more chunks come."""
+        """The text held back, when no more chunks come."""
         held = "" if self._begun or self._close else self._held.lstrip()
         self._held = ""
         shown, stopped = self._stop.push(held)

@@ -1,4 +1,4 @@
-"""When the loop stops: which part of a step the chain keeps, what the next one asks, and why there is none.
+"""Stopping policies: which part of a step the chain keeps, what the next one asks, and why there is none.
 
 `fixed` accepts whatever is written. `confident` goes by how sure the engine was of each sentence (as FLARE does, Jiang
 et al., 2023): from the first unsure one on, a step is taken back and written again with the passages that this sentence
@@ -181,7 +181,7 @@ def _reason(piece: str) -> StopReason | None:
 
 
 def _query(framework: Framework, question: str, written: Written, kept: str, doubted: str) -> str:
-    """What the doubted words ask for: as a next step would, or, where that was asked, in their own words."""
+    """The query for doubted words: as a next step would ask, or, where that was asked, in their own words."""
     query = framework.next_query(question, (*written.chain, kept, doubted))
     return doubted if query in written.asked else query
 

@@ -63,7 +63,7 @@ def examine(config: Config, say: Say) -> int:
 
 @dataclass(slots=True)
 class _Found:
-    """What later checks take from earlier ones."""
+    """Results of earlier checks for later ones."""
 
     corpus: Corpus | None = None
     question: Question | None = None
@@ -199,7 +199,7 @@ async def _ask(config: Config, found: _Found, say: Say) -> str:
 
 
 def _misstated(trajectory: Trajectory) -> str | None:
-    """What is wrong with how the answer is stated, if anything is."""
+    """The fault in how the answer is stated, if there is one."""
     if trajectory.stop_reason not in (StopReason.ANSWERED, StopReason.UNSURE):
         return "states no answer"
     if extract_answer(trajectory.answer) is not None or len(trajectory.answer.split()) > LONGEST_ANSWER:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round came to. Round 0 is the first student: it has scores alone.
+    """The result of one round. Round 0 is the first student: it has scores alone.
 
     The student before wrote `trajectories`, of which `won` joined the data; `kept` trajectories and `examples` are all
     that `student` learned from. `scores` holds EM, F1, Acc and mean steps by step unit.

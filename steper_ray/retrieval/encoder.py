@@ -114,7 +114,7 @@ def encoder(config: EncoderConfig) -> Encoder:
 
 
 class _About:
-    """What the files of sentence-transformers say; a hub's name is asked for each."""
+    """The settings in sentence-transformers' files; for a hub name each file is fetched."""
 
     def __init__(self, model: str) -> None:
         self._model = model

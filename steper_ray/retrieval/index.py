@@ -59,7 +59,7 @@ class DamagedIndexError(RetrievalError):
 
 @dataclass(frozen=True, slots=True)
 class IndexManifest:
-    """What an index was built from, and what was written.
+    """The sources and the files of an index.
 
     `fingerprint` is the corpus's, `files` are (size, SHA-256) by name below the folder.
     """
@@ -92,7 +92,7 @@ def build_index(
 
 
 def index_folder(config: RetrievalConfig, run_dir: Path, fingerprint: str) -> Path:
-    """Where the index of a corpus lies: `index_dir` if it is set, else one folder for each setting."""
+    """The folder of a corpus's index: `index_dir` if it is set, else one for each setting."""
     if config.index_dir is not None:
         return config.index_dir.resolve()
     return (

@@ -79,7 +79,7 @@ def _java(home: Path) -> Path:
 
 
 def _lack(home: Path) -> str | None:
-    """What keeps this Java from being used, or None."""
+    """The reason this Java cannot be used, or None."""
     try:
         asked = subprocess.run(
             [str(_java(home)), "--list-modules"],

@@ -1,4 +1,4 @@
-"""What an index of each kind is made of: its files, its settings, and what searches it. Knows no manifest."""
+"""The kinds of index: files, settings and retriever of each. Knows no manifest."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def build(config: RetrievalConfig, passages: Path, aside: Path, folder: Path) ->
 def open_files(
     config: RetrievalConfig, folder: Path, store: PassageStore, part: tuple[int, int] = (0, 1)
 ) -> Retriever:
-    """What searches the files of `build`, or the i-th of n parts of the corpus (`part`, from 0).
+    """The retriever over the files of `build`, or over the i-th of n parts of the corpus (`part`, from 0).
 
     Raises RetrievalError, ModelError, and OSError, ValueError or KeyError for files that are broken.
     """
@@ -83,7 +83,7 @@ def search_settings(config: RetrievalConfig) -> dict[str, Any]:
 
 
 def index_settings(config: RetrievalConfig) -> dict[str, Any]:
-    """What decides an index's files, the encoder by its content. Raises ModelError."""
+    """The settings that decide an index's files, the encoder by its content. Raises ModelError."""
     words = {"k1", "b", "title_weight", "language", "stop_words"}
     names = {"kind"} | (words if config.kind != "dense" else set())
     found = config.model_dump(mode="json", include=names)

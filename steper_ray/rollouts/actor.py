@@ -58,7 +58,7 @@ RESULT_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What every actor of a run needs."""
+    """The work of a run, as every actor gets it."""
 
     specs: tuple[RolloutSpec, ...]
     questions: QuestionFile
@@ -67,7 +67,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class _Room:
-    """What one spec is asked with."""
+    """The teachers and verifiers of one spec."""
 
     groups: Sequence[Sequence[Teacher]]
     verifiers: dict[str, ModelVerifier]
@@ -176,7 +176,7 @@ class RolloutActor:
 
     @asynccontextmanager
     async def _room(self, number: int) -> AsyncIterator[tuple[_Room, Asker]]:
-        """The spec's room while its shard is made. Another model is loaded once nobody uses the one before.
+        """The spec's room while its shard is made. Another model is loaded once the one before is not in use.
 
         What cannot be opened is not tried again for the next shard.
         """

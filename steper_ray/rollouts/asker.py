@@ -42,7 +42,7 @@ LEAST_FAILURES = 32
 
 
 class Notes(Protocol):
-    """Where an actor notes what it asks (see deaths.py). `tag` names the spec and the shard."""
+    """An actor's notes of what it asks (see deaths.py). `tag` names the spec and the shard."""
 
     async def start(self) -> Verdicts: ...
 

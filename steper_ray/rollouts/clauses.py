@@ -70,14 +70,14 @@ class _Question:
 
     @property
     def head(self) -> str:
-        """The noun's last word, before a phrase of its own: 'type' of 'type of government'."""
+        """The noun's last word, before a phrase that belongs to it: 'type' of 'type of government'."""
         named = [word.lower() for word in self.noun]
         cut = next((place for place, word in enumerate(named) if word in PREPOSITIONS), len(named))
         return named[cut - 1] if cut else ""
 
     @property
     def kind(self) -> str:
-        """What the answer names, for its preposition."""
+        """The kind of thing the answer names, for its preposition."""
         return {"when": "year", "where": "city", "why": "reason"}.get(self.wh, self.head)
 
 
@@ -88,7 +88,7 @@ def _words(question: str) -> list[str]:
 
 
 def _opening(words: Sequence[str]) -> tuple[str, str] | None:
-    """What stands before the wh-word: a phrase that stays in front ('Besides X,') and a preposition ('in which')."""
+    """The words before the wh-word: a phrase that stays in front ('Besides X,') and a preposition ('in which')."""
     lead, last = list(words), ""
     if lead and lead[-1].lower() in PREPOSITIONS and (len(lead) == 1 or lead[-2].endswith(",")):
         last = lead.pop().lower()

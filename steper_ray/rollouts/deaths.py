@@ -1,4 +1,4 @@
-"""Which questions kill engines: what was in flight at a death, which are asked alone, which are asked no more.
+"""Finds questions that kill engines: those in flight at a death are asked alone, proven ones no more.
 
 - A question in flight at COMPANY deaths is asked alone, so that another death is its own.
 - A question that killed ALONE engines while alone is given up for this run; no other question is.
@@ -30,7 +30,7 @@ class _Life:
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """What a new process must know: questions to ask alone, and engines killed by each question given up."""
+    """State for a new process: questions to ask alone, and engines killed by each question given up."""
 
     suspects: frozenset[str]
     given_up: dict[str, int]

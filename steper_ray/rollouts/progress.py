@@ -1,4 +1,4 @@
-"""How far a run of rollouts is: committed shards, and what the engines are doing now. Knows no Ray."""
+"""Progress of a run of rollouts: committed shards, and what the engines are doing. Knows no Ray."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def run(
 def check_owed(report: OwedReport, max_failed: float, what: str, summary: str) -> None:
     """Raises OwedError where more than the share `max_failed` of the questions is owed; fewer are a warning.
 
-    `summary` is what the command came to.
+    `summary` describes the command's result.
     """
     if not report.owed:
         return
@@ -167,7 +167,7 @@ def _pass(job: Job, missing: dict[int, list[int]], notes: Any, *, what: str, sho
 
 
 def _look(job: Job, notes: Any) -> Callable[[], Now]:
-    """What the engines do now."""
+    """The engines' current work, in words."""
     began = time.monotonic()
     # One note a group of samples: how many groups a question has.
     per_question = max(1 if spec.asking.until_right else spec.asking.samples for spec in job.specs)
@@ -188,7 +188,7 @@ def _need(pool: Pool) -> Need:
 
 
 def _committed(job: Job, missing: dict[int, list[int]], notes: Any) -> Iterator[tuple[Tag, Work]]:
-    """Each shard's tag and what it came to, as it is committed."""
+    """Each shard's tag and its counts, as it is committed."""
     pool, size = job.pool, job.questions.shard_size
     rows = [(spec, shard) for spec, shards in missing.items() for shard in shards]
     at_once, a_block = pool.shards_at_once(size), math.ceil(len(rows) / _BLOCKS)

@@ -118,5 +118,5 @@ class ScoreStore:
 
 
 def chain_digest(trajectory: Trajectory) -> str:
-    """What ties scores to the chain they were given to."""
+    """A digest of the chain that scores were given to."""
     return digest(trajectory.chain)[:16]

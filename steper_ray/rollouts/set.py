@@ -17,7 +17,7 @@ SHOWN = 3  # reasons that a message spells out
 
 @dataclass(frozen=True, slots=True)
 class OwedReport:
-    """What is owed of a run: questions asked in all, those owed, and the most frequent reasons."""
+    """Owed questions of a run: asked in all, owed, and the most frequent reasons."""
 
     questions: int
     owed: dict[str, str]
@@ -54,7 +54,7 @@ class RolloutSet:
         ]
 
     def owed(self) -> Iterator[Owed]:
-        """What has no final trajectory, or no scores by a model yet. Shards that are not committed are not among it."""
+        """Questions without a final trajectory or a model's scores, of committed shards."""
         shards = self.shards
         for shard, manifest in zip(shards, self.spec.store.manifests(shards), strict=True):
             yield from manifest.owed if manifest is not None else ()
@@ -79,7 +79,7 @@ class RolloutSet:
 
 
 def owed_report(sets: list[RolloutSet]) -> OwedReport:
-    """What is owed over several sets of the same questions: a question counts once a set."""
+    """Owed questions over several sets of the same questions: a question counts once a set."""
     owed = {
         f"{number}:{one.question}": one.error for number, found in enumerate(sets) for one in found.owed()
     }

@@ -42,7 +42,7 @@ class Owed:
 
 @dataclass(frozen=True, slots=True)
 class ShardManifest:
-    """What a committed shard holds: its final trajectories by stop reason, and what is owed.
+    """The content of a committed shard: final trajectories by stop reason, and what is owed.
 
     `before` names the earlier teachers' files (SHA-256) by which it was decided what to ask.
     """

@@ -1,4 +1,4 @@
-"""What a set of rollouts is made from, and what it runs on.
+"""The specification of a set of rollouts, and the actors it runs on.
 
 - The identity holds everything that decides what a trajectory says: two specs of one identity share their shards.
 - Actors, batch sizes, paths and the stopping policy's unused settings are no part of it.

@@ -1,4 +1,4 @@
-"""Who is asked what, and how often: samples, second chances, earlier teachers, and where a question ends.
+"""Samples, second chances and earlier teachers: what is asked of whom, and where a question ends.
 
 Reads committed shards; knows no engine and no Ray.
 """
@@ -32,7 +32,7 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What one group of samples of a question came to: its final trajectories, and what is owed."""
+    """The result of one group of samples of a question: its final trajectories, and what is owed."""
 
     finals: tuple[Trajectory, ...]
     owed: Owed | None = None
@@ -40,7 +40,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """What is committed of a shard: its final trajectories, and what earlier teachers leave to ask.
+    """The committed part of a shard: its final trajectories, and what earlier teachers leave to ask.
 
     `unwanted` questions have a right answer from an earlier teacher, or are still owed by one; `before` are the
     SHA-256 of the earlier teachers' files.

@@ -1,4 +1,4 @@
-"""Who may ask an engine now: `size` questions in company, or one alone. Knows event loops and nothing else."""
+"""Admission to an engine: `size` questions in company, or one alone. Knows event loops and nothing else."""
 
 from __future__ import annotations
 

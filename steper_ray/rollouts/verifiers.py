@@ -104,7 +104,7 @@ class Judge:
 
 
 def judge_prompt(trajectory: Trajectory, number: int, seen: Sequence[Passage]) -> str:
-    """What the judge reads about step `number` (from 0): data is cleaned, so that it cannot forge a line."""
+    """The judge's prompt for step `number` (from 0); data is cleaned, so that it cannot forge a line."""
     return JUDGE_PROMPT.format(
         passages="".join(f"Title: {clean(p.title)}\n{clean(p.text)}\n\n" for p in seen),
         question=clean(trajectory.question.text),
@@ -141,6 +141,6 @@ def open_verifiers(
 
 
 def _said(reasoning: str) -> object:
-    """What two drafts must share: their claims, or the words where nothing is claimed."""
+    """The content two drafts must share: their claims, or the words where nothing is claimed."""
     claims = claims_of(reasoning)
     return (frozenset(claims.all), claims.answer) if claims.all else comparable(reasoning)

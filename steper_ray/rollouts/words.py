@@ -47,7 +47,7 @@ _AT = re.compile(r"\b(?:University|College|School|Stadium|Airport|Station|Arena|
 
 
 def predicate(rest: Sequence[str], loosely: bool = False) -> int | None:
-    """Where a participle, an adjective or a last preposition begins what is said of the subject."""
+    """The place where a participle, an adjective or a last preposition begins the predicate."""
     for place in range(1, len(rest)):
         if is_participle(rest, place, loosely) or (
             rest[place].lower() in _ADJECTIVES and not _is_after_article(rest, place)
@@ -59,12 +59,12 @@ def predicate(rest: Sequence[str], loosely: bool = False) -> int | None:
 
 
 def article(rest: Sequence[str]) -> int | None:
-    """Where an article behind a name begins what is said of it: 'Nelson River A tributary of'."""
+    """The place where an article behind a name begins the predicate: 'Nelson River A tributary of'."""
     return next((n for n in range(1, len(rest)) if rest[n] in ARTICLES and not rest[n - 1].islower()), None)
 
 
 def base_verb(rest: Sequence[str]) -> int | None:
-    """Where the base form of the verb stands: behind the subject, and rather no noun."""
+    """The place of the verb's base form: behind the subject, and rather no noun."""
     places = [n for n in range(1, len(rest)) if is_verb(rest[n]) and not _is_noun_there(rest, n)]
     sure = [n for n in places if rest[n].lower() not in NOUNS]
     only = [n for n in sure if not _reads(rest[n], "NOUN")]

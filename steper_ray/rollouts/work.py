@@ -1,4 +1,4 @@
-"""What some questions came to, in numbers that add up: for progress and for reports."""
+"""Counts over questions that add up: for progress and for reports."""
 
 from __future__ import annotations
 

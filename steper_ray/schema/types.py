@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class Ability(StrEnum):
-    """What one step-wise example teaches (StepER, Fig. 1): which task its loss belongs to."""
+    """The ability one step-wise example teaches (StepER, Fig. 1): the task its loss belongs to."""
 
     INITIALIZATION = "initialization"
     EXPANSION = "expansion"
@@ -18,7 +18,7 @@ class Ability(StrEnum):
 
 
 def ability_of(step: int, n_steps: int) -> Ability:
-    """What step `step` of `n_steps` (from 1) teaches.
+    """The ability that step `step` of `n_steps` (from 1) teaches.
 
     The last step aggregates, the first of several initializes, those between expand. So a trajectory of one
     step yields only aggregation, and one of two yields initialization and aggregation.
@@ -33,7 +33,7 @@ class StopReason(StrEnum):
 
     ANSWERED = "answered"
     UNSURE = "unsure"
-    """An answer was stated, but the stopping policy never came to trust it (reasoning.stop)."""
+    """An answer was stated, but the stopping policy did not trust it (reasoning.stop)."""
     STEP_LIMIT = "step_limit"
     EMPTY = "empty"
     DEADLINE = "deadline"
@@ -172,7 +172,7 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True)
 class StepScore:
-    """How well one verifier thinks of one step (from 1), 0 to 1; None where the step claims nothing to be checked.
+    """One verifier's score for one step (1-based), 0 to 1; None where the step claims nothing to be checked.
 
     `question_id` is the trajectory's id.
     """

@@ -66,7 +66,7 @@ class Problem(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What this server grants a request at most: S steps, characters of a question."""
+    """Upper limits of a request: S steps, characters of a question."""
 
     max_steps: int
     max_question_chars: int
@@ -145,7 +145,7 @@ def pick_model(name: str | None, served: Sequence[str]) -> str:
 
 
 def response(trajectory: Trajectory, model: str) -> ReasonResponse:
-    """What the client gets. Raises Problem as `check_done`."""
+    """The client's reply. Raises Problem as `check_done`."""
     check_done(trajectory)
     grounded = Grounded(trajectory.question.text)
     return ReasonResponse(

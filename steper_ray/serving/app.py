@@ -78,7 +78,7 @@ def run(config: Config) -> None:
 
 
 def warnings_of(plan: Plan) -> list[str]:
-    """One line for each endpoint that answers nobody until a setting changes. It is no error: it may come up later."""
+    """One line for each endpoint that answers no request until a setting changes. No error: it may come up later."""
     remote = {
         (one.engine.url, one.engine.model): one.engine for one in plan.engines if one.engine.kind == "openai"
     }

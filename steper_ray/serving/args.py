@@ -35,7 +35,7 @@ class ConfigArgs(BaseModel):
         return tuple(value) if isinstance(value, list) else value
 
     def named(self) -> dict[str, Any]:
-        """Config fields that have an argument of their own; None leaves them to the file."""
+        """Config fields that have their own argument; None leaves them to the file."""
         return {"engine.model": self.model}
 
     def resolve(self) -> Config:

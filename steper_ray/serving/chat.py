@@ -34,7 +34,7 @@ _JOINER = "\n"
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What a completion and all of its chunks begin with."""
+    """The fields that a completion and all of its chunks begin with."""
 
     id: str
     created: int

@@ -1,4 +1,4 @@
-"""What goes over the wire at the OpenAI-compatible routes: requests, completions, chunks and models.
+"""Wire types of the OpenAI-compatible routes: requests, completions, chunks and models.
 
 What OpenAI has no place for (the passages, what grounds each sentence, why the reasoning stopped) are fields of our
 own in the message, the one place where OpenAI's client keeps them when it collects a stream too. They are no
@@ -210,7 +210,7 @@ class ChatCompletion(Wire):
 
 
 class ChatDelta(Wire):
-    """What is new. A step's reasoning comes whole, when it counts; passages as soon as they are found."""
+    """The new part. A step's reasoning comes whole, when it counts; passages as soon as they are found."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None

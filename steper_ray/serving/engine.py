@@ -72,7 +72,7 @@ class EngineStats:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """What became of one generation. `first_token_s`: seconds until its first text, None if there was none."""
+    """The outcome of one generation. `first_token_s`: seconds until its first text, None if there was none."""
 
     model: str
     outcome: Literal["done", "aborted", "failed"]

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 from steper_ray.reasoning import Event, ReasoningDelta
 
-#: So many parts of streams are passed on a second, of all streams together: each costs the three processes on its way
+#: Upper bound on stream chunks per second, across all streams: each costs the three processes on its way
 #: more than the engine needs for a token. A few streams so grow faster than the eye can follow, many in longer
 #: parts.
 PARTS_PER_SECOND = 200

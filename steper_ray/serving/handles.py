@@ -223,7 +223,7 @@ async def _call(method: Any, *args: Any) -> Any:
 
 
 def _state(handle: DeploymentHandle[Any]) -> _State:
-    """What Serve's controller knows of the deployment."""
+    """The deployment's status in Serve's controller."""
     app = serve.status().applications.get(handle.app_name)
     deployment = None if app is None else app.deployments.get(handle.deployment_name)
     if deployment is None:

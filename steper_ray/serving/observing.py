@@ -22,7 +22,7 @@ CLIENT_LEFT = "client_left"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a question came to.
+    """The outcome of a question.
 
     `name`: the stop reason of an answer, the code of an error, or `client_left`. `seconds`: from the request to its
     end. `first_token_s`: until the first text of a stream, None for an answer in one piece.
@@ -43,7 +43,7 @@ class Observer(Protocol):
 
 
 class Watch:
-    """One question under observers' eyes, from entering to leaving. What it is left by says what it came to."""
+    """One question under observation, from entering to leaving; the exception it leaves by, if any, is its outcome."""
 
     def __init__(self, observers: Sequence[Observer], ask: Ask) -> None:
         self._observers, self._ask = observers, ask

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says beyond FastAPI's own knowledge: error bodies and the events of streams."""
+"""Parts of the OpenAPI document that FastAPI cannot derive: error bodies and the events of streams."""
 
 from __future__ import annotations
 

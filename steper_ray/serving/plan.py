@@ -34,7 +34,7 @@ class EnginePlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What every replica is made from. `index` is a finished index of the corpus with fingerprint `corpus`."""
+    """The plan every replica is made from. `index` is a finished index of the corpus with fingerprint `corpus`."""
 
     config: Config
     index: Path

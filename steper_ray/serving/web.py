@@ -61,7 +61,7 @@ _ASKING = frozenset(("/v1/reason", "/v1/chat/completions"))
 
 @dataclass(frozen=True, slots=True)
 class WebSettings:
-    """What the application is made from. Without a `token` only clients of this machine are served.
+    """The parts of the application. Without a `token` only clients of this machine are served.
 
     `sampling` is how the engine decodes: what a chat request may ask for.
     """
@@ -241,7 +241,7 @@ async def _on_problem(_: Request, error: Exception) -> Response:
 
 
 async def _on_http(_: Request, error: Exception) -> Response:
-    """What the router refuses: an unknown path, a method that a path does not have."""
+    """A refusal of the router: an unknown path, a method that a path does not have."""
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     if error.status_code == 405:
@@ -255,7 +255,7 @@ async def _on_http(_: Request, error: Exception) -> Response:
 
 
 async def _on_leaving(_: Request, __: Exception) -> Response:
-    """The client left in the middle of its body: no fault, and nobody reads this."""
+    """The client left in the middle of its body: no fault, and no reply is read."""
     return problem_response(Problem(400, "malformed_json", "the body ends early"))
 
 

@@ -1,4 +1,4 @@
-"""What goes over the wire: requests, answers, events and errors as pydantic models.
+"""Wire types: requests, answers, events and errors as pydantic models.
 
 A field that is not named here is refused, and everything that is sent has one of these shapes; the OpenAPI page
 is made from them. No conversion, no HTTP, no Ray.
@@ -158,7 +158,7 @@ class DeltaEvent(Wire):
 
 
 class ErrorDetail(Wire):
-    """What went wrong, in the shape that OpenAI's clients read."""
+    """An error in the shape that OpenAI's clients read."""
 
     code: ErrorCode
     message: str
@@ -180,7 +180,7 @@ class Examples(Wire):
 
 
 class About(Wire):
-    """What answers here, and within which limits."""
+    """The models that answer here, and their limits."""
 
     model: str
     """The student that answers where a request names none."""

@@ -1,11 +1,11 @@
-"""How workers come to one answer, and work that one of them does while the others wait. Neither torch nor Ray."""
+"""Agreement of workers on one answer, and work that one does while the others wait. Neither torch nor Ray."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 
-#: Every worker gives its own message, or None, and gets the first one that anybody gave. A barrier.
+#: Every worker gives its own message, or None, and gets the first one that was given. A barrier.
 Agree = Callable[[str | None], str | None]
 
 _AT_WORK = "\0at work"

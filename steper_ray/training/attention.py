@@ -89,7 +89,7 @@ def _sees(packed: Packed, row: int | torch.Tensor, query: torch.Tensor, key: tor
 
 
 def _visible(packed: Packed, row: int, start: int, end: int, first_query: int) -> torch.Tensor:
-    """What the tokens from `first_query` to `end` of one row see of those from `start` to `end`."""
+    """Mask of what the tokens from `first_query` to `end` of one row see of those from `start` to `end`."""
     order = torch.arange(start, end, device=packed.input_ids.device)
     return _sees(packed, row, order[first_query - start :, None], order)
 

@@ -65,7 +65,7 @@ class Stored:
     files: dict[str, tuple[int, str]]
 
     def damage(self, rank: int = 0, of: int = 1) -> str | None:
-        """What is wrong with every `of`-th file from `rank` on, so that workers can share the reading."""
+        """The fault among every `of`-th file from `rank` on, so that workers can share the reading."""
         return damage(self.folder, dict(sorted(self.files.items())[rank::of]), file_sha256)
 
 
@@ -121,7 +121,7 @@ class Checkpoints:
 
     def clear_beyond(self, step: int) -> None:
         """Removes what was cut off, and what lies beyond the step that a training continues from: damaged, and soon
-        made again. Only where nobody writes one."""
+        made again. Only while none is written."""
         good = {stored.folder for stored in self.stored() if stored.step <= step}
         for folder in self._folders():
             if folder not in good:

@@ -44,7 +44,7 @@ class Worker:
 
 
 def _least(worker: Worker) -> Memory:
-    """What the worker with the least memory has, so that all of them come to the same verdict."""
+    """Memory of the worker with the least, so that all reach the same verdict."""
     own = worker_memory(worker.device, worker.local_size)
     least = torch.tensor([own.device, own.host], dtype=torch.float64, device=worker.device)
     dist.all_reduce(least, op=dist.ReduceOp.MIN)

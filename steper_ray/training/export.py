@@ -115,7 +115,7 @@ def export_kept(
 
 
 def _link(source: str, target: str) -> None:
-    """A second name for a large file, which nobody writes into any more; a copy on another file system."""
+    """A second name for a large file, which is not written any more; a copy on another file system."""
     try:
         os.link(source, target)
     except OSError:

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 #: Ray ends the workers of a host that is fuller than this.
 _HOST_SHARE = 0.95
-#: What leaves more than this share of the need is no help.
+#: Suggest a change only if what remains is at most this share of the need.
 _HELP = 0.99
 #: Rows below this are not halved.
 _FEW_TOKENS = 1024
@@ -39,7 +39,7 @@ class Memory:
 
 
 def worker_memory(device: torch.device, on_this_host: int) -> Memory:
-    """What this worker has, one of `on_this_host` equal ones."""
+    """Memory of this worker, one of `on_this_host` equal ones."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [
         int(text) for file in _LIMITS if file.is_file() and (text := file.read_text().strip()).isdigit()

@@ -1,4 +1,4 @@
-"""How much a training step computes, and how much of a device's peak that is. Pure.
+"""FLOPs of a training step, and their share of a device's peak. Pure.
 
 As in PaLM (Chowdhery et al., 2022, appendix B): a token costs 6 FLOPs a weight that it is multiplied with, forward and
 backward together, and attention 12 a layer, key that it sees and element of the heads' width. Of the 6, forward is 2,

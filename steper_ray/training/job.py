@@ -1,4 +1,4 @@
-"""What one student's training is asked for and what it leaves: jobs, their fingerprint, and whether one is finished.
+"""Training jobs: their settings, their fingerprint, their files, and whether one is finished.
 
 Shared by the loop, the export and the Ray adapter; knows config and models alone, neither torch nor Ray.
 """
@@ -102,7 +102,7 @@ def make_task(job: TrainJob, run_dir: Path) -> Task:
     """Checks what can be checked before any worker starts. Raises TrainingError or ModelError."""
     model = resolve_model(job.config.student)
     if has_scheme(job.config.student):
-        model = job.config.student  # each node has a copy of its own
+        model = job.config.student  # each node has its own copy
     if not job.trajectories.exists():
         raise TrainingError(
             f"{job.trajectories}: no trajectories for job '{job.name}': run the build stage first"
@@ -127,7 +127,7 @@ def make_task(job: TrainJob, run_dir: Path) -> Task:
 
 
 def provenance(folder: Path) -> dict[str, object] | None:
-    """What an exported model folder says it was made from, or None if it is not one of ours."""
+    """The provenance of an exported model folder, or None if it is not one of ours."""
     try:
         record = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -161,7 +161,7 @@ def refuse_other(task: Task) -> None:
 
 
 def lost(task: Task) -> str | None:
-    """What is wrong with the export of a task whose training ended; None where nothing is or none was made."""
+    """The fault of a finished task's export; None where there is none or none was made."""
     output = task.job.output
     record = provenance(output) or {}
     if (output / SUMS).exists() or record.get("fingerprint") == task.fingerprint:
@@ -216,7 +216,7 @@ def note_sources(task: Task) -> None:
 
 
 def _noted(task: Task) -> dict[str, Any] | None:
-    """What the job was made from when it was started last."""
+    """The settings the job was last started with."""
     try:
         sources = json.loads(task.metrics.with_name(_SOURCES).read_text(encoding="utf-8"))
     except (OSError, ValueError):

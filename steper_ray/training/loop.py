@@ -62,7 +62,7 @@ def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
 
 @dataclass(slots=True)
 class StepResult:
-    """What one optimiser step did, over the global batch; the same on every worker."""
+    """The figures of one optimiser step over the global batch; the same on every worker."""
 
     loss: float
     task_losses: torch.Tensor

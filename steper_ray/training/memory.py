@@ -1,4 +1,4 @@
-"""How much memory one worker needs to train a student, estimated from the model's config and the settings alone.
+"""Memory that one worker needs to train a student, estimated from the model's config and the settings alone.
 
 Model states as in ZeRO (Rajbhandari et al., arXiv 1910.02054, section 3: 16 bytes a parameter and more, divided by the
 workers from stage 1, 2 or 3 on), with what DeepSpeed's `estimate_zero2|3_model_states_mem_needs` leave out: float32
@@ -105,7 +105,7 @@ def estimate_memory(size: ModelSize, config: TrainConfig) -> Estimate:
 
 
 def activations(size: ModelSize, config: TrainConfig) -> float:
-    """Bytes that one micro-batch's layers keep for the backward pass, and that the latter takes in one of them."""
+    """Activation bytes kept for backward, plus one layer's working memory."""
     width = 4 if training_dtype(config) is torch.float32 else 2
     tokens = config.row_tokens * config.rows_per_micro_batch
     hidden, heads, inner = size.hidden, size.heads, size.inner

@@ -41,7 +41,7 @@ class MetricsLog:
             self.flush()
 
     def flush(self) -> None:
-        """Whoever reads the log now sees every line."""
+        """Makes every line visible to readers of the log."""
         text = "".join(self._waiting)
         if self._stream is not None:
             self._stream.write(text)
@@ -203,7 +203,7 @@ def _told(record: dict[str, Any], best: float | None) -> str:
 
 
 def changed(path: Path) -> tuple[Any, ...] | None:
-    """What changes when a file does; None where there is none."""
+    """A value that changes when a file does; None where there is none."""
     try:
         return state(path)
     except FileNotFoundError:

@@ -46,7 +46,7 @@ def task_weights(config: TrainConfig, log_sigma: torch.Tensor) -> torch.Tensor:
 
 
 def task_divisors(config: TrainConfig, counts: Sequence[int], questions: int) -> torch.Tensor:
-    """What the summed example losses of each task are divided by to give L_j, shape (3,), float32.
+    """Divisors of the summed example losses of each task that give L_j, shape (3,), float32.
 
     `counts` are the examples of each task in the global batch, `questions` its trajectories. `per_task` makes
     L_j the mean over the task's examples, `per_question` the sum over the questions divided by their number

@@ -43,7 +43,7 @@ class Tree:
 
 
 class Span(NamedTuple):
-    """Where a tree lies in its row: `size` tokens from `start`, the first `trunk` of them its trunk.
+    """The place of a tree in its row: `size` tokens from `start`, the first `trunk` of them its trunk.
 
     `plain` if no token of it is hidden from a later one: one branch, on the whole trunk.
     """

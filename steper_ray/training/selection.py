@@ -1,4 +1,4 @@
-"""Which trajectories and which of their steps a config learns, counted from the index columns of token files alone.
+"""Selects the trajectories and steps that a config learns, from the index columns of token files alone.
 
 A few numbers a trajectory are in memory, in the order of the ids. No text, no Ray.
 """
@@ -104,7 +104,7 @@ def _sizes(chunk: Chunk, config: TrainConfig, max_positions: int) -> tuple[Ints,
 def learned(
     tasks: Ints, offsets: Sequence[int] | Ints, name: Callable[[int], str], config: TrainConfig
 ) -> Mask:
-    """Which of the steps of some trajectories the config learns; `name` is the id of the trajectory of a number."""
+    """The steps of some trajectories that the config learns; `name` is the id of the trajectory of a number."""
     if config.method == "vanilla_kd":
         return np.equal(tasks, TASK[Ability.AGGREGATION])
     if config.steps == "all":

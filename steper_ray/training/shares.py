@@ -14,7 +14,7 @@ Rows = list[list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one worker runs in one step: `micro_batches[i]` are the rows, lists of indices of `trees`, of forward i."""
+    """One worker's work in one step: `micro_batches[i]` are the rows, lists of indices of `trees`, of forward i."""
 
     trees: tuple[Tree, ...]
     micro_batches: tuple[Rows, ...]

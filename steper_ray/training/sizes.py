@@ -1,4 +1,4 @@
-"""How large a model is, counted from its config alone: what the estimates of memory and of work are made from.
+"""The sizes of a model, counted from its config alone, for the estimates of memory and of work.
 
 The model is built on torch's meta device, where weights have shapes and no memory. No Ray.
 """
@@ -36,7 +36,7 @@ class ModelSize:
     largest: int
     """Parameters of the largest matrix that learns."""
     body: Weights
-    """What every token is multiplied with: all but the input embedding and the output layer."""
+    """Parameters that every token is multiplied with: all but the input embedding and the output layer."""
     head: Weights
     """The output layer, also where it is the input embedding."""
     layers: int

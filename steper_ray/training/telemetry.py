@@ -1,4 +1,4 @@
-"""What a step cost: tokens and FLOPs a second, the share of the devices' peak, and memory of rank 0. No Ray."""
+"""The cost of a step: tokens and FLOPs a second, the share of the devices' peak, memory of rank 0. No Ray."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ _FIX = "Delete it and train again: it alone is made again"
 
 
 def tokens_key(tokenizer: Any, prompt: PromptConfig | None = None) -> str:
-    """What decides the ids besides the trajectories: tokenizer, its library, layouts, style of prompts, this code."""
+    """The key of what decides the ids besides the trajectories: tokenizer, libraries, layouts, prompts, this code."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     style = style_of(tokenizer, prompt or PromptConfig())
     template = {"template": tokenizer.chat_template} if style.format == "chat" else {}
@@ -90,7 +90,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What is noted beside a token file once it is whole."""
+    """The note of a whole token file."""
 
     sha256: str
     bytes: int

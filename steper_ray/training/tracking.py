@@ -106,7 +106,7 @@ class _Feed:
         self._noted = True  # or the last note could not be written
 
     def send(self) -> None:
-        """What is new in the logs, to each tracker what it has not got."""
+        """Sends each tracker the new part of the logs."""
         steps, answers = self._steps.new(), self._answers.new()
         for name in self._task.job.config.tracking:
             sent = self._sent.setdefault(name, {"steps": 0, "questions": []})
@@ -158,7 +158,7 @@ class _Feed:
         logger.warning("tracking by %s failed, the training goes on without it: %s", name, why[:_WHY])
 
     def _read(self) -> dict[str, dict[str, Any]]:
-        """What each tracker has got of this very training, as `_write` noted it."""
+        """Records each tracker has got of this very training, as `_write` noted them."""
         try:
             notes = json.loads(self._path.read_text(encoding="utf-8"))
             return dict(notes["sent"]) if notes["fingerprint"] == self._task.fingerprint else {}

@@ -277,7 +277,7 @@ def _resume_folder(checkpoints: Checkpoints, config: TrainConfig, worker: Worker
     stored = newest(checkpoints, worker.rank, worker.size, first_message)
     if worker.rank == 0:
         checkpoints.clear_beyond(stored.step if stored else 0)
-    first_message(None)  # before anybody writes a new one
+    first_message(None)  # before a new one is written
     # Without ZeRO every worker has the whole state, and any number of them can read it as it is.
     if stored is None or stored.workers == worker.size or config.zero_stage == 0:
         yield None if stored is None else local(stored.folder)

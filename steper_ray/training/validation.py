@@ -54,7 +54,7 @@ class HeldOut:
 
 
 def score(validation: Mapping[str, Any], config: ValidationConfig) -> float:
-    """What the best step has least of."""
+    """The score of which the best step has least."""
     return float(validation["loss"] if config.by == "sum" else validation["losses"][config.by])
 
 

@@ -264,7 +264,7 @@ class OpenAIGenerator:
                     raise
 
     def _failure(self, error: Broken, slot: Slot, opened: bool) -> Failure:
-        """What an error of the endpoint or the connection means for the attempt; also reports it to the slot."""
+        """Classifies an error of the endpoint or the connection for the attempt; also reports it to the slot."""
         begun, after_s = slot.served is True, asked_to_wait(error)
         if is_refusal(error) and not begun:
             slot.used(0)

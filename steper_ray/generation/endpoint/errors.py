@@ -84,7 +84,7 @@ def asked_to_wait(error: Broken) -> float:
 
 
 def in_short(error: Broken, opened: bool) -> str:
-    """What the endpoint does, for the log. `opened`: its stream had come."""
+    """The endpoint's failure in words, for the log. `opened`: its stream had come."""
     if (status := _status(error)) is not None:
         return f"answers {status}"
     return "breaks off streams" if opened else "cannot be reached"

@@ -1,4 +1,4 @@
-"""How many requests an endpoint is sent at once, and how often: found out from its answers, and bounded by settings.
+"""Limits concurrent requests to an endpoint and their rate, learned from its answers and bounded by settings.
 
 Additive increase, multiplicative decrease, as TCP does it: a request that is served while others wait for a place
 widens the limit, one that is refused halves it. Requests take their places in the order they came. Pure asyncio, for
@@ -57,7 +57,7 @@ class Slot:
         self._limiter.pause(pause_s)
 
     def used(self, tokens: int) -> None:
-        """What the request has really cost so far; without a word, what it was given."""
+        """Tokens the request has cost so far; where the endpoint does not report them, those it was given."""
         self._used = tokens
 
     @property

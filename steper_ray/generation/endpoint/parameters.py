@@ -24,7 +24,7 @@ _REFUSES = re.compile(
 
 
 class Parameters:
-    """What one endpoint takes, as far as it has said."""
+    """The parameters one endpoint accepts, as far as it has answered."""
 
     def __init__(self, model: str) -> None:
         self._model = model

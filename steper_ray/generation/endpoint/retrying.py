@@ -1,4 +1,4 @@
-"""How long to wait before an endpoint is asked again. Pure: it sends nothing and knows no client."""
+"""Waits between attempts at an endpoint. Pure: sends nothing and knows no client."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Reader(Protocol):
     """Reads the events of one stream."""
 
     def chunk(self, event: Any) -> Chunk | None:
-        """What an event adds; None where it adds nothing. The chunk with a finish reason is the last one."""
+        """The chunk of an event; None where it adds nothing. The chunk with a finish reason is the last one."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint is taken whole or not at all, and they are kept in number: the files alone, without a model."""
+"""Checkpoints are atomic and the last N are kept: the files alone, without a model."""
 
 import json
 import logging

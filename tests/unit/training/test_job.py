@@ -12,10 +12,10 @@ from training_examples import gold_examples, write_trajectories
 from training_jobs import export_of, task_of
 
 from steper_ray import stages
-from steper_ray.config import Config, TrainConfig
+from steper_ray.config import Config, DemoConfig, TrainConfig
 from steper_ray.core.errors import DataError, LockedError, ModelError, TrainingError
 from steper_ray.pretrained import load_shape, load_tokenizer
-from steper_ray.recipes.demo import STUDENTS, _settings
+from steper_ray.recipes.demo import _settings
 from steper_ray.training import engine, trainer
 from steper_ray.training.checkpoints import Checkpoints
 from steper_ray.training.engine import _uses_liger, deepspeed_config
@@ -213,7 +213,7 @@ def test_a_student_whose_config_or_tokenizer_does_not_load_is_named(tmp_path):
 
 def test_the_demos_vanilla_students_learn_the_final_step_alone_whatever_steper_learns():
     train = TrainConfig(steps="first_final", max_steps=9)
-    settings = {student: _settings(train, student, 3, 40) for student in STUDENTS}
+    settings = {student: _settings(train, student, 3, 40) for student in DemoConfig().students}
     assert {(s.method, s.steps) for s in settings.values()} == {
         ("steper", "first_final"),
         ("vanilla_kd", "all"),
