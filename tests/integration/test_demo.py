@@ -35,7 +35,7 @@ def demo(tmp_path_factory):
 def test_the_results_have_every_model_in_both_units_between_0_and_1(demo):
     config, _ = demo
     models = json.loads((config.run_dir / "results.json").read_text())["models"]
-    assert set(models) == {"base", *STUDENTS, "teacher"}
+    assert set(models) == {"base", *STUDENTS}  # annotations are no model that could be scored
     for units in models.values():
         assert set(units) == {"sentence", "chain"}
         for scores in units.values():
@@ -85,7 +85,7 @@ def test_the_terminal_shows_the_table_and_the_path_of_sigma(demo):
 def test_the_last_student_is_compared_with_every_other_model_over_all_questions(demo):
     _, results = demo
     found = {(one["other"], one["unit"], one["metric"]) for one in results["comparisons"]}
-    others = {"base", "vanilla_kd", "vanilla_kd_equal_steps", "teacher"}
+    others = {"base", "vanilla_kd", "vanilla_kd_equal_steps"}
     assert found == {(o, u, m) for o in others for u in ("sentence", "chain") for m in ("em", "f1")}
     models = results["models"]
     for one in results["comparisons"]:
