@@ -91,16 +91,20 @@ class Columns:
 
     def supported(self, row: int) -> list[bool | None]:
         """Whether the fact of each step has its passage in the prompt; None where no fact is annotated."""
-        found: list[bool | None] = self._of_steps("supported", row)
-        return found
+        return self._marks[0][self._steps[row] : self._steps[row + 1]]
 
     def injected(self, row: int) -> int:
         """Steps with a passage that was put among their hits."""
-        return sum(id is not None for id in self._of_steps("injected", row))
+        return sum(id is not None for id in self._marks[1][self._steps[row] : self._steps[row + 1]])
+
+    @cached_property
+    def _marks(self) -> tuple[list[bool | None], list[str | None]]:
+        """`supported` and `injected` of every step."""
+        return self._step.field("supported").to_pylist(), self._step.field("injected").to_pylist()
 
     def chain(self, row: int) -> tuple[str, ...]:
         """The reasoning of each step."""
-        return tuple(self._of_steps("reasoning", row))
+        return tuple(self._step.field("reasoning")[self._steps[row] : self._steps[row + 1]].to_pylist())
 
     def trajectory_id(self, row: int) -> str:
         """As `Trajectory.id`."""
@@ -134,10 +138,6 @@ class Columns:
         fresh = pa.ListArray.from_arrays(steps.offsets, pa.StructArray.from_arrays(arrays, fields=list(kind)))
         number = table.schema.get_field_index("steps")
         return table.set_column(number, "steps", fresh).cast(TRAJECTORY_SCHEMA)
-
-    def _of_steps(self, name: str, row: int) -> list[Any]:
-        values: list[Any] = self._step.field(name)[self._steps[row] : self._steps[row + 1]].to_pylist()
-        return values
 
     def _column(self, name: str) -> Any:
         column = self.table.column(name)

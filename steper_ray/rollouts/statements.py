@@ -124,7 +124,7 @@ def _related(subject: str, relation: str, answer: str) -> str:
 
 
 def _hangs(relation: str) -> bool:
-    """Whether a relation reads as what is said of its subject: 'capital of', 'located in the state'."""
+    """Whether a relation is a predicate of its subject: 'capital of', 'located in the state'."""
     words = relation.lower().split()
     return bool(words) and (words[0] in _PARTICIPLES or words[-1] in PREPOSITIONS)
 

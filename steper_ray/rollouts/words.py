@@ -68,9 +68,7 @@ def base_verb(rest: Sequence[str]) -> int | None:
     places = [n for n in range(1, len(rest)) if is_verb(rest[n]) and not _is_noun_there(rest, n)]
     sure = [n for n in places if rest[n].lower() not in NOUNS]
     only = [n for n in sure if not _reads(rest[n], "NOUN")]
-    if (
-        sure and only and only[0] - sure[0] > 2
-    ):  # 'did the X found at Y join': what comes far behind is another clause
+    if sure and only and only[0] - sure[0] > 2:  # a verb far behind belongs to another clause
         return sure[0]
     return next(iter(only or sure or places), None)
 
