@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from steper_ray.cluster import connect
 from steper_ray.config import Config
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from steper_ray.data.report import BuildReport
     from steper_ray.evaluation.predictions import Predictions
     from steper_ray.evaluation.scores import EvalScores
+    from steper_ray.schema.records import Results
     from steper_ray.training.trainer import TrainResult
     from steper_ray.training.watch import Judge
 
@@ -175,7 +176,7 @@ def report(run_dir: Path) -> str:
     return "\n".join(text for text in parts if text)
 
 
-def _trainings(run_dir: Path) -> dict[str, Any]:
+def _trainings(run_dir: Path) -> Results:
     """The results document of a run that was trained and not compared."""
     from steper_ray.evaluation.results import assemble_results, read_metrics
 

@@ -5,10 +5,9 @@ A figure whose numbers are missing is omitted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any
 
 from markupsafe import Markup
 
@@ -23,6 +22,7 @@ from steper_ray.evaluation.plots import (
     draw,
 )
 from steper_ray.schema import Ability
+from steper_ray.schema.records import Curves, GroupRecord, Results
 
 _LABELS = {
     "base": "Base",
@@ -74,16 +74,16 @@ def colour(model: str, models: Iterable[str]) -> int:
     return _COLOURS.get(model, (_COLOURS["steper"] + list(models).index(model)) % N_COLOURS)
 
 
-def figures(results: Mapping[str, Any]) -> list[Shown]:
+def figures(results: Results) -> list[Shown]:
     """The figures that the results have numbers for, in the order of the page."""
-    makers: Sequence[Callable[[Mapping[str, Any]], Shown | None]] = (
+    makers: Sequence[Callable[[Results], Shown | None]] = (
         *(_scores, _hops, _recall),
-        *(_sigma, _loss, _validation, _questions, _course),
+        *(_sigma, _loss, _validation, _questions, _optimiser),
     )
     return [shown for maker in makers if (shown := maker(results)) is not None]
 
 
-def _units(results: Mapping[str, Any]) -> list[str]:
+def _units(results: Results) -> list[str]:
     return list(dict.fromkeys(unit for scores in results["models"].values() for unit in scores))
 
 
@@ -92,7 +92,7 @@ def _keys(models: Iterable[str]) -> list[Key]:
     return [(label(name), colour(name, names)) for name in names]
 
 
-def _scores(results: Mapping[str, Any]) -> Shown | None:
+def _scores(results: Results) -> Shown | None:
     models = results["models"]
     panels: list[Panel] = []
     for unit in _units(results):
@@ -108,7 +108,7 @@ def _scores(results: Mapping[str, Any]) -> Shown | None:
     return _shown("scores", "Exact match, seed by seed", caption, [], panels, height=0.9 + 0.36 * len(models))
 
 
-def _hops(results: Mapping[str, Any]) -> Shown | None:
+def _hops(results: Results) -> Shown | None:
     models = results["models"]
     hops = sorted(
         {hop for units in models.values() for one in units.values() for hop in one["by_hops"]}, key=int
@@ -118,7 +118,7 @@ def _hops(results: Mapping[str, Any]) -> Shown | None:
     panels: list[Panel] = []
     for unit in _units(results):
         series = [
-            Bars([_percent(scores[unit]["by_hops"].get(hop), "em") for hop in hops], colour(name, models))
+            Bars([_percent(scores[unit]["by_hops"].get(hop)) for hop in hops], colour(name, models))
             for name, scores in models.items()
             if unit in scores
         ]
@@ -127,14 +127,14 @@ def _hops(results: Mapping[str, Any]) -> Shown | None:
     return _shown("hops", "Harder questions", caption, _keys(models), panels)
 
 
-def _recall(results: Mapping[str, Any]) -> Shown | None:
+def _recall(results: Results) -> Shown | None:
     models = results["models"]
     panels: list[Panel] = []
     for unit in _units(results):
         lines = [
             Line(range(1, len(ys) + 1), [100 * y for y in ys], colour(name, models))
             for name, scores in models.items()
-            if (ys := scores.get(unit, {}).get("recall_by_step"))
+            if unit in scores and (ys := scores[unit]["recall_by_step"])
         ]
         if lines:
             title = f"Recall after each step, %, unit: {unit}"
@@ -148,7 +148,7 @@ def _recall(results: Mapping[str, Any]) -> Shown | None:
     return _shown("recall", "What retrieval found", caption, _keys(models), panels)
 
 
-def _sigma(results: Mapping[str, Any]) -> Shown | None:
+def _sigma(results: Results) -> Shown | None:
     curves = results["sigma"]
     if not curves:
         return None
@@ -158,9 +158,11 @@ def _sigma(results: Mapping[str, Any]) -> Shown | None:
     ]
     panels: list[Panel] = [
         LinePanel(
-            f"normalised {_SIGMA} (share of the three)", _seeded(curves, "normalised"), "optimiser step"
+            f"normalised {_SIGMA} (share of the three)",
+            _seeded([shares_of(c) for c in curves]),
+            "optimiser step",
         ),
-        LinePanel(f"raw {_SIGMA}", [*_seeded(curves, "raw"), *roots], "optimiser step", log=True),
+        LinePanel(f"raw {_SIGMA}", [*_seeded(curves), *roots], "optimiser step", log=True),
     ]
     caption = (
         f"The learned difficulty of each ability (the form of the paper's Fig. 7): a higher {_SIGMA} makes its loss "
@@ -170,7 +172,7 @@ def _sigma(results: Mapping[str, Any]) -> Shown | None:
     return _shown("sigma", "The path of sigma", caption, list(_ABILITIES.items()), panels)
 
 
-def sigma_optimum(results: Mapping[str, Any]) -> dict[str, list[float | None]]:
+def sigma_optimum(results: Results) -> dict[str, list[float | None]]:
     """For each ability the square root of its smoothed loss, at the steps of the curves of sigma (mean of the seeds).
 
     {} where seeds have different steps.
@@ -183,18 +185,18 @@ def sigma_optimum(results: Mapping[str, Any]) -> dict[str, list[float | None]]:
     optimum = {}
     for ability in _ABILITIES:
         means = [
-            _mean(values) for values in zip(*(curve["losses"][ability] for curve in losses), strict=True)
+            _mean(values) for values in zip(*(curve["values"][ability] for curve in losses), strict=True)
         ]
         optimum[ability] = [None if y is None else sqrt(y) for y in _smoothed(means, part=10)]
     return optimum
 
 
-def _loss(results: Mapping[str, Any]) -> Shown | None:
+def _loss(results: Results) -> Shown | None:
     trainings = _by_model(results["loss"])
     if not trainings:
         return None
     panels: list[Panel] = [
-        LinePanel(label(name), _seeded(curves, "losses", smooth=True), "optimiser step", log=True)
+        LinePanel(label(name), _seeded(curves, smooth=True), "optimiser step", log=True)
         for name, curves in trainings.items()
     ]
     caption = (
@@ -204,12 +206,12 @@ def _loss(results: Mapping[str, Any]) -> Shown | None:
     return _shown("loss", "Training loss by ability", caption, list(_ABILITIES.items()), panels)
 
 
-def _validation(results: Mapping[str, Any]) -> Shown | None:
-    trainings = _by_model(results.get("validation", ()))
+def _validation(results: Results) -> Shown | None:
+    trainings = _by_model(results["validation"])
     if not trainings:
         return None
     panels: list[Panel] = [
-        LinePanel(label(name), _seeded(curves, "losses"), "optimiser step", log=True, markers=True)
+        LinePanel(label(name), _seeded(curves), "optimiser step", log=True, markers=True)
         for name, curves in trainings.items()
     ]
     caption = (
@@ -220,8 +222,8 @@ def _validation(results: Mapping[str, Any]) -> Shown | None:
     return _shown("validation", "Loss on held-out examples", caption, keys, panels)
 
 
-def _questions(results: Mapping[str, Any]) -> Shown | None:
-    curves = results.get("questions", ())
+def _questions(results: Results) -> Shown | None:
+    curves = results["questions"]
     if not curves:
         return None
     models = list(_by_model(curves))
@@ -234,52 +236,62 @@ def _questions(results: Mapping[str, Any]) -> Shown | None:
         LinePanel("steps a question", _by_seed(curves, "mean_steps"), "optimiser step", markers=True)
     )
     caption = (
-        f"{curves[0]['n']} held-out questions, answered in the whole multi-step loop by the student of each of these "
-        "steps. So few questions show the direction, not the score."
+        f"{curves[0]['values']['n'][-1]} held-out questions, answered in the whole multi-step loop by the student of "
+        "each of these steps. So few questions show the direction, not the score."
     )
     return _shown("questions", "Questions while learning", caption, _keys(models), panels)
 
 
-def _course(results: Mapping[str, Any]) -> Shown | None:
-    curves = results.get("course", ())
+def _optimiser(results: Results) -> Shown | None:
+    curves = results["optimiser"]
     if not curves:
         return None
     panels: list[Panel] = [LinePanel("learning rate", _by_seed(curves, "lr"), "optimiser step")]
-    if any(norm is not None for curve in curves for norm in curve["grad_norm"]):
+    if any(norm is not None for curve in curves for norm in curve["values"]["grad_norm"]):
         norms = _by_seed(curves, "grad_norm")
         panels.append(LinePanel("norm of the gradient", norms, "optimiser step", log=True))
     caption = "The gradient's norm is that before clipping, on a logarithmic scale. One line a training."
     keys = _keys(_by_model(curves))
-    return _shown("course", "Learning rate and gradient", caption, keys, panels)
+    return _shown("optimiser", "Learning rate and gradient", caption, keys, panels)
 
 
-def _by_model(curves: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    trainings: dict[str, list[Mapping[str, Any]]] = {}
+def _by_model(curves: Iterable[Curves]) -> dict[str, list[Curves]]:
+    trainings: dict[str, list[Curves]] = {}
     for curve in curves:
         trainings.setdefault(curve["model"], []).append(curve)
     return trainings
 
 
-def _by_seed(curves: Sequence[Mapping[str, Any]], key: str, factor: float = 1.0) -> list[Line]:
+def _by_seed(curves: Sequence[Curves], key: str, factor: float = 1.0) -> list[Line]:
     """One line a training, in its model's colour."""
     models = list(_by_model(curves))
     return [
         Line(
             curve["steps"],
-            [None if y is None else factor * y for y in curve[key]],
+            [None if y is None else factor * y for y in curve["values"][key]],
             colour(curve["model"], models),
         )
         for curve in curves
     ]
 
 
-def _seeded(curves: Sequence[Mapping[str, Any]], key: str, *, smooth: bool = False) -> list[Line]:
+def shares_of(curve: Curves) -> Curves:
+    """Each value as its share of the sum over all names at that step (the form of the paper's Fig. 7)."""
+    totals = [sum(value or 0.0 for value in at) for at in zip(*curve["values"].values(), strict=True)]
+    shares: dict[str, list[float | None]] = {
+        name: [(y or 0.0) / total for y, total in zip(ys, totals, strict=True)]
+        for name, ys in curve["values"].items()
+    }
+    return {**curve, "values": shares}
+
+
+def _seeded(curves: Sequence[Curves], *, smooth: bool = False) -> list[Line]:
     """For each ability the seeds' curves, faint, and their mean; the curves alone where their steps differ."""
     lines = []
     steps = list(curves[0]["steps"])
     same = all(list(curve["steps"]) == steps for curve in curves)
     for ability, number in _ABILITIES.items():
-        seeds = [curve[key][ability] for curve in curves]
+        seeds = [curve["values"][ability] for curve in curves]
         if all(value is None for ys in seeds for value in ys):
             continue
         faint = same and (len(seeds) > 1 or smooth)
@@ -302,5 +314,5 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _percent(group: Mapping[str, Any] | None, key: str) -> float | None:
-    return None if group is None else 100 * group[key]
+def _percent(group: GroupRecord | None) -> float | None:
+    return None if group is None else 100 * group["em"]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -24,9 +24,13 @@ from steper_ray.core.files import write_text
 from steper_ray.evaluation import figures
 from steper_ray.evaluation.figures import label
 from steper_ray.evaluation.results import thin
+from steper_ray.schema.records import ModelRecord, Results, SampleRecord
 
+Models = Mapping[str, Mapping[str, ModelRecord]]
+
+Metric = Literal["em", "f1", "acc", "recall", "mean_steps"]
 #: Columns of the table: key, heading, and what a value is multiplied by.
-COLUMNS = (
+COLUMNS: tuple[tuple[Metric, str, float], ...] = (
     ("em", "EM", 100.0),
     ("f1", "F1", 100.0),
     ("acc", "Acc", 100.0),
@@ -52,14 +56,14 @@ class Cell:
     best: bool = False
 
 
-def write_report(results: Mapping[str, Any], folder: Path) -> Path:
+def write_report(results: Results, folder: Path) -> Path:
     """Writes report.html into the folder and returns its path."""
     path = folder / "report.html"
     write_text(path, render(results))
     return path
 
 
-def render(results: Mapping[str, Any]) -> str:
+def render(results: Results) -> str:
     """The page as text."""
     environment = Environment(
         loader=PackageLoader("steper_ray.evaluation"),
@@ -90,7 +94,7 @@ def render(results: Mapping[str, Any]) -> str:
     )
 
 
-def format_table(results: Mapping[str, Any]) -> str:
+def format_table(results: Results) -> str:
     """The table as plain text, one line a model and unit; "" without models."""
     if not results["models"]:
         return ""
@@ -112,7 +116,7 @@ def format_table(results: Mapping[str, Any]) -> str:
     return f"{_plain(table)}{note}\n"
 
 
-def format_comparisons(results: Mapping[str, Any]) -> str:
+def format_comparisons(results: Results) -> str:
     """The paired comparisons as plain text, one line each; "" without any."""
     rows = comparison_rows(results)
     if not rows:
@@ -127,7 +131,7 @@ def format_comparisons(results: Mapping[str, Any]) -> str:
     return _plain(table)
 
 
-def comparison_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def comparison_rows(results: Results) -> list[tuple[str, ...]]:
     """Model, other, unit, metric, difference in points, its interval, p and the number of questions."""
     return [
         (
@@ -144,7 +148,7 @@ def comparison_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-def format_sigma(results: Mapping[str, Any]) -> str:
+def format_sigma(results: Results) -> str:
     """The path of sigma as plain text: each ability at some of the steps, the mean of the seeds, and below it the
     square root of its smoothed loss, where sigma is drawn to; "" without one."""
     curves = results["sigma"]
@@ -156,8 +160,8 @@ def format_sigma(results: Mapping[str, Any]) -> str:
     for at in points:
         table.add_column(str(curves[0]["steps"][at]), justify="right")
     optimum = figures.sigma_optimum(results)
-    for ability in curves[0]["raw"]:
-        means = [fmean(curve["raw"][ability][at] for curve in curves) for at in points]
+    for ability in curves[0]["values"]:
+        means = [fmean(curve["values"][ability][at] or 0.0 for curve in curves) for at in points]
         table.add_row(ability, *(f"{mean:.3f}" for mean in means))
         if ability in optimum:
             roots = [optimum[ability][at] for at in points]
@@ -165,12 +169,12 @@ def format_sigma(results: Mapping[str, Any]) -> str:
     return _plain(table)
 
 
-def units(results: Mapping[str, Any]) -> list[str]:
+def units(results: Results) -> list[str]:
     """The step units of the results, in the order they came."""
     return list(dict.fromkeys(unit for scores in results["models"].values() for unit in scores))
 
 
-def table_rows(results: Mapping[str, Any]) -> dict[str, dict[str, list[Cell]]]:
+def table_rows(results: Results) -> dict[str, dict[str, list[Cell]]]:
     """Model -> unit -> one cell a column."""
     models = results["models"]
     best = {
@@ -199,32 +203,29 @@ def _several(rows: Mapping[str, Mapping[str, Sequence[Cell]]]) -> bool:
     return any(cell.spread for by_unit in rows.values() for cells in by_unit.values() for cell in cells)
 
 
-def _shown(models: Mapping[str, Any], model: str, unit: str, key: str) -> float:
+def _shown(models: Models, model: str, unit: str, key: Metric) -> float:
     """A value as the table rounds it: what looks equal is equally good."""
-    value = models[model].get(unit, {}).get(key)
+    value = models[model][unit][key] if unit in models[model] else None
     return -1.0 if value is None else round(100 * value, 1)
 
 
-def _cell(
-    models: Mapping[str, Any], model: str, unit: str, column: tuple[str, str, float], best: Any
-) -> Cell:
+def _cell(models: Models, model: str, unit: str, column: tuple[Metric, str, float], best: object) -> Cell:
     key, _, factor = column
-    scores = models[model][unit]
+    value, spreads = models[model][unit][key], models[model][unit]["spread"]
     digits = 1 if factor > 1 else 2
-    if scores.get(key) is None:
+    if value is None:
         return Cell(_UNKNOWN)
-    text = f"{factor * scores[key]:.{digits}f}"
+    text = f"{factor * value:.{digits}f}"
     ranked = len(models) > 1 and model != _REFERENCE and best == _shown(models, model, unit, key)
-    spread = scores["spread"].get(key)
-    if spread is None or spread["n"] < 2:
+    if key not in spreads or (spread := spreads[key])["n"] < 2:
         return Cell(text, best=ranked)
-    low, high = (f"{factor * spread[end]:.{digits}f}" for end in ("min", "max"))
+    low, high = (f"{factor * end:.{digits}f}" for end in (spread["min"], spread["max"]))
     return Cell(
         text, f"±{factor * spread['std']:.{digits}f}", f"{low} to {high} over {spread['n']} seeds", ranked
     )
 
 
-def _facts(results: Mapping[str, Any]) -> list[str]:
+def _facts(results: Results) -> list[str]:
     """The line below the title."""
     if not results["models"]:
         steps = [curve["steps"][-1] for curve in results["loss"]]
@@ -237,7 +238,7 @@ def _facts(results: Mapping[str, Any]) -> list[str]:
     return [*facts, f"{seeds} seeds"] if seeds > 1 else facts
 
 
-def _endings(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _endings(results: Results) -> list[dict[str, Any]]:
     """For each model and unit: how trajectories ended and the steps they took, over all seeds."""
     return [
         {
@@ -252,13 +253,13 @@ def _endings(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _steps_used(results: Mapping[str, Any]) -> list[str]:
+def _steps_used(results: Results) -> list[str]:
     """All numbers of steps that any trajectory took."""
     all_scores = [scores for by_unit in results["models"].values() for scores in by_unit.values()]
     return sorted({steps for scores in all_scores for steps in scores["by_steps"]}, key=int)
 
 
-def _sample(one: Mapping[str, Any]) -> dict[str, Any]:
+def _sample(one: SampleRecord) -> dict[str, Any]:
     trajectory = one["trajectory"]
     return {**one, "trajectory": trajectory, "gold_ids": set(trajectory["question"]["gold_ids"])}
 

@@ -6,18 +6,20 @@ The report and the terminal's table read this document and nothing else. Pure, e
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from steper_ray.core.errors import DataError
 from steper_ray.core.files import write_text
 from steper_ray.core.fingerprints import digest
+from steper_ray.core.jsonl import read_records
 from steper_ray.evaluation.paired import Comparison
 from steper_ray.evaluation.scores import EvalScores, judge
 from steper_ray.evaluation.spread import aggregate, aggregate_groups
-from steper_ray.schema import Ability, Trajectory, to_row
+from steper_ray.schema import Trajectory, to_row
+from steper_ray.schema.records import ComparisonRecord, Curves, ModelRecord, Results, SampleRecord
 
 RESULTS = "results.json"
 MAX_POINTS = 400  # of one curve: more than a plot can show
@@ -37,19 +39,22 @@ class TrainingLog:
     answers: Sequence[Mapping[str, Any]] = ()
 
 
-def save_results(run_dir: Path, results: Mapping[str, Any]) -> None:
+def save_results(run_dir: Path, results: Results) -> None:
     """Writes run_dir/results.json with a check of itself. Raises StorageError."""
     plain = json.loads(json.dumps(results))
     write_text(run_dir / RESULTS, json.dumps({**plain, "check": digest(plain)}, indent=1) + "\n")
 
 
-def load_results(run_dir: Path) -> dict[str, Any] | None:
-    """What `save_results` wrote; None where there is none. Raises DataError for a file that was changed since."""
+def load_results(run_dir: Path) -> Results | None:
+    """What `save_results` wrote; None where there is none.
+
+    Raises DataError for a file that was changed since, or that another version wrote.
+    """
     path = run_dir / RESULTS
     try:
         results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if results.pop("check") == digest(results):
-            return results
+        if results.pop("check") == digest(results) and results.keys() == Results.__annotations__.keys():
+            return cast(Results, results)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, AttributeError):
@@ -62,22 +67,7 @@ def load_results(run_dir: Path) -> dict[str, Any] | None:
 def read_metrics(path: Path, model: str, seed: int) -> TrainingLog:
     """Reads a metrics.jsonl and the validation.jsonl beside it, if any. Raises DataError with file and line."""
     answers = path.with_name("validation.jsonl")
-    return TrainingLog(model, seed, _records(path), _records(answers) if answers.exists() else ())
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    try:
-        with path.open(encoding="utf-8") as stream:
-            lines = list(stream)  # `str.splitlines` would also cut at U+2028, which JSON text may hold
-    except OSError as error:
-        raise DataError(f"{path}: training metrics cannot be read: {error}") from error
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: not JSON: {error}") from error
-    return records
+    return TrainingLog(model, seed, read_records(path), read_records(answers))
 
 
 def assemble_results(
@@ -85,12 +75,12 @@ def assemble_results(
     groups: Mapping[str, Sequence[str]],
     *,
     trainings: Sequence[TrainingLog] = (),
-    samples: Sequence[Mapping[str, Any]] = (),
+    samples: Sequence[SampleRecord] = (),
     comparisons: Sequence[Comparison] = (),
     data: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> Results:
     """The document, in plain JSON values.
 
     `groups` maps each model of the table to its evaluations, one a seed ({"steper": ["steper-0", ...]}), in the
@@ -99,20 +89,22 @@ def assemble_results(
     """
     return {
         "models": {model: _model(evaluations, names) for model, names in groups.items()},
-        "sigma": [curve for log in trainings if (curve := _sigma(log)) is not None],
-        "loss": [_losses(log) for log in trainings if log.records],
-        "validation": [curve for log in trainings if (curve := _validation(log)) is not None],
-        "questions": [curve for log in trainings if (curve := _answers(log)) is not None],
-        "course": [curve for log in trainings if (curve := _course(log)) is not None],
+        "loss": _curves(trainings, _steps, lambda record: record["losses"]),
+        "sigma": _curves(trainings, _steps, lambda record: record.get("sigma")),
+        "validation": _curves(trainings, _steps, lambda record: record.get("validation", {}).get("losses")),
+        "questions": _curves(
+            trainings, _answers, lambda record: _some(record, "em", "f1", "mean_steps", "n")
+        ),
+        "optimiser": _curves(trainings, _steps, lambda record: _some(record, "lr", "grad_norm")),
         "samples": list(samples),
-        "comparisons": [asdict(one) for one in comparisons],
+        "comparisons": [cast(ComparisonRecord, asdict(one)) for one in comparisons],
         "data": dict(data or {}),
         "config": dict(config or {}),
         "provenance": dict(provenance or {}),
     }
 
 
-def sample(model: str, unit: str, trajectory: Trajectory) -> dict[str, Any]:
+def sample(model: str, unit: str, trajectory: Trajectory) -> SampleRecord:
     """A trajectory with its scores, as the report unfolds it."""
     return {
         "model": model,
@@ -122,7 +114,7 @@ def sample(model: str, unit: str, trajectory: Trajectory) -> dict[str, Any]:
     }
 
 
-def _model(evaluations: Evaluations, names: Sequence[str]) -> dict[str, Any]:
+def _model(evaluations: Evaluations, names: Sequence[str]) -> dict[str, ModelRecord]:
     units = list(dict.fromkeys(unit for name in names for unit in evaluations[name]))
     return {
         unit: _unit({name: evaluations[name][unit] for name in names if unit in evaluations[name]})
@@ -130,7 +122,7 @@ def _model(evaluations: Evaluations, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _unit(seeds: Mapping[str, EvalScores]) -> dict[str, Any]:
+def _unit(seeds: Mapping[str, EvalScores]) -> ModelRecord:
     scores = list(seeds.values())
     spreads = aggregate(scores)
     first = scores[0]
@@ -138,7 +130,7 @@ def _unit(seeds: Mapping[str, EvalScores]) -> dict[str, Any]:
         metric: spreads[metric].mean if metric in spreads else None for metric in ("recall", "duplicates")
     }
     steps = max(len(one.recall_by_step) for one in scores)
-    return {
+    record = {
         **{metric: spread.mean for metric, spread in spreads.items()},
         **means,
         "n": first.n,
@@ -151,6 +143,7 @@ def _unit(seeds: Mapping[str, EvalScores]) -> dict[str, Any]:
         "spread": {metric: asdict(spread) for metric, spread in spreads.items()},
         "seeds": [{"name": name, **one.to_json()} for name, one in seeds.items()],
     }
+    return cast(ModelRecord, record)
 
 
 def _mean_at(scores: Sequence[EvalScores], step: int) -> float:
@@ -166,63 +159,34 @@ def _summed(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
     return {name: sum(one.get(name, 0) for one in counts) for name in names}
 
 
-def _sigma(log: TrainingLog) -> dict[str, Any] | None:
-    """Sigma of each task and its share of the three (Fig. 7 shows the share), or None where none is learned."""
-    records = thin([record for record in log.records if record.get("sigma")])
-    if not records:
-        return None
-    raw = {task.value: [float(record["sigma"][task.value]) for record in records] for task in Ability}
-    totals = [sum(values) for values in zip(*raw.values(), strict=True)]
-    normalised = {
-        task: [value / total for value, total in zip(values, totals, strict=True)]
-        for task, values in raw.items()
-    }
-    steps = [record["step"] for record in records]
-    return {"model": log.model, "seed": log.seed, "steps": steps, "raw": raw, "normalised": normalised}
+def _curves(
+    trainings: Iterable[TrainingLog],
+    lines: Callable[[TrainingLog], Iterable[Mapping[str, Any]]],
+    values: Callable[[Mapping[str, Any]], Mapping[str, float | None] | None],
+) -> list[Curves]:
+    """The `values` of the lines of each training's log that have any; trainings without such a line are omitted."""
+    curves: list[Curves] = []
+    for log in trainings:
+        found = thin([(line["step"], of_step) for line in lines(log) if (of_step := values(line))])
+        if found:
+            steps = [step for step, _ in found]
+            by_name = {name: [of_step.get(name) for _, of_step in found] for name in found[0][1]}
+            curves.append({"model": log.model, "seed": log.seed, "steps": steps, "values": by_name})
+    return curves
 
 
-def _losses(log: TrainingLog) -> dict[str, Any]:
-    """The loss of each task; None where a step had no example of it."""
-    records = thin(log.records)
-    return {
-        "model": log.model,
-        "seed": log.seed,
-        "steps": [record["step"] for record in records],
-        "losses": {task.value: [record["losses"].get(task.value) for record in records] for task in Ability},
-    }
+def _steps(log: TrainingLog) -> Sequence[Mapping[str, Any]]:
+    return log.records
 
 
-def _validation(log: TrainingLog) -> dict[str, Any] | None:
-    """The loss of each task on held-out examples, at the steps that looked at them."""
-    records = thin([record for record in log.records if record.get("validation")])
-    if not records:
-        return None
-    looks = [record["validation"]["losses"] for record in records]
-    return {
-        "model": log.model,
-        "seed": log.seed,
-        "steps": [record["step"] for record in records],
-        "losses": {task.value: [look.get(task.value) for look in looks] for task in Ability},
-    }
+def _answers(log: TrainingLog) -> Sequence[Mapping[str, Any]]:
+    """The rounds of questions in the order of their steps."""
+    return sorted(log.answers, key=lambda line: line["step"])
 
 
-def _answers(log: TrainingLog) -> dict[str, Any] | None:
-    """Scores of the rounds of questions that went well, in the order of their steps."""
-    records = thin(sorted((one for one in log.answers if "em" in one), key=lambda one: one["step"]))
-    if not records:
-        return None
-    curves = {key: [record[key] for record in records] for key in ("em", "f1", "mean_steps")}
-    steps = [record["step"] for record in records]
-    return {"model": log.model, "seed": log.seed, "n": records[-1]["n"], "steps": steps, **curves}
-
-
-def _course(log: TrainingLog) -> dict[str, Any] | None:
-    """Learning rate and gradient norm (None where the optimiser does not report it)."""
-    records = thin([record for record in log.records if "lr" in record])
-    if not records:
-        return None
-    curves = {key: [record.get(key) for record in records] for key in ("lr", "grad_norm")}
-    return {"model": log.model, "seed": log.seed, "steps": [record["step"] for record in records], **curves}
+def _some(line: Mapping[str, Any], *names: str) -> dict[str, float | None] | None:
+    """The named values of a line that has the first of them."""
+    return {name: line.get(name) for name in names} if names[0] in line else None
 
 
 def thin(records: Sequence[Any], most: int = MAX_POINTS) -> list[Any]:

@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from steper_ray.core.answers import Score
 from steper_ray.core.errors import DataError
@@ -25,6 +24,7 @@ from steper_ray.evaluation.scores import EvalScores, judge
 from steper_ray.rollouts.set import RolloutSet
 from steper_ray.rollouts.shards import ShardStore
 from steper_ray.schema import Trajectory
+from steper_ray.schema.records import SampleRecord
 
 FORMAT = 2
 
@@ -124,12 +124,12 @@ def question_scores(run_dir: Path, name: str, unit: str) -> dict[str, Score]:
     return {trajectory.question.id: judge(trajectory) for trajectory in trajectories}
 
 
-def pick_samples(run_dir: Path, names: Mapping[str, str], units: Sequence[str]) -> list[dict[str, Any]]:
+def pick_samples(run_dir: Path, names: Mapping[str, str], units: Sequence[str]) -> list[SampleRecord]:
     """Trajectories to unfold in the report: of each number of hops the first question, in every model and unit.
 
     `names` maps a model of the table to the evaluation that stands for it ({"steper": "steper-seed0"}).
     """
-    found: list[tuple[int, dict[str, Any]]] = []
+    found: list[tuple[int, SampleRecord]] = []
     for model, name in names.items():
         for unit in units:
             first: dict[int, Trajectory] = {}

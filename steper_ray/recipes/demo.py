@@ -23,11 +23,12 @@ from steper_ray.config import Config, TrainConfig
 if TYPE_CHECKING:
     from steper_ray.core.answers import Score
     from steper_ray.evaluation.paired import Comparison
+    from steper_ray.schema.records import Results
 
 _PACKAGES = ("steper-ray", "ray", "torch", "transformers", "deepspeed")
 
 
-def run_demo(config: Config) -> dict[str, Any]:
+def run_demo(config: Config) -> Results:
     """Runs everything that is missing under `config.run_dir`; writes results.json and report.html there."""
     from steper_ray.evaluation.pipeline import EvalJob, evaluate
     from steper_ray.evaluation.report import write_report

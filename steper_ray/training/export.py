@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -27,10 +27,13 @@ from steper_ray.core.probes import Probes, write_probes
 from steper_ray.core.sums import PROVENANCE, sums_damage, write_sums
 from steper_ray.pretrained import load_shape, load_tokenizer
 from steper_ray.prompts import end_of, mark_style
+from steper_ray.schema.records import LookAt, StepRecord
 from steper_ray.training.job import Task
 from steper_ray.training.lora import save_adapters, save_merged
 from steper_ray.training.memory import training_dtype
 
+#: One look at the held-out examples, or the best and the last of them.
+Looks = LookAt | Mapping[str, LookAt | None]
 _PACKAGES = ("torch", "transformers", "deepspeed", "ray", "peft")
 
 
@@ -39,11 +42,11 @@ def export(
     model: Any,
     state: dict[str, torch.Tensor],
     steps: int,
-    summary: dict[str, Any],
+    summary: StepRecord,
     probes: Probes | None = None,
     *,
     folder: Path | None = None,
-    validation: dict[str, Any] | None = None,
+    validation: Looks | None = None,
 ) -> None:
     """Writes weights (safetensors, in the dtype they were trained in), config, tokenizer, generation config, card.
 
@@ -97,7 +100,7 @@ def generation_config(model: str, end: int, trusted: bool = False) -> Generation
 
 
 def export_kept(
-    task: Task, kept: Path, step: int, steps: int, summary: dict[str, Any], validation: dict[str, Any]
+    task: Task, kept: Path, step: int, steps: int, summary: StepRecord, validation: Looks
 ) -> None:
     """As `export`, with the student of an earlier `step` that `export` wrote to the folder `kept`, which stays.
 
@@ -139,9 +142,7 @@ def _describe(folder: Path, task: Task, record: dict[str, Any]) -> None:
     (folder / "README.md").write_text(_card(task, record), encoding="utf-8")
 
 
-def _record(
-    task: Task, steps: int, summary: dict[str, Any], validation: dict[str, Any] | None
-) -> dict[str, Any]:
+def _record(task: Task, steps: int, summary: StepRecord, validation: Looks | None) -> dict[str, Any]:
     return {
         "fingerprint": task.fingerprint,
         "name": task.name,

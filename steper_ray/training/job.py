@@ -17,10 +17,10 @@ from steper_ray.config import PromptConfig, TrainConfig, ValidationConfig
 from steper_ray.core.errors import TrainingError
 from steper_ray.core.files import write_text
 from steper_ray.core.fingerprints import folder_fingerprint
+from steper_ray.core.jsonl import read_records
 from steper_ray.core.storage import has_scheme
 from steper_ray.core.sums import PROVENANCE, SUMS, listed, sums_damage
 from steper_ray.models import resolve_model
-from steper_ray.training.metrics import read_records
 from steper_ray.training.sources import data_fingerprint
 from steper_ray.training.tokens import Tokens
 

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,6 +23,7 @@ from steper_ray.core.probes import Probes
 from steper_ray.models import context_limit, partial_attention
 from steper_ray.pretrained import load_shape, load_tokenizer
 from steper_ray.prompts import end_of
+from steper_ray.schema.records import LookAt, StepRecord
 from steper_ray.training.checkpoints import writing
 from steper_ray.training.data import Batch, TrainingData, check_vocabulary, load_data
 from steper_ray.training.difficulty import DifficultyWeights
@@ -31,7 +31,7 @@ from steper_ray.training.engine import Engine, Worker
 from steper_ray.training.exactness import check_exactness, probe, short_trees
 from steper_ray.training.export import export, export_kept, generation_config
 from steper_ray.training.job import Task
-from steper_ray.training.metrics import MetricsLog, read_records
+from steper_ray.training.metrics import MetricsLog, read_steps
 from steper_ray.training.objective import (
     N_TASKS,
     by_task,
@@ -44,7 +44,7 @@ from steper_ray.training.objective import (
 from steper_ray.training.shares import Share, filler, split
 from steper_ray.training.students import Students
 from steper_ray.training.telemetry import Telemetry
-from steper_ray.training.validation import Best, HeldOut, course, due, sum_over_workers
+from steper_ray.training.validation import Best, HeldOut, best_and_last, due, sum_over_workers
 
 #: Called by every worker with a function that writes its shard into a folder, and with the step it is of.
 Save = Callable[[Callable[[Path], None], int], None]
@@ -131,7 +131,7 @@ class Trainer:
             raise TrainingError(message)
         return self._steps
 
-    def _look(self, record: dict[str, Any]) -> None:
+    def _look(self, record: StepRecord) -> None:
         """Between two steps: the loss on held-out examples, which joins the record, and students that are kept.
 
         Before the checkpoint of the same step: a run that continues from there has it behind it.
@@ -151,7 +151,6 @@ class Trainer:
             return
         state, probes = self._engine.whole_state(), self._probes()
         for folder in folders if self._worker.rank == 0 else ():
-            about = {"step": self._step, **record.get("validation", {})}
             with writing("the student", folder.parent):
                 export(
                     self._task,
@@ -161,8 +160,11 @@ class Trainer:
                     record,
                     probes,
                     folder=folder,
-                    validation=about,
+                    validation=self._looked(record),
                 )
+
+    def _looked(self, record: StepRecord) -> LookAt | None:
+        return {"step": self._step, **record["validation"]} if "validation" in record else None
 
     def _export(self) -> None:
         """The student of the last step, or of the best one."""
@@ -170,14 +172,14 @@ class Trainer:
         state, probes = (self._engine.whole_state(), self._probes()) if best is None else ({}, None)
         if self._worker.rank != 0:
             return
-        records = read_records(self._task.metrics)
-        looks = course(records, self._config.validation)
+        records = read_steps(self._task.metrics)
+        looks = best_and_last(records, self._config.validation)
         if best is None:
             export(self._task, self._engine.module, state, self._steps, records[-1], probes, validation=looks)
             return
         assert self._best is not None
-        looks = {"best": best, "last": looks and looks["last"]}
-        export_kept(self._task, self._best.folder, best["step"], self._steps, records[-1], looks)
+        seen: dict[str, LookAt | None] = {"best": best, "last": None if looks is None else looks["last"]}
+        export_kept(self._task, self._best.folder, best["step"], self._steps, records[-1], seen)
         self._best.remove()
 
     def _probes(self) -> Probes:
@@ -236,7 +238,7 @@ class Trainer:
 
     def _record(
         self, batch: Batch, result: StepResult, log_sigma: torch.Tensor, seconds: float
-    ) -> dict[str, Any]:
+    ) -> StepRecord:
         losses = [
             loss if count else None
             for loss, count in zip(result.task_losses.tolist(), batch.counts, strict=True)
@@ -252,7 +254,7 @@ class Trainer:
             "weights": by_task(task_weights(self._config, log_sigma).tolist()),
             "lr": learning_rate(self._config, self._step, self._steps),
             "grad_norm": result.grad_norm,
-            **self._telemetry.of_step(batch, seconds),
+            **self._telemetry.of_step(batch, seconds),  # type: ignore[typeddict-item]  # it has no `validation`
         }
 
 

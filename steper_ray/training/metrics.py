@@ -15,13 +15,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from tqdm import tqdm
 
-from steper_ray.core.errors import DataError, StorageError
+from steper_ray.core.errors import StorageError
 from steper_ray.core.files import append_text, write_text
+from steper_ray.core.jsonl import read_lines, read_records
 from steper_ray.core.storage import is_remote, state
+from steper_ray.schema.records import StepRecord
 
 #: A log in a store is written whole, and no more often than this.
 _EVERY_S = 5.0
@@ -35,7 +37,7 @@ class MetricsLog:
         write_text(path, "".join(line + "\n" for line in read_lines(path)[:start]))
         self._stream = None if is_remote(path) else path.open("a", encoding="utf-8")
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write(self, record: StepRecord) -> None:
         self._waiting.append(json.dumps(record) + "\n")
         if self._stream is not None or time.monotonic() - self._written > _EVERY_S:
             self.flush()
@@ -57,23 +59,9 @@ class MetricsLog:
             self._stream.close()
 
 
-def read_lines(path: Path) -> list[str]:
-    """The whole lines of a log; a last line that is still being written is omitted."""
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8")
-    return text.split("\n")[:-1]  # JSON text may hold the other line ends that `str.splitlines` knows
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log of JSON objects. Raises DataError for a damaged one."""
-    records = []
-    for number, line in enumerate(read_lines(path), 1):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: damaged ({error}): delete the line") from error
-    return records
+def read_steps(path: Path) -> list[StepRecord]:
+    """The steps of a metrics.jsonl. Raises DataError for a damaged line."""
+    return cast(list[StepRecord], read_records(path))
 
 
 class Follower:

@@ -14,7 +14,7 @@ A task that is missing from a batch has no L_j there: neither its loss nor its l
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TypeVar
 
 import torch
 
@@ -23,9 +23,10 @@ from steper_ray.schema import Ability
 
 TASKS = tuple(Ability)
 N_TASKS = len(TASKS)
+T = TypeVar("T")
 
 
-def by_task(values: Iterable[Any]) -> dict[str, Any]:
+def by_task(values: Iterable[T]) -> dict[str, T]:
     """One value a task, under the tasks' names."""
     return {task.value: value for task, value in zip(TASKS, values, strict=True)}
 

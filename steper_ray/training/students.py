@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from steper_ray.core.files import append_text, remove_folder, write_text
+from steper_ray.core.jsonl import read_records
 from steper_ray.core.sums import SUMS
 from steper_ray.training.job import Task, provenance
-from steper_ray.training.metrics import read_records
 
 
 class Students:

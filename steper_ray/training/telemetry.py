@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from steper_ray.config import TrainConfig
+from steper_ray.schema.records import Cost
 from steper_ray.training.data import Batch
 from steper_ray.training.engine import Worker
 from steper_ray.training.flops import peak_flops, step_flops
@@ -29,7 +30,7 @@ class Telemetry:
         # The peaks are those of bfloat16.
         self._peak = peak if training_dtype(config) is torch.bfloat16 else None
 
-    def of_step(self, batch: Batch, seconds: float) -> dict[str, Any]:
+    def of_step(self, batch: Batch, seconds: float) -> Cost:
         """The fields of a step's record; None where a device or a model is not known well enough."""
         tokens = sum(item.tokens for item in batch.items)
         flops = step_flops(self._size, (tree for item in batch.items for tree in item.trees))

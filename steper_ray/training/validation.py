@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
 
 from steper_ray.config import TrainConfig, ValidationConfig
 from steper_ray.core.files import remove_folder
+from steper_ray.schema.records import Look, LookAt, StepRecord
 from steper_ray.training.data import Item, batch_of
 from steper_ray.training.engine import Engine, Worker
 from steper_ray.training.job import BEST, Task, provenance
@@ -40,7 +40,7 @@ class HeldOut:
         self._share = split(batch, worker.size, config)[worker.rank]
         self._divisors = task_divisors(config, batch.counts, len(batch.items))
 
-    def losses(self, engine: Engine) -> dict[str, Any]:
+    def losses(self, engine: Engine) -> Look:
         """Each ability's loss as the objective has it, over all examples (None without any), and their plain sum."""
         sums = torch.zeros(N_TASKS, dtype=torch.float64)
         with engine.evaluating():
@@ -53,14 +53,15 @@ class HeldOut:
         return {"loss": math.fsum(mean for mean in known if mean is not None), "losses": by_task(known)}
 
 
-def score(validation: Mapping[str, Any], config: ValidationConfig) -> float:
-    """The score of which the best step has least."""
-    return float(validation["loss"] if config.by == "sum" else validation["losses"][config.by])
+def score(look: Look, config: ValidationConfig) -> float:
+    """The score of which the best step has least; not a number where no example has the ability."""
+    value = look["loss"] if config.by == "sum" else look["losses"][config.by]
+    return math.nan if value is None else value
 
 
-def course(records: Iterable[Mapping[str, Any]], config: ValidationConfig) -> dict[str, Any] | None:
-    """The `best` and the `last` look at the held-out examples in a log, with their steps."""
-    looks = [{"step": r["step"], **r["validation"]} for r in records if r.get("validation")]
+def best_and_last(records: Iterable[StepRecord], config: ValidationConfig) -> dict[str, LookAt] | None:
+    """The `best` and the `last` look at the held-out examples in a log of steps; None where there is none."""
+    looks: list[LookAt] = [{"step": r["step"], **r["validation"]} for r in records if "validation" in r]
     if not looks:
         return None
     return {"best": min(looks, key=lambda look: score(look, config)), "last": looks[-1]}
@@ -83,14 +84,14 @@ class Best:
                 look = record["validation"]
         found = [json.dumps(look)]
         dist.broadcast_object_list(found)
-        self.look: dict[str, Any] | None = json.loads(found[0])
+        self.look: LookAt | None = json.loads(found[0])
 
-    def improved(self, step: int, validation: Mapping[str, Any]) -> bool:
+    def improved(self, step: int, look: Look) -> bool:
         """Whether this step is better than all before, which it then is: its student must be written to `folder`."""
-        value = score(validation, self._config)
+        value = score(look, self._config)
         if not math.isfinite(value) or (self.look is not None and value >= score(self.look, self._config)):
             return False
-        self.look = {"step": step, **validation}
+        self.look = {"step": step, **look}
         return True
 
     def remove(self) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 
-from steper_ray.training.metrics import read_lines
+from steper_ray.core.jsonl import read_lines
 
 
 class KillRankOne(threading.Thread):

@@ -10,10 +10,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from steper_ray.config import TrainConfig
 from steper_ray.core.copies import local
+from steper_ray.core.jsonl import read_lines
 from steper_ray.models import resolve_model
 from steper_ray.training.checkpoints import Checkpoints
 from steper_ray.training.job import make_task
-from steper_ray.training.metrics import read_lines
 from steper_ray.training.trainer import TrainJob
 
 STEPS, EVERY, KEEP = 24, 4, 2

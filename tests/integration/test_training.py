@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from steper_ray.config import TrainConfig
 from steper_ray.config.file import load_config
 from steper_ray.core.errors import TrainingError
+from steper_ray.core.jsonl import read_lines
 from steper_ray.core.probes import read_probes
 from steper_ray.frameworks import FRAMEWORKS
 from steper_ray.models import resolve_model
@@ -20,7 +21,6 @@ from steper_ray.prompts import PromptEncoder
 from steper_ray.schema import Ability
 from steper_ray.training.data import load_data
 from steper_ray.training.difficulty import DifficultyWeights
-from steper_ray.training.metrics import read_lines
 from steper_ray.training.objective import by_task
 from steper_ray.training.trainer import TrainJob, train
 

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steper_ray.config import TrainConfig
 from steper_ray.core.errors import ModelError
+from steper_ray.core.jsonl import read_lines
 from steper_ray.models import resolve_model
-from steper_ray.training.metrics import read_lines
 from steper_ray.training.trainer import TrainJob, train
 
 BASE = resolve_model("miniature:base")

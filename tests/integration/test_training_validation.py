@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from waiting import wait_until
 
 from steper_ray.config import Config
+from steper_ray.core.jsonl import read_records
 from steper_ray.evaluation.store import EvalJob, job_files, read_trajectories
 from steper_ray.evaluation.watch import question_judge
 from steper_ray.frameworks import FRAMEWORKS
@@ -22,7 +23,6 @@ from steper_ray.prompts import PromptEncoder
 from steper_ray.schema import Ability
 from steper_ray.training.data import load_data
 from steper_ray.training.job import provenance
-from steper_ray.training.metrics import read_records
 from steper_ray.training.trainer import TrainJob, train
 
 WORLDS = {"seed": 5, "worlds": 2, "questions_per_world": 4}

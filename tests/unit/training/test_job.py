@@ -14,6 +14,7 @@ from training_jobs import export_of, task_of
 from steper_ray import stages
 from steper_ray.config import Config, DemoConfig, TrainConfig
 from steper_ray.core.errors import DataError, LockedError, ModelError, TrainingError
+from steper_ray.core.jsonl import read_lines
 from steper_ray.pretrained import load_shape, load_tokenizer
 from steper_ray.recipes.demo import _settings
 from steper_ray.training import engine, trainer
@@ -21,7 +22,7 @@ from steper_ray.training.checkpoints import Checkpoints
 from steper_ray.training.engine import _uses_liger, deepspeed_config
 from steper_ray.training.job import TrainJob
 from steper_ray.training.loop import learning_rate
-from steper_ray.training.metrics import Follower, MetricsLog, ProgressBars, WarningLog, read_lines
+from steper_ray.training.metrics import Follower, MetricsLog, ProgressBars, WarningLog
 from steper_ray.training.trainer import train
 
 

@@ -15,7 +15,7 @@ from steper_ray.training.data import load_data
 from steper_ray.training.engine import Worker
 from steper_ray.training.objective import TASKS
 from steper_ray.training.shares import filler
-from steper_ray.training.validation import HeldOut, course, due
+from steper_ray.training.validation import HeldOut, best_and_last, due
 
 LONG = 10**6
 EXAMPLES = gold_examples(worlds=3, questions=6)
@@ -143,7 +143,7 @@ def test_the_best_look_is_the_first_with_the_lowest_loss_that_the_settings_name(
     steps = {}
     for by in ("sum", "expansion"):
         config = TrainConfig(validation={"share": 0.1, "by": by}).validation
-        steps[by] = {name: look["step"] for name, look in course(records, config).items()}
+        steps[by] = {name: look["step"] for name, look in best_and_last(records, config).items()}
     assert steps == {"sum": {"best": 4, "last": 8}, "expansion": {"best": 8, "last": 8}}
-    assert course(records[:1], config) is None
+    assert best_and_last(records[:1], config) is None
     assert [step for step in range(1, 12) if due(step, 11, 4)] == [4, 8, 11]

@@ -9,9 +9,9 @@ from training_examples import gold_examples, write_trajectories
 
 from steper_ray.config import TrainConfig
 from steper_ray.core.errors import TrainingError
+from steper_ray.core.jsonl import read_records
 from steper_ray.core.sums import PROVENANCE, write_sums
 from steper_ray.training.job import TrainJob, make_task
-from steper_ray.training.metrics import read_records
 from steper_ray.training.students import Students
 from steper_ray.training.watch import Watcher
 
