@@ -204,6 +204,8 @@ def _init() -> None:
     # The stages show their own progress.
     for name in ("progress", "execution.streaming_executor"):
         logging.getLogger(f"ray.data._internal.{name}").setLevel(logging.ERROR)
+    # An actor of every training, for notices that a node will be taken away.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     cpus = max(2, os.cpu_count() or 2)
     ray.init(
         address="local",

@@ -23,6 +23,7 @@ for _name, _value in {
     "DS_ACCELERATOR": "cpu",
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # as on every local Ray
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_CPU_KVCACHE_SPACE": "1",

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers.integrations import apply_liger_kernel
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
 from steper_ray.config import TrainConfig
@@ -203,6 +202,8 @@ def _load(model: str, config: TrainConfig, settings: dict[str, Any] | None) -> A
             unset_hf_deepspeed_config()
     student.config.use_cache = False
     if _uses_liger(config):
+        from transformers.integrations import apply_liger_kernel  # and with it peft: a second and a half
+
         # Without its fused loss, which gives one number for a batch: the objective needs one for each example.
         apply_liger_kernel(student, {"fused_linear_cross_entropy": False, "cross_entropy": False})
     if config.gradient_checkpointing:

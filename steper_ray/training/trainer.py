@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -223,6 +224,8 @@ def _run_worker(config: dict[str, Any]) -> str | None:
     settings = tasks[0].job.config
     if not settings.use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"  # before deepspeed is imported
+    # Where MLflow is installed, DeepSpeed's autotuner would import it: over a second. Trackers are the driver's.
+    sys.modules.setdefault("mlflow", None)  # type: ignore[arg-type]
     import torch
     import torch.distributed as dist
     from transformers.utils.logging import disable_progress_bar

@@ -4,9 +4,7 @@ The moments are drawn from seeds. STEPER_CHAOS_ROUNDS=20 tries so many seeds of 
 """
 
 import logging
-import os
 import random
-import shutil
 import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -51,17 +49,8 @@ def undisturbed(cluster, student, tmp_path_factory):
 
 
 @pytest.fixture
-def again(undisturbed, student, tmp_path):
-    """A copy of the undisturbed training without its student: a run that ended after its last checkpoint."""
-    shutil.copytree(undisturbed.folder, tmp_path / "run")
-    training = Watched(tmp_path / "run", student)
-    shutil.rmtree(training.job.output)
-    return training
-
-
-@pytest.fixture
 def again_in_store(undisturbed, student, bucket_folder):
-    """As `again`, in an object store."""
+    """The undisturbed training in an object store, without its student: a run that ended after its last checkpoint."""
     for file in filter(Path.is_file, undisturbed.folder.rglob("*")):
         copy_file(file, bucket_folder / file.relative_to(undisturbed.folder).as_posix())
     training = Watched(bucket_folder, student)
@@ -136,22 +125,7 @@ def test_head_driver_and_a_rank_die_one_after_the_other_and_the_student_is_the_s
     assert len(training.folders()) == KEEP
 
 
-def test_a_checkpoint_that_was_damaged_or_cut_off_is_passed_over(again, undisturbed):
-    newest, before = again.stored()
-    cut_off = newest.folder.with_name(f"{newest.folder.name[:-8]}{STEPS - 1:08d}")
-    shutil.copytree(newest.folder, cut_off)
-    (cut_off / "seal-1.json").unlink()
-    shard = next(newest.folder.rglob("*rank_1*optim_states.pt"))
-    os.truncate(shard, shard.stat().st_size // 2)
-    lines = again.lines()
-    train([again.job], run_dir=again.folder, progress=False)
-    assert kept_lines(lines, again.lines()) == before.step
-    assert same_student(again, undisturbed)
-    assert not cut_off.exists()
-    assert again.stored()[0].damage() is None
-
-
-def test_another_number_of_workers_goes_on_to_the_same_losses_up_to_rounding(
+def test_another_number_of_workers_passes_over_a_damaged_checkpoint_and_goes_on_to_the_same_losses_up_to_rounding(
     again_in_store, undisturbed, student
 ):
     """Where nodes share a store and no disk."""
@@ -170,7 +144,8 @@ def test_another_number_of_workers_goes_on_to_the_same_losses_up_to_rounding(
         remove_folder(again.job.output)
 
     newest, before = again.stored()
-    remove_folder(newest.folder)
+    shard = next(newest.folder.rglob("*rank_1*optim_states.pt"))
+    shard.write_bytes(shard.read_bytes()[:1000])
     go_on(workers=1, at=before.step)
     assert [stored.workers for stored in again.stored()] == [1, 2]
     for stored in again.stored():

@@ -66,7 +66,8 @@ class Cluster:
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "XDG_CACHE_HOME": str(self.disk / "cache"),
         }
-        self.env.pop("RAY_ADDRESS", None)
+        for name in ("RAY_ADDRESS", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"):
+            self.env.pop(name, None)
         self.headers = {"Authorization": f"Bearer {self.env['RAY_AUTH_TOKEN']}"}
         self.log = folder / "head.log"
         self.head = self._start(
