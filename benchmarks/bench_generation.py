@@ -1,7 +1,7 @@
-"""The embedded engine's running batch against `transformers` generating padded batches: the same text, how much sooner.
+"""The embedded engine's running batch against two ways of `transformers`: padded batches and its continuous batching.
 
 Prompts ask for one fact of a miniature world over 4 to 20 passages, as the steps of a trajectory have them, all sent
-at once; both sides are greedy with at most 16 sequences together. It prints how many texts are the same.
+at once; all ways are greedy with at most 16 sequences together. It prints how many texts are the same.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from random import Random
 
 import torch
 from paired import ratios, tell
+from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from steper_ray.config import EngineConfig, SamplingConfig
 from steper_ray.corpora.miniature import make_worlds
@@ -69,10 +70,27 @@ def main() -> None:
                 )
             texts["padded"] += engine.tokenizer.batch_decode(made[:, width:], skip_special_tokens=True)
 
-    found = ratios(running, padded, ROUNDS)
-    same = sum(a == b for a, b in zip(texts["running"], texts["padded"], strict=True))
-    print(f"{PROMPTS} prompts, {same} of them with the same text both ways")
-    tell("time of padded batches over time of the running batch", found)
+    greedy = GenerationConfig(
+        max_new_tokens=SAMPLING.max_tokens,
+        do_sample=False,
+        eos_token_id=engine.tokenizer.eos_token_id,
+        pad_token_id=2,
+    )
+    together = ContinuousBatchingConfig(max_requests_per_batch=AT_ONCE, max_memory_percent=0.1)
+    chosen = model.config._attn_implementation
+
+    def continuous() -> None:
+        made = model.generate_batch(asked, greedy, together)
+        model.set_attn_implementation(chosen)  # it leaves its own
+        texts["continuous"] = engine.tokenizer.batch_decode(
+            [one.generated_tokens for one in made.values()], skip_special_tokens=True
+        )
+
+    for name, way in (("padded batches", padded), ("transformers' continuous batching", continuous)):
+        found = ratios(running, way, ROUNDS)
+        same = sum(a == b for a, b in zip(texts["running"], texts[way.__name__], strict=True))
+        print(f"{PROMPTS} prompts, {same} of them with the same text both ways")
+        tell(f"time of {name} over time of the running batch", found)
     asyncio.run(engine.close())
 
 

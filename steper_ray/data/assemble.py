@@ -25,8 +25,9 @@ from steper_ray.core.tasks import in_order
 from steper_ray.data.columns import Columns
 from steper_ray.data.dropped import Dropped, page
 from steper_ray.data.filtering import choose, reason_to_drop
-from steper_ray.data.report import BuildReport, Tally, VerifierCount
+from steper_ray.data.report import BuildReport
 from steper_ray.data.seal import SEAL, damaged, read_seal, seal
+from steper_ray.data.tally import Tally, VerifierCount
 from steper_ray.data.verify import (
     MODEL_VERIFIERS,
     UNSCORED,

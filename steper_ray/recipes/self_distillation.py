@@ -17,7 +17,7 @@ from steper_ray.config import Config, TeacherConfig
 from steper_ray.core.errors import DataError, NothingKeptError
 from steper_ray.core.files import write_text
 from steper_ray.core.storage import has_scheme
-from steper_ray.data.report import SourceCount
+from steper_ray.data.tally import SourceCount
 from steper_ray.models import resolve_model
 
 if TYPE_CHECKING:

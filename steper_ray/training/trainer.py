@@ -9,49 +9,35 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from functools import partial
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
 from ray.train import (
-    Checkpoint,
-    CheckpointUploadMode,
     FailureConfig,
     RunConfig,
     ScalingConfig,
     TrainingFailedError,
     WorkerGroupError,
-    get_context,
-    report,
 )
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 
 from steper_ray.cluster import Need, lacking
-from steper_ray.config import TrainConfig
-from steper_ray.core.copies import local
-from steper_ray.core.errors import SteperError, TrainingError
-from steper_ray.core.files import remove_folder
+from steper_ray.core.errors import TrainingError
 from steper_ray.core.locks import locked
 from steper_ray.core.storage import for_arrow
-from steper_ray.training.agreement import one_for_all
-from steper_ray.training.checkpoints import Checkpoints, Saver, WriteError, newest, writing
+from steper_ray.training.checkpoints import Checkpoints, WriteError, writing
 from steper_ray.training.job import BEST, Task, TrainJob, TrainResult, finished, lost, make_task, note_sources
-from steper_ray.training.metrics import ProgressBars, WarningLog
+from steper_ray.training.metrics import ProgressBars
 from steper_ray.training.students import Students
 from steper_ray.training.tokenising import with_tokens
 from steper_ray.training.tracking import Tracking, check_trackers
 from steper_ray.training.watch import Judge, Watcher
-
-if TYPE_CHECKING:
-    from steper_ray.training.engine import Worker
+from steper_ray.training.worker import run_worker
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +153,7 @@ def _fit(tasks: Sequence[Task], run_dir: Path) -> None:
         logger.warning("training: %s", missing)
     storage_path, storage_filesystem = for_arrow(store)
     trainer = _Trainer(
-        _run_worker,  # type: ignore[arg-type]  # Ray's stubs do not know that a worker may return a value
+        run_worker,  # type: ignore[arg-type]  # Ray's stubs do not know that a worker may return a value
         train_loop_config={"tasks": list(tasks), "store": store, "home": store / name},
         torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
@@ -216,105 +202,3 @@ def _write_error(error: TrainingFailedError) -> WriteError | None:
     failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
     causes = (getattr(failure, "_base_exc", failure) for failure in failures)
     return next((cause for cause in causes if isinstance(cause, WriteError)), None)
-
-
-def _run_worker(config: dict[str, Any]) -> str | None:
-    """Runs one worker. Returns the message of an error that no retry can correct."""
-    tasks: list[Task] = config["tasks"]
-    settings = tasks[0].job.config
-    if not settings.use_gpu:
-        os.environ["DS_ACCELERATOR"] = "cpu"  # before deepspeed is imported
-    # Where MLflow is installed, DeepSpeed's autotuner would import it: over a second. Trackers are the driver's.
-    sys.modules.setdefault("mlflow", None)  # type: ignore[arg-type]
-    import torch
-    import torch.distributed as dist
-    from transformers.utils.logging import disable_progress_bar
-
-    from steper_ray.training.engine import Worker
-    from steper_ray.training.loop import Trainer, first_message
-
-    disable_progress_bar()
-    # From torch about DeepSpeed's calls of it, a few for every step.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    torch.set_num_threads(max(1, int(settings.num_cpus)))
-    context = get_context()
-    worker = Worker(
-        context.get_world_rank(), context.get_world_size(), get_device(), context.get_local_world_size()
-    )
-    if settings.use_gpu:
-        torch.cuda.set_device(worker.device)
-    for task in tasks:
-        done = [finished(task) is not None]
-        dist.broadcast_object_list(done)
-        if done[0]:
-            continue
-        checkpoints = Checkpoints(config["store"], config["home"], task.name, task.fingerprint)
-        saver = Saver(
-            checkpoints,
-            worker.rank,
-            worker.size,
-            task.job.config.keep_checkpoints,
-            first_message,
-            _reporter(task),
-        )
-        try:
-            with WarningLog(task.metrics) if worker.rank == 0 else nullcontext():
-                with _resume_folder(checkpoints, task.job.config, worker) as folder:
-                    trainer = Trainer(task, worker, folder)
-                trainer.run(saver)
-                trainer.close()
-        except WriteError:
-            raise
-        except SteperError as error:
-            saver.close()
-            return str(error)
-        saver.close()
-    return None
-
-
-@contextmanager
-def _resume_folder(checkpoints: Checkpoints, config: TrainConfig, worker: Worker) -> Iterator[Path | None]:
-    """The folder of the newest whole checkpoint, converted if another number of workers wrote it."""
-    from steper_ray.training.loop import first_message
-
-    stored = newest(checkpoints, worker.rank, worker.size, first_message)
-    if worker.rank == 0:
-        checkpoints.clear_beyond(stored.step if stored else 0)
-    first_message(None)  # before a new one is written
-    # Without ZeRO every worker has the whole state, and any number of them can read it as it is.
-    if stored is None or stored.workers == worker.size or config.zero_stage == 0:
-        yield None if stored is None else local(stored.folder)
-        return
-    from steper_ray.training.resharding import to_any_world
-
-    recut, work = stored.folder.with_name(f"{stored.folder.name}-of-any-world"), None
-    if worker.rank == 0:
-        logger.warning(
-            "%s was written by %d workers, this run has %d: it is converted first, which takes its room once more, and "
-            "for a large student takes some time", stored.folder, stored.workers, worker.size,
-        )  # fmt: skip
-        work = partial(to_any_world, stored.folder, recut)
-    try:
-        if (message := one_for_all(work, first_message)) is not None:
-            raise TrainingError(
-                f"{stored.folder} was written by {stored.workers} workers, this run has {worker.size}, and it cannot "
-                f"be converted: {message}. Set train.workers={stored.workers}, or delete it to train from the start"
-            )
-        yield local(recut)
-        first_message(None)  # all have read it
-    finally:
-        if worker.rank == 0:
-            remove_folder(recut)
-
-
-def _reporter(task: Task) -> Callable[[Path, int], None]:
-    """Tells Ray Train of a checkpoint that is whole; it lies where it stays."""
-
-    def stored(folder: Path, step: int) -> None:
-        report(
-            {"job": task.name, "step": step},
-            checkpoint=Checkpoint(*for_arrow(folder)),
-            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-        )
-
-    return stored

@@ -35,8 +35,9 @@ MAY |= {
 ABOVE = {"stages", "recipes", "cli", "miniature", "__init__"}
 #: Where Ray may be imported.
 RAY = {
-    "cluster.py", "core/tasks.py", "rollouts/run.py", "training/trainer.py", "serving/app.py", "serving/args.py",
-    "serving/deployments.py", "serving/handles.py", "serving/metrics.py", "serving/teacher.py",
+    "cluster.py", "core/tasks.py", "rollouts/run.py", "training/trainer.py", "training/worker.py",
+    "serving/app.py", "serving/args.py", "serving/deployments.py", "serving/handles.py", "serving/metrics.py",
+    "serving/teacher.py",
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from steper_ray.data.filtering import choose, drop_reason
 from steper_ray.data.inspection import DataSet
 from steper_ray.data.inspection_text import plain
 from steper_ray.data.inspection_text import trajectory as show
-from steper_ray.data.report import SourceCount
+from steper_ray.data.tally import SourceCount
 from steper_ray.frameworks import layouts
 from steper_ray.prompts import PromptEncoder
 from steper_ray.reasoning import Reasoner
