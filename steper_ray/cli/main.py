@@ -199,6 +199,20 @@ def report(run_dir: Annotated[Path, typer.Argument(parser=place, help="Folder of
 
 
 @app.command()
+def compare(
+    run_dir: Annotated[Path, typer.Argument(parser=place, help="Folder of a run.")],
+    one: Annotated[str, typer.Argument(help="Name of an evaluation; of several seeds with commas between.")],
+    other: Annotated[str, typer.Argument(help="The evaluation to compare it with.")],
+    show: Annotated[int, typer.Option(help="Questions to print that one alone got right, a step unit.")] = 0,
+) -> None:
+    """Compare two evaluations question by question: difference, 95 % interval, p value, and where they part.
+
+    Names are those of `steper evaluate --model NAME=FOLDER`.
+    """
+    typer.echo(stages().compare(run_dir, one, other, show))
+
+
+@app.command()
 def serve(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Serve the model of `engine` as an HTTP endpoint with a page to ask questions, until Ctrl-C.
 

@@ -24,7 +24,7 @@ from steper_ray.core.files import write_text
 from steper_ray.evaluation import figures
 from steper_ray.evaluation.figures import label
 from steper_ray.evaluation.results import thin
-from steper_ray.schema.records import ModelRecord, Results, SampleRecord
+from steper_ray.schema.records import ComparisonRecord, ModelRecord, Results, SampleRecord
 
 Models = Mapping[str, Mapping[str, ModelRecord]]
 
@@ -83,7 +83,7 @@ def render(results: Results) -> str:
         several=_several(rows),
         facts=_facts(results),
         figures=figures.figures(results),
-        comparisons=comparison_rows(results),
+        comparisons=comparison_rows(results["comparisons"]),
         endings=_endings(results),
         steps=_steps_used(results),
         samples=[_sample(one) for one in results["samples"]],
@@ -116,9 +116,9 @@ def format_table(results: Results) -> str:
     return f"{_plain(table)}{note}\n"
 
 
-def format_comparisons(results: Results) -> str:
+def format_comparisons(comparisons: Sequence[ComparisonRecord]) -> str:
     """The paired comparisons as plain text, one line each; "" without any."""
-    rows = comparison_rows(results)
+    rows = comparison_rows(comparisons)
     if not rows:
         return ""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -131,7 +131,7 @@ def format_comparisons(results: Results) -> str:
     return _plain(table)
 
 
-def comparison_rows(results: Results) -> list[tuple[str, ...]]:
+def comparison_rows(comparisons: Sequence[ComparisonRecord]) -> list[tuple[str, ...]]:
     """Model, other, unit, metric, difference in points, its interval, p and the number of questions."""
     return [
         (
@@ -144,7 +144,7 @@ def comparison_rows(results: Results) -> list[tuple[str, ...]]:
             "< 0.001" if one["p"] < 0.001 else f"{one['p']:.3f}",
             str(one["n"]),
         )
-        for one in results.get("comparisons", ())
+        for one in comparisons
     ]
 
 

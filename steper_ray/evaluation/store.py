@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from steper_ray.core.answers import Score
 from steper_ray.core.errors import DataError
@@ -49,6 +50,10 @@ class JobFiles:
 
     scores: Path
     shards: Path
+
+    def owed(self) -> int:
+        """Questions without an end when the scores were counted. Raises DataError."""
+        return int(_read(self)["scores"]["owed"])
 
 
 def job_files(run_dir: Path, job: EvalJob) -> JobFiles:
@@ -109,13 +114,29 @@ def save_scores(
 
 def read_trajectories(files: JobFiles) -> Iterator[Trajectory]:
     """The trajectories of one job, in the order of the questions. Raises DataError."""
-    try:
-        shards = json.loads(files.scores.read_text(encoding="utf-8"))["shards"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{files.scores}: no result of an evaluation here: {error}") from error
     store = ShardStore(files.shards, "")
-    for shard in shards:
+    for shard in _read(files)["shards"]:
         yield from store.read(shard)
+
+
+def _read(files: JobFiles) -> dict[str, Any]:
+    """The scores' file. Raises DataError."""
+    try:
+        data: dict[str, Any] = json.loads(files.scores.read_text(encoding="utf-8"))
+        if data.pop("check") == digest(data):
+            return data
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{files.scores}: no result of an evaluation here: {error}") from error
+    raise DataError(f"{files.scores}: not what was written: evaluate again, which counts the scores anew")
+
+
+def evaluated(run_dir: Path) -> dict[str, list[str]]:
+    """The names of the evaluations below run_dir, each with its step units. Raises DataError."""
+    units: dict[str, list[str]] = {}
+    for path in sorted((run_dir / "eval").glob("*.json")):
+        about = _read(JobFiles(path, path.with_suffix("")))
+        units.setdefault(about["name"], []).append(about["unit"])
+    return units
 
 
 def question_scores(run_dir: Path, name: str, unit: str) -> dict[str, Score]:
