@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from steper_ray.cluster import connect
 from steper_ray.config import Config
@@ -18,8 +18,8 @@ from steper_ray.core.errors import DataError, NothingKeptError, SteperError
 if TYPE_CHECKING:
     from steper_ray.data.report import BuildReport
     from steper_ray.evaluation.predictions import Predictions
+    from steper_ray.evaluation.results import Results
     from steper_ray.evaluation.scores import EvalScores
-    from steper_ray.schema.records import ComparisonRecord, Results
     from steper_ray.training.trainer import TrainResult
     from steper_ray.training.watch import Judge
 
@@ -172,20 +172,18 @@ def report(run_dir: Path) -> str:
 
     results = load_results(run_dir) or _trainings(run_dir)
     write_report(results, run_dir)
-    parts = (format_table(results), format_comparisons(results["comparisons"]), format_sigma(results))
+    parts = (format_table(results), format_comparisons(results.comparisons), format_sigma(results))
     return "\n".join(text for text in parts if text)
 
 
 def compare(run_dir: Path, one: str, other: str, show: int = 0) -> str:
     """Two evaluations of a run, by name, as text: differences with intervals and p values, and `show` questions where
     they part. Names with commas between are training seeds. Raises DataError."""
-    from dataclasses import asdict
-
     from steper_ray.evaluation.report import format_comparisons
     from steper_ray.evaluation.side_by_side import compare_evaluations
 
     found = compare_evaluations(run_dir, one, other, show)
-    rows = [cast("ComparisonRecord", asdict(row)) for unit in found for row in unit.comparisons]
+    rows = [row for unit in found for row in unit.comparisons]
     return "\n".join([format_comparisons(rows), *(unit.summary(one, other) for unit in found)])
 
 

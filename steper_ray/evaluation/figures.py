@@ -6,7 +6,7 @@ A figure whose numbers are missing is omitted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 from markupsafe import Markup
@@ -21,8 +21,9 @@ from steper_ray.evaluation.plots import (
     Panel,
     draw,
 )
+from steper_ray.evaluation.results import Curves, Results
+from steper_ray.evaluation.scores import GroupScores
 from steper_ray.schema import Ability
-from steper_ray.schema.records import Curves, GroupRecord, Results
 
 _LABELS = {
     "base": "Base",
@@ -84,7 +85,7 @@ def figures(results: Results) -> list[Shown]:
 
 
 def _units(results: Results) -> list[str]:
-    return list(dict.fromkeys(unit for scores in results["models"].values() for unit in scores))
+    return list(dict.fromkeys(unit for scores in results.models.values() for unit in scores))
 
 
 def _keys(models: Iterable[str]) -> list[Key]:
@@ -93,11 +94,11 @@ def _keys(models: Iterable[str]) -> list[Key]:
 
 
 def _scores(results: Results) -> Shown | None:
-    models = results["models"]
+    models = results.models
     panels: list[Panel] = []
     for unit in _units(results):
         shown = {name: scores[unit] for name, scores in models.items() if unit in scores}
-        rows = {label(name): [100 * seed["em"] for seed in unit_["seeds"]] for name, unit_ in shown.items()}
+        rows = {label(name): [100 * seed.em for seed in unit_.seeds] for name, unit_ in shown.items()}
         panels.append(DotPanel(f"unit: {unit}", rows, [colour(name, models) for name in shown], "EM, %"))
     if len(models) < 2:
         return None
@@ -109,16 +110,16 @@ def _scores(results: Results) -> Shown | None:
 
 
 def _hops(results: Results) -> Shown | None:
-    models = results["models"]
+    models = results.models
     hops = sorted(
-        {hop for units in models.values() for one in units.values() for hop in one["by_hops"]}, key=int
+        {hop for units in models.values() for one in units.values() for hop in one.by_hops}, key=int
     )
     if not hops:
         return None
     panels: list[Panel] = []
     for unit in _units(results):
         series = [
-            Bars([_percent(scores[unit]["by_hops"].get(hop)) for hop in hops], colour(name, models))
+            Bars([_percent(scores[unit].by_hops.get(hop)) for hop in hops], colour(name, models))
             for name, scores in models.items()
             if unit in scores
         ]
@@ -128,13 +129,13 @@ def _hops(results: Results) -> Shown | None:
 
 
 def _recall(results: Results) -> Shown | None:
-    models = results["models"]
+    models = results.models
     panels: list[Panel] = []
     for unit in _units(results):
         lines = [
             Line(range(1, len(ys) + 1), [100 * y for y in ys], colour(name, models))
             for name, scores in models.items()
-            if unit in scores and (ys := scores[unit]["recall_by_step"])
+            if unit in scores and (ys := scores[unit].recall_by_step)
         ]
         if lines:
             title = f"Recall after each step, %, unit: {unit}"
@@ -149,11 +150,11 @@ def _recall(results: Results) -> Shown | None:
 
 
 def _sigma(results: Results) -> Shown | None:
-    curves = results["sigma"]
+    curves = results.sigma
     if not curves:
         return None
     roots = [
-        Line(curves[0]["steps"], ys, _ABILITIES[ability], dashed=True)
+        Line(curves[0].steps, ys, _ABILITIES[ability], dashed=True)
         for ability, ys in sigma_optimum(results).items()
     ]
     panels: list[Panel] = [
@@ -177,22 +178,20 @@ def sigma_optimum(results: Results) -> dict[str, list[float | None]]:
 
     {} where seeds have different steps.
     """
-    sigmas = results["sigma"]
-    trained = {(curve["model"], curve["seed"]) for curve in sigmas}
-    losses = [curve for curve in results["loss"] if (curve["model"], curve["seed"]) in trained]
-    if any(list(curve["steps"]) != list(sigmas[0]["steps"]) for curve in (*sigmas, *losses)):
+    sigmas = results.sigma
+    trained = {(curve.model, curve.seed) for curve in sigmas}
+    losses = [curve for curve in results.loss if (curve.model, curve.seed) in trained]
+    if any(list(curve.steps) != list(sigmas[0].steps) for curve in (*sigmas, *losses)):
         return {}
     optimum = {}
     for ability in _ABILITIES:
-        means = [
-            _mean(values) for values in zip(*(curve["values"][ability] for curve in losses), strict=True)
-        ]
+        means = [_mean(values) for values in zip(*(curve.values[ability] for curve in losses), strict=True)]
         optimum[ability] = [None if y is None else sqrt(y) for y in _smoothed(means, part=10)]
     return optimum
 
 
 def _loss(results: Results) -> Shown | None:
-    trainings = _by_model(results["loss"])
+    trainings = _by_model(results.loss)
     if not trainings:
         return None
     panels: list[Panel] = [
@@ -207,7 +206,7 @@ def _loss(results: Results) -> Shown | None:
 
 
 def _validation(results: Results) -> Shown | None:
-    trainings = _by_model(results["validation"])
+    trainings = _by_model(results.validation)
     if not trainings:
         return None
     panels: list[Panel] = [
@@ -223,7 +222,7 @@ def _validation(results: Results) -> Shown | None:
 
 
 def _questions(results: Results) -> Shown | None:
-    curves = results["questions"]
+    curves = results.questions
     if not curves:
         return None
     models = list(_by_model(curves))
@@ -236,18 +235,18 @@ def _questions(results: Results) -> Shown | None:
         LinePanel("steps a question", _by_seed(curves, "mean_steps"), "optimiser step", markers=True)
     )
     caption = (
-        f"{curves[0]['values']['n'][-1]} held-out questions, answered in the whole multi-step loop by the student of "
+        f"{curves[0].values['n'][-1]} held-out questions, answered in the whole multi-step loop by the student of "
         "each of these steps. So few questions show the direction, not the score."
     )
     return _shown("questions", "Questions while learning", caption, _keys(models), panels)
 
 
 def _optimiser(results: Results) -> Shown | None:
-    curves = results["optimiser"]
+    curves = results.optimiser
     if not curves:
         return None
     panels: list[Panel] = [LinePanel("learning rate", _by_seed(curves, "lr"), "optimiser step")]
-    if any(norm is not None for curve in curves for norm in curve["values"]["grad_norm"]):
+    if any(norm is not None for curve in curves for norm in curve.values["grad_norm"]):
         norms = _by_seed(curves, "grad_norm")
         panels.append(LinePanel("norm of the gradient", norms, "optimiser step", log=True))
     caption = "The gradient's norm is that before clipping, on a logarithmic scale. One line a training."
@@ -258,7 +257,7 @@ def _optimiser(results: Results) -> Shown | None:
 def _by_model(curves: Iterable[Curves]) -> dict[str, list[Curves]]:
     trainings: dict[str, list[Curves]] = {}
     for curve in curves:
-        trainings.setdefault(curve["model"], []).append(curve)
+        trainings.setdefault(curve.model, []).append(curve)
     return trainings
 
 
@@ -267,9 +266,9 @@ def _by_seed(curves: Sequence[Curves], key: str, factor: float = 1.0) -> list[Li
     models = list(_by_model(curves))
     return [
         Line(
-            curve["steps"],
-            [None if y is None else factor * y for y in curve["values"][key]],
-            colour(curve["model"], models),
+            curve.steps,
+            [None if y is None else factor * y for y in curve.values[key]],
+            colour(curve.model, models),
         )
         for curve in curves
     ]
@@ -277,26 +276,26 @@ def _by_seed(curves: Sequence[Curves], key: str, factor: float = 1.0) -> list[Li
 
 def shares_of(curve: Curves) -> Curves:
     """Each value as its share of the sum over all names at that step (the form of the paper's Fig. 7)."""
-    totals = [sum(value or 0.0 for value in at) for at in zip(*curve["values"].values(), strict=True)]
-    shares: dict[str, list[float | None]] = {
+    totals = [sum(value or 0.0 for value in at) for at in zip(*curve.values.values(), strict=True)]
+    shares = {
         name: [(y or 0.0) / total for y, total in zip(ys, totals, strict=True)]
-        for name, ys in curve["values"].items()
+        for name, ys in curve.values.items()
     }
-    return {**curve, "values": shares}
+    return replace(curve, values=shares)
 
 
 def _seeded(curves: Sequence[Curves], *, smooth: bool = False) -> list[Line]:
     """For each ability the seeds' curves, faint, and their mean; the curves alone where their steps differ."""
     lines = []
-    steps = list(curves[0]["steps"])
-    same = all(list(curve["steps"]) == steps for curve in curves)
+    steps = list(curves[0].steps)
+    same = all(list(curve.steps) == steps for curve in curves)
     for ability, number in _ABILITIES.items():
-        seeds = [curve["values"][ability] for curve in curves]
+        seeds = [curve.values[ability] for curve in curves]
         if all(value is None for ys in seeds for value in ys):
             continue
         faint = same and (len(seeds) > 1 or smooth)
         for curve, ys in zip(curves, seeds, strict=True):
-            lines.append(Line(curve["steps"], ys, number, faint=faint))
+            lines.append(Line(curve.steps, ys, number, faint=faint))
         if faint:
             means = [_mean(values) for values in zip(*seeds, strict=True)]
             lines.append(Line(steps, _smoothed(means) if smooth else means, number))
@@ -314,5 +313,5 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _percent(group: GroupRecord | None) -> float | None:
-    return None if group is None else 100 * group["em"]
+def _percent(group: GroupScores | None) -> float | None:
+    return None if group is None else 100 * group.em

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -23,14 +23,13 @@ from rich.table import Table
 from steper_ray.core.files import write_text
 from steper_ray.evaluation import figures
 from steper_ray.evaluation.figures import label
-from steper_ray.evaluation.results import thin
-from steper_ray.schema.records import ComparisonRecord, ModelRecord, Results, SampleRecord
+from steper_ray.evaluation.paired import Comparison
+from steper_ray.evaluation.results import ModelScores, Results, thin
 
-Models = Mapping[str, Mapping[str, ModelRecord]]
+Models = Mapping[str, Mapping[str, ModelScores]]
 
-Metric = Literal["em", "f1", "acc", "recall", "mean_steps"]
 #: Columns of the table: key, heading, and what a value is multiplied by.
-COLUMNS: tuple[tuple[Metric, str, float], ...] = (
+COLUMNS = (
     ("em", "EM", 100.0),
     ("f1", "F1", 100.0),
     ("acc", "Acc", 100.0),
@@ -75,28 +74,28 @@ def render(results: Results) -> str:
     environment.filters.update(label=label, percent=_percent, colour=figures.colour)
     rows = table_rows(results)
     return environment.get_template("report.html").render(
-        title=results["provenance"].get("title", "StepER, evaluated"),
-        models=results["models"],
+        title=results.provenance.get("title", "StepER, evaluated"),
+        models=results.models,
         units=units(results),
         columns=COLUMNS,
         rows=rows,
         several=_several(rows),
         facts=_facts(results),
         figures=figures.figures(results),
-        comparisons=comparison_rows(results["comparisons"]),
+        comparisons=comparison_rows(results.comparisons),
         endings=_endings(results),
         steps=_steps_used(results),
-        samples=[_sample(one) for one in results["samples"]],
-        provenance=[pair for pair in _flat(results["provenance"]) if pair[0] != "title"],
-        data=_flat(results["data"]),
-        config=yaml.safe_dump(results["config"], sort_keys=False) if results["config"] else "",
+        samples=results.samples,
+        provenance=[pair for pair in _flat(results.provenance) if pair[0] != "title"],
+        data=_flat(results.data),
+        config=yaml.safe_dump(results.config, sort_keys=False) if results.config else "",
         css=Markup((Path(__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")),
     )
 
 
 def format_table(results: Results) -> str:
     """The table as plain text, one line a model and unit; "" without models."""
-    if not results["models"]:
+    if not results.models:
         return ""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("model")
@@ -116,7 +115,7 @@ def format_table(results: Results) -> str:
     return f"{_plain(table)}{note}\n"
 
 
-def format_comparisons(comparisons: Sequence[ComparisonRecord]) -> str:
+def format_comparisons(comparisons: Sequence[Comparison]) -> str:
     """The paired comparisons as plain text, one line each; "" without any."""
     rows = comparison_rows(comparisons)
     if not rows:
@@ -131,18 +130,18 @@ def format_comparisons(comparisons: Sequence[ComparisonRecord]) -> str:
     return _plain(table)
 
 
-def comparison_rows(comparisons: Sequence[ComparisonRecord]) -> list[tuple[str, ...]]:
+def comparison_rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
     """Model, other, unit, metric, difference in points, its interval, p and the number of questions."""
     return [
         (
-            label(one["model"]),
-            label(one["other"]),
-            one["unit"],
-            one["metric"].upper(),
-            f"{100 * one['difference']:+.1f}",
-            f"{100 * one['low']:+.1f} to {100 * one['high']:+.1f}",
-            "< 0.001" if one["p"] < 0.001 else f"{one['p']:.3f}",
-            str(one["n"]),
+            label(one.model),
+            label(one.other),
+            one.unit,
+            one.metric.upper(),
+            f"{100 * one.difference:+.1f}",
+            f"{100 * one.low:+.1f} to {100 * one.high:+.1f}",
+            "< 0.001" if one.p < 0.001 else f"{one.p:.3f}",
+            str(one.n),
         )
         for one in comparisons
     ]
@@ -151,17 +150,17 @@ def comparison_rows(comparisons: Sequence[ComparisonRecord]) -> list[tuple[str, 
 def format_sigma(results: Results) -> str:
     """The path of sigma as plain text: each ability at some of the steps, the mean of the seeds, and below it the
     square root of its smoothed loss, where sigma is drawn to; "" without one."""
-    curves = results["sigma"]
+    curves = results.sigma
     if not curves:
         return ""
-    points = thin(range(min(len(curve["steps"]) for curve in curves)), _SIGMA_POINTS)
+    points = thin(range(min(len(curve.steps) for curve in curves)), _SIGMA_POINTS)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("sigma at step")
     for at in points:
-        table.add_column(str(curves[0]["steps"][at]), justify="right")
+        table.add_column(str(curves[0].steps[at]), justify="right")
     optimum = figures.sigma_optimum(results)
-    for ability in curves[0]["values"]:
-        means = [fmean(curve["values"][ability][at] or 0.0 for curve in curves) for at in points]
+    for ability in curves[0].values:
+        means = [fmean(curve.values[ability][at] or 0.0 for curve in curves) for at in points]
         table.add_row(ability, *(f"{mean:.3f}" for mean in means))
         if ability in optimum:
             roots = [optimum[ability][at] for at in points]
@@ -171,12 +170,12 @@ def format_sigma(results: Results) -> str:
 
 def units(results: Results) -> list[str]:
     """The step units of the results, in the order they came."""
-    return list(dict.fromkeys(unit for scores in results["models"].values() for unit in scores))
+    return list(dict.fromkeys(unit for scores in results.models.values() for unit in scores))
 
 
 def table_rows(results: Results) -> dict[str, dict[str, list[Cell]]]:
     """Model -> unit -> one cell a column."""
-    models = results["models"]
+    models = results.models
     best = {
         (unit, key): max((_shown(models, m, unit, key) for m in models if m != _REFERENCE), default="")
         for unit in units(results)
@@ -203,37 +202,36 @@ def _several(rows: Mapping[str, Mapping[str, Sequence[Cell]]]) -> bool:
     return any(cell.spread for by_unit in rows.values() for cells in by_unit.values() for cell in cells)
 
 
-def _shown(models: Models, model: str, unit: str, key: Metric) -> float:
+def _shown(models: Models, model: str, unit: str, key: str) -> float:
     """A value as the table rounds it: what looks equal is equally good."""
-    value = models[model][unit][key] if unit in models[model] else None
+    value = getattr(models[model][unit], key) if unit in models[model] else None
     return -1.0 if value is None else round(100 * value, 1)
 
 
-def _cell(models: Models, model: str, unit: str, column: tuple[Metric, str, float], best: object) -> Cell:
+def _cell(models: Models, model: str, unit: str, column: tuple[str, str, float], best: object) -> Cell:
     key, _, factor = column
-    value, spreads = models[model][unit][key], models[model][unit]["spread"]
+    scores = models[model][unit]
+    value, spreads = getattr(scores, key), scores.spread
     digits = 1 if factor > 1 else 2
     if value is None:
         return Cell(_UNKNOWN)
     text = f"{factor * value:.{digits}f}"
     ranked = len(models) > 1 and model != _REFERENCE and best == _shown(models, model, unit, key)
-    if key not in spreads or (spread := spreads[key])["n"] < 2:
+    if key not in spreads or (spread := spreads[key]).n < 2:
         return Cell(text, best=ranked)
-    low, high = (f"{factor * end:.{digits}f}" for end in (spread["min"], spread["max"]))
-    return Cell(
-        text, f"±{factor * spread['std']:.{digits}f}", f"{low} to {high} over {spread['n']} seeds", ranked
-    )
+    low, high = (f"{factor * end:.{digits}f}" for end in (spread.min, spread.max))
+    return Cell(text, f"±{factor * spread.std:.{digits}f}", f"{low} to {high} over {spread.n} seeds", ranked)
 
 
 def _facts(results: Results) -> list[str]:
     """The line below the title."""
-    if not results["models"]:
-        steps = [curve["steps"][-1] for curve in results["loss"]]
+    if not results.models:
+        steps = [curve.steps[-1] for curve in results.loss]
         return [f"{len(steps)} training{'s' * (len(steps) > 1)}", f"{max(steps, default=0)} optimiser steps"]
-    all_scores = [scores for model in results["models"].values() for scores in model.values()]
-    questions = sorted({scores["n"] for scores in all_scores})
-    seeds = max((len(scores["seeds"]) for scores in all_scores), default=0)
-    models = len(results["models"])
+    all_scores = [scores for model in results.models.values() for scores in model.values()]
+    questions = sorted({scores.n for scores in all_scores})
+    seeds = max((len(scores.seeds) for scores in all_scores), default=0)
+    models = len(results.models)
     facts = [f"{' / '.join(map(str, questions))} test questions", f"{models} model{'s' * (models > 1)}"]
     return [*facts, f"{seeds} seeds"] if seeds > 1 else facts
 
@@ -244,24 +242,19 @@ def _endings(results: Results) -> list[dict[str, Any]]:
         {
             "model": model,
             "unit": unit,
-            "errors": scores["errors"],
-            "reasons": scores["stop_reasons"],
-            "by_steps": scores["by_steps"],
+            "errors": scores.errors,
+            "reasons": scores.stop_reasons,
+            "by_steps": scores.by_steps,
         }
-        for model, by_unit in results["models"].items()
+        for model, by_unit in results.models.items()
         for unit, scores in by_unit.items()
     ]
 
 
 def _steps_used(results: Results) -> list[str]:
     """All numbers of steps that any trajectory took."""
-    all_scores = [scores for by_unit in results["models"].values() for scores in by_unit.values()]
-    return sorted({steps for scores in all_scores for steps in scores["by_steps"]}, key=int)
-
-
-def _sample(one: SampleRecord) -> dict[str, Any]:
-    trajectory = one["trajectory"]
-    return {**one, "trajectory": trajectory, "gold_ids": set(trajectory["question"]["gold_ids"])}
+    all_scores = [scores for by_unit in results.models.values() for scores in by_unit.values()]
+    return sorted({steps for scores in all_scores for steps in scores.by_steps}, key=int)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

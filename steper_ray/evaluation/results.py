@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from pydantic import TypeAdapter
+
+from steper_ray.core.answers import Score
 from steper_ray.core.errors import DataError
 from steper_ray.core.files import write_text
 from steper_ray.core.fingerprints import digest
 from steper_ray.core.jsonl import read_records
 from steper_ray.evaluation.paired import Comparison
-from steper_ray.evaluation.scores import EvalScores, judge
-from steper_ray.evaluation.spread import aggregate, aggregate_groups
-from steper_ray.schema import Trajectory, to_row
-from steper_ray.schema.records import ComparisonRecord, Curves, ModelRecord, Results, SampleRecord
+from steper_ray.evaluation.scores import METRICS, EvalScores
+from steper_ray.evaluation.spread import Spread, aggregate, aggregate_groups
+from steper_ray.schema import Trajectory
 
 RESULTS = "results.json"
 MAX_POINTS = 400  # of one curve: more than a plot can show
@@ -39,9 +42,70 @@ class TrainingLog:
     answers: Sequence[Mapping[str, Any]] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class SeedScores(EvalScores):
+    """The scores of one evaluated model, under its name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelScores(EvalScores):
+    """Means over the seeds of a model (of errors and owed questions the sums), their spread, and the seeds."""
+
+    spread: Mapping[str, Spread]
+    seeds: tuple[SeedScores, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """Curves of one training over its optimiser steps, by name; None is a step without a value."""
+
+    model: str
+    seed: int
+    steps: Sequence[int]
+    values: Mapping[str, Sequence[float | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A trajectory with its scores, as the report unfolds it."""
+
+    model: str
+    unit: str
+    scores: Score
+    trajectory: Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Model -> step unit -> scores, the curves of each training, and where all of it came from.
+
+    `data` says what the students were trained on (the build's manifest), `config` the resolved config, `provenance`
+    versions, times and counts; all three are shown as they are.
+    """
+
+    models: Mapping[str, Mapping[str, ModelScores]]
+    loss: Sequence[Curves]
+    sigma: Sequence[Curves]
+    validation: Sequence[Curves]
+    questions: Sequence[Curves]
+    optimiser: Sequence[Curves]
+    samples: Sequence[Sample]
+    comparisons: Sequence[Comparison]
+    data: Mapping[str, Any]
+    config: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+
+@cache
+def _adapter() -> TypeAdapter[Results]:
+    return TypeAdapter(Results)
+
+
 def save_results(run_dir: Path, results: Results) -> None:
     """Writes run_dir/results.json with a check of itself. Raises StorageError."""
-    plain = json.loads(json.dumps(results))
+    plain = _adapter().dump_python(results, mode="json")
     write_text(run_dir / RESULTS, json.dumps({**plain, "check": digest(plain)}, indent=1) + "\n")
 
 
@@ -52,9 +116,9 @@ def load_results(run_dir: Path) -> Results | None:
     """
     path = run_dir / RESULTS
     try:
-        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if results.pop("check") == digest(results) and results.keys() == Results.__annotations__.keys():
-            return cast(Results, results)
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        if plain.pop("check") == digest(plain):
+            return _adapter().validate_python(plain)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, AttributeError):
@@ -75,46 +139,29 @@ def assemble_results(
     groups: Mapping[str, Sequence[str]],
     *,
     trainings: Sequence[TrainingLog] = (),
-    samples: Sequence[SampleRecord] = (),
+    samples: Sequence[Sample] = (),
     comparisons: Sequence[Comparison] = (),
     data: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> Results:
-    """The document, in plain JSON values.
-
-    `groups` maps each model of the table to its evaluations, one a seed ({"steper": ["steper-0", ...]}), in the
-    order of the table. `data` says what the students were trained on (the build manifest), `config` the resolved
-    config, `provenance` versions, times and counts; all three are shown as they are.
-    """
-    return {
-        "models": {model: _model(evaluations, names) for model, names in groups.items()},
-        "loss": _curves(trainings, _steps, lambda record: record["losses"]),
-        "sigma": _curves(trainings, _steps, lambda record: record.get("sigma")),
-        "validation": _curves(trainings, _steps, lambda record: record.get("validation", {}).get("losses")),
-        "questions": _curves(
-            trainings, _answers, lambda record: _some(record, "em", "f1", "mean_steps", "n")
-        ),
-        "optimiser": _curves(trainings, _steps, lambda record: _some(record, "lr", "grad_norm")),
-        "samples": list(samples),
-        "comparisons": [cast(ComparisonRecord, asdict(one)) for one in comparisons],
-        "data": dict(data or {}),
-        "config": dict(config or {}),
-        "provenance": dict(provenance or {}),
-    }
+    """`groups` maps each model of the table, in its order, to its evaluations, one a seed: {"steper": ["steper-0"]}."""
+    return Results(
+        models={model: _model(evaluations, names) for model, names in groups.items()},
+        loss=_curves(trainings, _steps, lambda line: line["losses"]),
+        sigma=_curves(trainings, _steps, lambda line: line.get("sigma")),
+        validation=_curves(trainings, _steps, lambda line: line.get("validation", {}).get("losses")),
+        questions=_curves(trainings, _answers, lambda line: _some(line, "em", "f1", "mean_steps", "n")),
+        optimiser=_curves(trainings, _steps, lambda line: _some(line, "lr", "grad_norm")),
+        samples=list(samples),
+        comparisons=list(comparisons),
+        data=data or {},
+        config=config or {},
+        provenance=provenance or {},
+    )
 
 
-def sample(model: str, unit: str, trajectory: Trajectory) -> SampleRecord:
-    """A trajectory with its scores, as the report unfolds it."""
-    return {
-        "model": model,
-        "unit": unit,
-        "scores": asdict(judge(trajectory)),
-        "trajectory": to_row(trajectory),
-    }
-
-
-def _model(evaluations: Evaluations, names: Sequence[str]) -> dict[str, ModelRecord]:
+def _model(evaluations: Evaluations, names: Sequence[str]) -> dict[str, ModelScores]:
     units = list(dict.fromkeys(unit for name in names for unit in evaluations[name]))
     return {
         unit: _unit({name: evaluations[name][unit] for name in names if unit in evaluations[name]})
@@ -122,28 +169,27 @@ def _model(evaluations: Evaluations, names: Sequence[str]) -> dict[str, ModelRec
     }
 
 
-def _unit(seeds: Mapping[str, EvalScores]) -> ModelRecord:
+def _unit(seeds: Mapping[str, EvalScores]) -> ModelScores:
     scores = list(seeds.values())
     spreads = aggregate(scores)
-    first = scores[0]
-    means = {
-        metric: spreads[metric].mean if metric in spreads else None for metric in ("recall", "duplicates")
-    }
+    means = {metric: spreads[metric].mean if metric in spreads else None for metric in METRICS}
     steps = max(len(one.recall_by_step) for one in scores)
-    record = {
-        **{metric: spread.mean for metric, spread in spreads.items()},
-        **means,
-        "n": first.n,
-        "errors": sum(one.errors for one in scores),
-        "owed": sum(one.owed for one in scores),
-        "recall_by_step": [_mean_at(scores, step) for step in range(steps)],
-        "stop_reasons": _summed([one.stop_reasons for one in scores]),
-        "by_hops": {k: asdict(v) for k, v in aggregate_groups([one.by_hops for one in scores]).items()},
-        "by_steps": {k: asdict(v) for k, v in aggregate_groups([one.by_steps for one in scores]).items()},
-        "spread": {metric: asdict(spread) for metric, spread in spreads.items()},
-        "seeds": [{"name": name, **one.to_json()} for name, one in seeds.items()],
-    }
-    return cast(ModelRecord, record)
+    together = replace(
+        scores[0],
+        **means,  # type: ignore[arg-type]  # metrics are numbers, which mypy does not see
+        errors=sum(one.errors for one in scores),
+        owed=sum(one.owed for one in scores),
+        recall_by_step=tuple(_mean_at(scores, step) for step in range(steps)),
+        stop_reasons=_summed([one.stop_reasons for one in scores]),
+        by_hops=aggregate_groups([one.by_hops for one in scores]),
+        by_steps=aggregate_groups([one.by_steps for one in scores]),
+    )
+    named = tuple(SeedScores(**_fields(one), name=name) for name, one in seeds.items())
+    return ModelScores(**_fields(together), spread=spreads, seeds=named)
+
+
+def _fields(scores: EvalScores) -> dict[str, Any]:
+    return {field.name: getattr(scores, field.name) for field in fields(EvalScores)}
 
 
 def _mean_at(scores: Sequence[EvalScores], step: int) -> float:
@@ -165,13 +211,12 @@ def _curves(
     values: Callable[[Mapping[str, Any]], Mapping[str, float | None] | None],
 ) -> list[Curves]:
     """The `values` of the lines of each training's log that have any; trainings without such a line are omitted."""
-    curves: list[Curves] = []
+    curves = []
     for log in trainings:
         found = thin([(line["step"], of_step) for line in lines(log) if (of_step := values(line))])
         if found:
-            steps = [step for step, _ in found]
             by_name = {name: [of_step.get(name) for _, of_step in found] for name in found[0][1]}
-            curves.append({"model": log.model, "seed": log.seed, "steps": steps, "values": by_name})
+            curves.append(Curves(log.model, log.seed, [step for step, _ in found], by_name))
     return curves
 
 

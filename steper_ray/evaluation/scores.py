@@ -11,8 +11,7 @@ import math
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from steper_ray.core.answers import Score, score
 from steper_ray.core.errors import DataError
@@ -62,18 +61,6 @@ class EvalScores:
     stop_reasons: Mapping[str, int]
     by_hops: Mapping[str, GroupScores]
     by_steps: Mapping[str, GroupScores]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; `from_json` reads it back."""
-        return {**asdict(self), "recall_by_step": list(self.recall_by_step)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> EvalScores:
-        groups = {
-            key: {name: GroupScores(**group) for name, group in data[key].items()}
-            for key in ("by_hops", "by_steps")
-        }
-        return cls(**{**data, "recall_by_step": tuple(data["recall_by_step"]), **groups})
 
 
 def judge(trajectory: Trajectory) -> Score:

@@ -13,19 +13,21 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from steper_ray.core.answers import Score
 from steper_ray.core.errors import DataError
 from steper_ray.core.files import write_text
 from steper_ray.core.fingerprints import digest
-from steper_ray.evaluation.results import sample
+from steper_ray.evaluation.results import Sample
 from steper_ray.evaluation.scores import EvalScores, judge
 from steper_ray.rollouts.set import RolloutSet
 from steper_ray.rollouts.shards import ShardStore
 from steper_ray.schema import Trajectory
-from steper_ray.schema.records import SampleRecord
 
 FORMAT = 2
 
@@ -92,13 +94,18 @@ def set_fingerprint(found: RolloutSet) -> str:
     return digest([FORMAT, found.spec.identity, found.questions.key, files])
 
 
+@cache
+def _scores() -> TypeAdapter[EvalScores]:
+    return TypeAdapter(EvalScores)
+
+
 def load_scores(files: JobFiles, fingerprint: str) -> EvalScores | None:
     """The scores that were counted from the shards with this fingerprint, or None."""
     try:
         data = json.loads(files.scores.read_text(encoding="utf-8"))
         if data.pop("check") != digest(data) or data["fingerprint"] != fingerprint:
             return None
-        return EvalScores.from_json(data["scores"])
+        return _scores().validate_python(data["scores"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -108,7 +115,7 @@ def save_scores(
 ) -> None:
     """Raises StorageError."""
     about = {"name": job.name, "unit": job.unit, "model": job.model, "fingerprint": fingerprint}
-    data = json.loads(json.dumps({**about, "shards": list(shards), "scores": scores.to_json()}))
+    data = {**about, "shards": list(shards), "scores": _scores().dump_python(scores, mode="json")}
     write_text(files.scores, json.dumps({**data, "check": digest(data)}, indent=2) + "\n")
 
 
@@ -145,16 +152,19 @@ def question_scores(run_dir: Path, name: str, unit: str) -> dict[str, Score]:
     return {trajectory.question.id: judge(trajectory) for trajectory in trajectories}
 
 
-def pick_samples(run_dir: Path, names: Mapping[str, str], units: Sequence[str]) -> list[SampleRecord]:
+def pick_samples(run_dir: Path, names: Mapping[str, str], units: Sequence[str]) -> list[Sample]:
     """Trajectories to unfold in the report: of each number of hops the first question, in every model and unit.
 
     `names` maps a model of the table to the evaluation that stands for it ({"steper": "steper-seed0"}).
     """
-    found: list[tuple[int, SampleRecord]] = []
+    found: list[tuple[int, Sample]] = []
     for model, name in names.items():
         for unit in units:
             first: dict[int, Trajectory] = {}
             for trajectory in read_trajectories(job_files(run_dir, EvalJob(name, "", unit))):
                 first.setdefault(trajectory.question.hops or 0, trajectory)
-            found.extend((hops, sample(model, unit, trajectory)) for hops, trajectory in first.items())
+            found.extend(
+                (hops, Sample(model, unit, judge(trajectory), trajectory))
+                for hops, trajectory in first.items()
+            )
     return [one for _, one in sorted(found, key=lambda pair: pair[0])]

@@ -23,7 +23,7 @@ from steper_ray.config import Config, TrainConfig
 if TYPE_CHECKING:
     from steper_ray.core.answers import Score
     from steper_ray.evaluation.paired import Comparison
-    from steper_ray.schema.records import Results
+    from steper_ray.evaluation.results import Results
 
 _PACKAGES = ("steper-ray", "ray", "torch", "transformers", "deepspeed")
 

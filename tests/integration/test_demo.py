@@ -55,10 +55,7 @@ def test_vanilla_kd_is_trained_at_equal_epochs_and_at_equal_steps(demo):
 
 def test_every_student_is_trained_and_scored_with_its_own_seeds(demo):
     _, results = demo
-    seeds = {
-        student: [seed["name"] for seed in results["models"][student]["chain"]["seeds"]]
-        for student in STUDENTS
-    }
+    seeds = {student: [seed.name for seed in results.models[student]["chain"].seeds] for student in STUDENTS}
     assert seeds == {
         "vanilla_kd": ["vanilla_kd-seed0", "vanilla_kd-seed1"],
         "vanilla_kd_equal_steps": ["vanilla_kd_equal_steps-seed0"],
@@ -84,14 +81,13 @@ def test_the_terminal_shows_the_table_and_the_path_of_sigma(demo):
 
 def test_the_last_student_is_compared_with_every_other_model_over_all_questions(demo):
     _, results = demo
-    found = {(one["other"], one["unit"], one["metric"]) for one in results["comparisons"]}
+    found = {(one.other, one.unit, one.metric) for one in results.comparisons}
     others = {"base", "vanilla_kd", "vanilla_kd_equal_steps"}
     assert found == {(o, u, m) for o in others for u in ("sentence", "chain") for m in ("em", "f1")}
-    models = results["models"]
-    for one in results["comparisons"]:
-        means = [models[name][one["unit"]][one["metric"]] for name in ("steper", one["other"])]
-        assert one["difference"] == pytest.approx(means[0] - means[1])
-        assert (one["model"], one["n"]) == ("steper", 3)
+    for one in results.comparisons:
+        means = [getattr(results.models[name][one.unit], one.metric) for name in ("steper", one.other)]
+        assert one.difference == pytest.approx(means[0] - means[1])
+        assert (one.model, one.n) == ("steper", 3)
 
 
 def test_a_rerun_trains_and_scores_nothing_again(demo):
@@ -99,5 +95,5 @@ def test_a_rerun_trains_and_scores_nothing_again(demo):
     weights = {path: path.stat().st_mtime_ns for path in config.run_dir.rglob("model.safetensors")}
     assert len(weights) == 5
     again = run_demo(config)
-    assert again["models"] == first["models"]
+    assert again.models == first.models
     assert {path: path.stat().st_mtime_ns for path in config.run_dir.rglob("model.safetensors")} == weights

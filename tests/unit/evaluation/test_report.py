@@ -9,18 +9,19 @@ import pytest
 
 from steper_ray import stages
 from steper_ray.core.errors import DataError
+from steper_ray.core.fingerprints import digest
 from steper_ray.evaluation.figures import figures, shares_of, sigma_optimum
 from steper_ray.evaluation.report import format_sigma, format_table, render, write_report
 from steper_ray.evaluation.results import (
+    Sample,
     TrainingLog,
     assemble_results,
     load_results,
     read_metrics,
-    sample,
     save_results,
     thin,
 )
-from steper_ray.evaluation.scores import score_trajectories
+from steper_ray.evaluation.scores import judge, score_trajectories
 from steper_ray.schema import Hit, Passage, Question, Step, StopReason, Trajectory
 
 TASKS = ("initialization", "expansion", "aggregation")
@@ -33,6 +34,10 @@ def trajectory(right, *, hops=2, text="Where?", passage="Bo was born in Cem.", e
     step = Step(1, text, (hit,), f"So the answer is: {'Cem' if right else 'Dor'}.")
     reason = StopReason.GENERATOR_FAILED if error else StopReason.ANSWERED
     return Trajectory(question, "ircot", (step,), "Cem" if right else "Dor", reason, error)
+
+
+def unfolded(model, unit, one):
+    return Sample(model, unit, judge(one), one)
 
 
 def scores(right, of=4):
@@ -64,7 +69,7 @@ def results():
         evaluations,
         {"base": ["base"], "steper": ["steper-0", "steper-1"], "teacher": ["teacher"]},
         trainings=[training("vanilla_kd", 0, sigma=False), training("steper", 0), training("steper", 1)],
-        samples=[sample("steper", "chain", trajectory(False))],
+        samples=[unfolded("steper", "chain", trajectory(False))],
         data={"kept": 12345, "dropped": {"wrong": 3}},
         config={"run_dir": "runs/x"},
         provenance={"versions": {"torch": "2.13.0"}},
@@ -72,36 +77,39 @@ def results():
 
 
 def test_each_model_has_mean_spread_and_seeds_in_each_unit(results):
-    steper = results["models"]["steper"]["sentence"]
-    assert steper["em"] == 0.625
-    assert (steper["spread"]["em"]["min"], steper["spread"]["em"]["max"]) == (0.5, 0.75)
-    assert [seed["name"] for seed in steper["seeds"]] == ["steper-0", "steper-1"]
-    assert list(results["models"]) == ["base", "steper", "teacher"]
-    for units in results["models"].values():
+    steper = results.models["steper"]["sentence"]
+    assert steper.em == 0.625
+    assert (steper.spread["em"].min, steper.spread["em"].max) == (0.5, 0.75)
+    assert [seed.name for seed in steper.seeds] == ["steper-0", "steper-1"]
+    assert list(results.models) == ["base", "steper", "teacher"]
+    for units in results.models.values():
         for unit in units.values():
-            assert all(0 <= unit[key] <= 1 for key in ("em", "f1", "acc", "recall"))
-            assert unit["mean_steps"] == 1
+            assert all(0 <= getattr(unit, key) <= 1 for key in ("em", "f1", "acc", "recall"))
+            assert unit.mean_steps == 1
 
 
 def test_hops_of_seeds_are_put_together(results):
-    hops = results["models"]["steper"]["sentence"]["by_hops"]
+    hops = results.models["steper"]["sentence"].by_hops
     # seed 0 has questions 0, 1 right, seed 1 has 0, 1, 2: of the two-hop ones (0, 2) 1 of 2 and 2 of 2
-    assert hops["2"]["em"] == 0.75
-    assert hops["3"]["em"] == 0.5
-    assert hops["2"]["n"] == 4
+    assert hops["2"].em == 0.75
+    assert hops["3"].em == 0.5
+    assert hops["2"].n == 4
 
 
 def test_sigma_is_given_raw_and_as_its_share_of_the_three(results):
-    assert [(curve["model"], curve["seed"]) for curve in results["sigma"]] == [("steper", 0), ("steper", 1)]
-    curve = results["sigma"][0]
-    assert curve["values"]["initialization"][-1] == 1.0
-    shares = shares_of(curve)["values"]
+    assert [(curve.model, curve.seed) for curve in results.sigma] == [("steper", 0), ("steper", 1)]
+    curve = results.sigma[0]
+    assert curve.values["initialization"][-1] == 1.0
+    shares = shares_of(curve).values
     assert shares["initialization"][-1] == 0.5
     assert shares["expansion"][-1] == 0.25
 
 
-def test_the_document_is_plain_json(results):
-    assert json.loads(json.dumps(results)) == results
+def test_the_document_survives_its_file(results, tmp_path):
+    save_results(tmp_path, results)
+    found = load_results(tmp_path)
+    assert (found.models, found.samples[0].trajectory) == (results.models, results.samples[0].trajectory)
+    assert render(found) == render(results)
 
 
 def test_long_curves_are_thinned_to_their_ends():
@@ -181,7 +189,7 @@ def test_the_table_of_one_model_and_unit_speaks_of_no_seeds():
 def test_an_unknown_recall_is_a_dash_and_not_a_zero():
     bare = Trajectory(Question("q", "?", ("Cem",)), "ircot", (), "Cem", StopReason.ANSWERED)
     results = assemble_results({"m": {"chain": score_trajectories([bare])}}, {"m": ["m"]})
-    assert results["models"]["m"]["chain"]["recall"] is None
+    assert results.models["m"]["chain"].recall is None
     assert "\N{EN DASH}" in format_table(results)
     assert "What retrieval found" not in render(results)
 
@@ -232,7 +240,7 @@ def test_everything_from_data_is_escaped(results):
         {EVIL: {EVIL: scores(1)}, "other": {EVIL: scores(2)}},
         {EVIL: [EVIL], "other": ["other"]},
         trainings=[TrainingLog(EVIL, 0, training("m", 0).records)],
-        samples=[sample(EVIL, EVIL, wild)],
+        samples=[unfolded(EVIL, EVIL, wild)],
         data={EVIL: EVIL},
         config={EVIL: EVIL},
         provenance={"title": EVIL},
@@ -275,13 +283,13 @@ def watched(seed):
 
 def test_a_training_that_was_watched_shows_validation_questions_rate_and_gradient():
     results = assemble_results({}, {}, trainings=[watched(0), watched(1)])
-    assert results["validation"][0]["steps"] == [5, 10, 15, 20]
-    assert results["validation"][0]["values"]["expansion"] == [None] * 4
-    assert (results["questions"][0]["steps"], results["questions"][0]["values"]["em"]) == (
+    assert results.validation[0].steps == [5, 10, 15, 20]
+    assert results.validation[0].values["expansion"] == [None] * 4
+    assert (results.questions[0].steps, results.questions[0].values["em"]) == (
         [5, 10],
         [0.25, 0.5],
     )
-    assert results["optimiser"][1]["values"]["grad_norm"] == [2.0 * step for step in range(1, 21)]
+    assert results.optimiser[1].values["grad_norm"] == [2.0 * step for step in range(1, 21)]
     page = Page(render(results))
     ids = [attrs["id"] for tag, attrs in page.tags if tag == "section" and "id" in attrs]
     assert ids == ["loss", "validation", "questions", "optimiser"]
@@ -293,7 +301,11 @@ def test_a_training_that_was_watched_shows_validation_questions_rate_and_gradien
 
 
 def test_results_of_another_form_are_refused_with_the_fix(results, tmp_path):
-    save_results(tmp_path, {key: value for key, value in results.items() if key != "optimiser"})
+    save_results(tmp_path, results)
+    path = tmp_path / "results.json"
+    old = json.loads(path.read_text())
+    del old["optimiser"], old["check"]
+    path.write_text(json.dumps({**old, "check": digest(old)}))
     with pytest.raises(DataError, match=r"results\.json: .*Run the command that wrote it again"):
         load_results(tmp_path)
 
@@ -333,12 +345,8 @@ def test_of_a_long_list_the_page_tells_the_length_alone():
 def test_errors_are_told_in_the_page():
     failed = score_trajectories([trajectory(True), trajectory(True, error="the prompt is too long")])
     results = assemble_results({"m": {"chain": failed}}, {"m": ["m"]})
-    assert results["models"]["m"]["chain"]["errors"] == 1
+    assert results.models["m"]["chain"].errors == 1
     assert '<td class="bad">1</td>' in render(results)
-
-
-def test_the_same_results_give_the_same_page(results):
-    assert render(results) == render(json.loads(json.dumps(results)))
 
 
 def test_the_best_of_a_column_is_marked_and_the_teacher_is_no_competitor(results):
@@ -351,7 +359,7 @@ def test_the_best_of_a_column_is_marked_and_the_teacher_is_no_competitor(results
     ]  # the base shares the best recall; the teacher's 100.0 EM is not marked
 
 
-def test_results_that_were_changed_are_never_shown(results, tmp_path):
+def test_results_that_were_changed_are_never_unfolded(results, tmp_path):
     assert load_results(tmp_path) is None
     save_results(tmp_path, results)
     assert load_results(tmp_path) == results

@@ -1,13 +1,11 @@
 """Scores over trajectories, worked by hand."""
 
-import json
 import math
 
 import pytest
 
 from steper_ray.core.errors import DataError
 from steper_ray.evaluation.scores import (
-    EvalScores,
     GroupScores,
     Scored,
     score_trajectories,
@@ -160,11 +158,6 @@ def test_hops_and_steps_used_are_broken_down_in_numeric_order():
         "1": (2, 1.0),
         "2": (2, 0.5),
     }
-
-
-def test_scores_survive_json():
-    scores = score_trajectories([trajectory("Cem", gold=("a",), found=(("a",),), hops=2)])
-    assert EvalScores.from_json(json.loads(json.dumps(scores.to_json()))) == scores
 
 
 def test_nothing_to_score_and_unlabelled_questions_are_errors_that_say_so():

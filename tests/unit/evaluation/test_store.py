@@ -7,6 +7,7 @@ from distilled import rollout_set
 from distilled import trajectory as distilled
 
 from steper_ray.config.file import load_config
+from steper_ray.core.answers import Score
 from steper_ray.core.errors import DataError
 from steper_ray.evaluation.pipeline import _spec
 from steper_ray.evaluation.scores import score_trajectories
@@ -77,9 +78,9 @@ def test_a_name_cannot_leave_the_folder(tmp_path):
 
 def test_samples_are_the_first_question_of_each_number_of_hops(saved, tmp_path):
     samples = pick_samples(tmp_path, {"steper": "steper-0"}, ["chain"])
-    assert [one["trajectory"]["question"]["id"] for one in samples] == ["q1", "q3"]
-    assert samples[0]["model"] == "steper"
-    assert samples[0]["scores"] == {"em": 1, "f1": 1, "acc": 1}
+    assert [one.trajectory.question.id for one in samples] == ["q1", "q3"]
+    assert samples[0].model == "steper"
+    assert samples[0].scores == Score(1.0, 1.0, 1.0)
 
 
 def test_missing_results_are_named(tmp_path):
