@@ -214,9 +214,7 @@ def _roofline(
         f"{COMPUTE_SHARE:.0%} of its operations and {BANDWIDTH_SHARE:.0%} of its bandwidth: {read:,.0f} fresh tokens "
         f"a second read, {write:,.0f} written with {batch} generations side by side"
     )
-    assumed.append(
-        "the prefix cache holds the prompt of the step before; retrieval is hidden behind the engine"
-    )
+    assumed.append("the prefix cache holds the prompt of the step before; retrieval hides behind the engine")
     return (tokens.prompt - tokens.cached) / read + tokens.written / write
 
 
@@ -247,8 +245,6 @@ def text(made: Estimate) -> str:
         lines.append(
             f"{name:>5}" + "".join(f"{v:>{w},.0f}" for v, w in zip(astuple(step), _WIDTHS, strict=True))
         )
-    gpu_hours = made.hours * made.engines * made.gpus_each
-    lines.append(
-        f"time: {made.hours:,.3g} h on {made.engines} x {made.gpus_each} GPU, {gpu_hours:,.3g} GPU hours"
-    )
+    on, spent = f"{made.engines} x {made.gpus_each} GPU", made.hours * made.engines * made.gpus_each
+    lines.append(f"time: {made.hours:,.3g} h on {on}, {spent:,.3g} GPU hours")
     return "\n".join([*lines, "assumed:", *(f"- {line}" for line in made.assumptions)])

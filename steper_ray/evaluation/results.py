@@ -145,7 +145,10 @@ def assemble_results(
     config: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> Results:
-    """`groups` maps each model of the table, in its order, to its evaluations, one a seed: {"steper": ["steper-0"]}."""
+    """Puts scores, logs, samples and comparisons together.
+
+    `groups` maps each model of the table, in its order, to its evaluations, one a seed: {"steper": ["steper-0"]}.
+    """
     return Results(
         models={model: _model(evaluations, names) for model, names in groups.items()},
         loss=_curves(trainings, _steps, lambda line: line["losses"]),
