@@ -2,6 +2,7 @@
 
 - With a token, every path but the page and the health checks asks for it; without one, only this machine is served.
 - A refusal comes before anything of the body is read.
+- A second Host header, or a target of another form than a path, is refused: which host is meant would be a guess.
 """
 
 from __future__ import annotations
@@ -108,9 +109,11 @@ class Access:
                 headers.setdefault("cache-control", "no-store")
             await send(message)
 
-        client = scope["client"][0] if scope.get("client") else None
+        client, headers = scope["client"][0] if scope.get("client") else None, Headers(scope=scope)
         try:
-            check_access(scope["method"], path_of(scope), Headers(scope=scope), client, self._token)
+            if len(headers.getlist("host")) > 1 or not scope["path"].startswith("/"):
+                raise Problem(400, "invalid_request", "a request has one Host header, and a path as its target")
+            check_access(scope["method"], path_of(scope), headers, client, self._token)
         except Problem as problem:
             await problem_response(problem)(scope, receive, send_with_headers)
         else:

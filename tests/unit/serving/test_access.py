@@ -66,6 +66,30 @@ def test_without_a_token_only_this_machine_is_served(client_address, headers, le
         assert (refused.value.status, refused.value.code) == (403, "loopback_only")
 
 
+@pytest.mark.parametrize("token", [None, SECRET])
+@pytest.mark.parametrize(
+    ("target", "hosts"),
+    [(b"/", (b"localhost", b"rebound.example")), (b"http://rebound.example/", (b"localhost",))],
+)
+async def test_a_request_that_leaves_its_host_to_a_guess_is_refused(token, target, hosts):
+    app, sent = client(LocalEngine(replies()), token=token).app, []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": target.decode(),
+        "raw_path": target,
+        "query_string": b"",
+        "headers": [(b"host", host) for host in hosts],
+        "client": ("127.0.0.1", 1234),
+    }
+    await app(scope, None, send)
+    assert sent[0]["status"] == 400
+
+
 def test_readiness_is_apart_from_liveness():
     app = client(LocalEngine([], broken=EngineUnavailableError()))
     assert app.get("/healthz").json() == {"status": "ok"}
