@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from steper_ray.core.errors import StorageError
+from steper_ray.core.errors import SteperError, StorageError
 from steper_ray.core.storage import is_remote
 
 logger = logging.getLogger(__name__)
 
+_OPEN = "STEPER_ALLOW_OPEN_RAY"
 _LOOK_S = 60.0  # for all nodes to look at run_dir; each starts a process for it
 
 
@@ -191,6 +192,19 @@ def check_run_dir(run_dir: Path, *, is_copy: bool, nodes: int) -> None:
     )
 
 
+def check_open_ray() -> None:
+    """Raises SteperError where a Ray of this machine would take code from anyone who reaches its ports.
+
+    Ray listens on all interfaces, whatever address it is given; its token is what keeps others out.
+    """
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "disabled" or os.environ.get(_OPEN) == "1":
+        return
+    raise SteperError(
+        "RAY_AUTH_MODE=disabled: whoever reaches a port of this machine's Ray could run code here. Unset it, or where "
+        f"a firewall closes these ports set {_OPEN}=1"
+    )
+
+
 def _stop(*_: object) -> None:
     raise KeyboardInterrupt
 
@@ -201,6 +215,7 @@ def _init() -> None:
     if "RAY_ADDRESS" in os.environ:
         ray.init()
         return
+    check_open_ray()
     # The stages show their own progress.
     for name in ("progress", "execution.streaming_executor"):
         logging.getLogger(f"ray.data._internal.{name}").setLevel(logging.ERROR)

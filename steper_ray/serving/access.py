@@ -112,7 +112,9 @@ class Access:
         client, headers = scope["client"][0] if scope.get("client") else None, Headers(scope=scope)
         try:
             if len(headers.getlist("host")) > 1 or not scope["path"].startswith("/"):
-                raise Problem(400, "invalid_request", "a request has one Host header, and a path as its target")
+                raise Problem(
+                    400, "invalid_request", "a request has one Host header, and a path as its target"
+                )
             check_access(scope["method"], path_of(scope), headers, client, self._token)
         except Problem as problem:
             await problem_response(problem)(scope, receive, send_with_headers)

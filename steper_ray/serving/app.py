@@ -18,6 +18,7 @@ from typing import Any
 import ray
 from ray import serve
 
+from steper_ray.cluster import check_open_ray
 from steper_ray.config import Config, EngineConfig
 from steper_ray.config.base import FilePath
 from steper_ray.core.errors import EngineSetupError, SteperError
@@ -56,6 +57,7 @@ def run(config: Config) -> None:
         print(line, file=sys.stderr, flush=True)
     address = os.environ.get("RAY_ADDRESS", "local")
     if address == "local":
+        check_open_ray()
         _check_port(settings.host, settings.port)
     ray.init(address=address, include_dashboard=False if address == "local" else None, log_to_driver=False)
     # As a container is stopped: the same orderly end as Ctrl-C, in place of Ray's stack trace.

@@ -11,9 +11,9 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from steper_ray.cluster import check_run_dir
+from steper_ray.cluster import check_open_ray, check_run_dir
 from steper_ray.config.file import load_config
-from steper_ray.core.errors import StorageError
+from steper_ray.core.errors import SteperError, StorageError
 from steper_ray.serving.app import ServeArgs
 
 ROOT = Path(__file__).parents[2]
@@ -170,3 +170,13 @@ def test_a_relative_run_dir_is_refused_where_it_is_another_folder_elsewhere_and_
     fix = Path(str(caught.value).rpartition("run_dir=")[2])
     check_run_dir(fix, is_copy=is_copy, nodes=nodes)
     check_run_dir(Path("runs/mine"), is_copy=False, nodes=1)
+
+
+def test_a_local_ray_without_its_token_is_refused_and_both_fixes_work(monkeypatch):
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    check_open_ray()
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with pytest.raises(SteperError, match=r"Unset it, or where a firewall .* set STEPER_ALLOW_OPEN_RAY=1"):
+        check_open_ray()
+    monkeypatch.setenv("STEPER_ALLOW_OPEN_RAY", "1")
+    check_open_ray()
