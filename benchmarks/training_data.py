@@ -33,7 +33,8 @@ from steper_ray.models import resolve_model
 from steper_ray.schema import TRAJECTORY_SCHEMA, Hit, Passage, Question, Step, StopReason, Trajectory, to_row
 from steper_ray.training.data import load_data
 from steper_ray.training.sources import sources_of
-from steper_ray.training.tokens import Tokens, is_whole, write_tokens
+from steper_ray.training.token_writer import write_tokens
+from steper_ray.training.tokens import Tokens, is_whole
 
 STEPS, K, BATCHES, A_PART = 4, 4, 20, 1024
 STUDENT = "miniature:base"

@@ -23,7 +23,8 @@ from steper_ray.frameworks import Layout, layouts
 from steper_ray.pretrained import load_tokenizer
 from steper_ray.training.job import Task
 from steper_ray.training.sources import Source, sources_of
-from steper_ray.training.tokens import Tokens, is_whole, note_of, tokens_key, write_tokens
+from steper_ray.training.token_writer import tokens_key, write_tokens
+from steper_ray.training.tokens import Tokens, is_whole, note_of
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,8 @@ from steper_ray.schema import (
     to_row,
 )
 from steper_ray.training.sources import sources_of
-from steper_ray.training.tokens import Tokens, is_whole, tokens_key, write_tokens
+from steper_ray.training.token_writer import tokens_key, write_tokens
+from steper_ray.training.tokens import Tokens, is_whole
 
 
 def gold_examples(worlds: int = 2, questions: int = 4, seed: int = 5) -> list[StepExample]:

@@ -18,7 +18,8 @@ from steper_ray.training.attention import IMPLEMENTATIONS, attention_inputs
 from steper_ray.training.data import load_data
 from steper_ray.training.packing import IGNORE, example_losses, pack
 from steper_ray.training.sources import sources_of
-from steper_ray.training.tokens import OpenTokens, Tokens, tokens_key, write_tokens
+from steper_ray.training.token_writer import tokens_key, write_tokens
+from steper_ray.training.tokens import OpenTokens, Tokens
 
 A, B = Passage("1", "Alba", "Alba was shot by Bo."), Passage("2", "Bo", "Bo was born in Cem.")
 CHAIN = ("Alba was shot by Bo.", "Bo was born in Cem.")

@@ -19,10 +19,12 @@ from steper_ray.data.export import export
 from steper_ray.frameworks import layouts
 from steper_ray.prompts import PromptEncoder
 from steper_ray.schema import EXAMPLE_SCHEMA, TRAJECTORY_SCHEMA, StopReason, to_row
+from steper_ray.training import token_writer
 from steper_ray.training import tokens as module
 from steper_ray.training.data import load_data
 from steper_ray.training.sources import Source, data_fingerprint, sources_of
-from steper_ray.training.tokens import OpenTokens, Tokens, is_whole, tokens_key, write_tokens
+from steper_ray.training.token_writer import tokens_key, write_tokens
+from steper_ray.training.tokens import OpenTokens, Tokens, is_whole
 
 TRAJECTORIES = trajectories_of(gold_examples(worlds=3, questions=5))
 
@@ -41,7 +43,7 @@ def flip(path):
 @pytest.mark.parametrize("framework", sorted(layouts()))
 @pytest.mark.parametrize("rows", [1024, 4])
 def test_rows_hold_what_the_examples_of_each_trajectory_say(tmp_path, monkeypatch, framework, rows):
-    monkeypatch.setattr(module, "ROWS", rows)
+    monkeypatch.setattr(token_writer, "ROWS", rows)
     made = [dataclasses.replace(t, framework=framework) for t in TRAJECTORIES]
     found = items(tokens_of(write_trajectories(tmp_path / "kept.parquet", made), CharTokenizer()))
     encoder = PromptEncoder(CharTokenizer(), layouts()[framework])
