@@ -58,7 +58,6 @@ NAMES = {
     "engine": "RolloutActor", "notes": "NotesActor", "worker": "ray::", "rank": "RayTrainWorker",
     "raylet": "/raylet ", "gcs": "/gcs_server ",
 }  # fmt: skip
-ENDS = (0, 2, 75, -signal.SIGKILL)  # of a command: well, an error of one line, owed, killed
 EXACT = ("step", "epoch", "loss", "losses", "counts", "sigma", "weights", "lr", "grad_norm", "tokens")
 TRIES = 200  # runs of one command until it must have ended well
 
@@ -77,7 +76,7 @@ class Found:
 
 
 class Run:
-    """A command in a session of its own, with all that Ray starts below it."""
+    """A command in its own session, with the Ray processes below it."""
 
     def __init__(self, stage: str, run_dir: Path) -> None:
         self._log = run_dir.with_suffix(".log").open("w+")
@@ -114,7 +113,7 @@ class Run:
 
 
 class Disturber(threading.Thread):
-    """Makes a fault every `every_s` seconds, half as much more or less, as long as the command runs."""
+    """Makes a fault every `every_s` seconds, give or take a half, while the command runs."""
 
     def __init__(self, run: Run, kinds: list[str], every_s: float, rng: random.Random, most: int) -> None:
         super().__init__(daemon=True)
@@ -164,7 +163,8 @@ def disturbed(stage: str, run_dir: Path, found: Found, args: argparse.Namespace,
         found.runs += 1
         now = shards(run_dir)
         found.repeated += sum(now[name] != state for name, state in whole.items() if name in now)
-        if status not in ENDS or "Traceback" in said:
+        told = status in (2, 75) and "error: " in said
+        if "Traceback" in said or not (told or status in (0, -signal.SIGKILL)):
             found.unexplained.append(f"{stage}, {dict(disturber.done)}: status {status}: {said[-600:]}")
         if status == 0:
             return
