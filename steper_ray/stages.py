@@ -181,9 +181,10 @@ def compare(run_dir: Path, one: str, other: str, show: int = 0) -> str:
     they part. Names with commas between are training seeds. Raises DataError."""
     from steper_ray.evaluation.report import format_comparisons
     from steper_ray.evaluation.side_by_side import compare_evaluations
+    from steper_ray.evaluation.statistics import holm
 
     found = compare_evaluations(run_dir, one, other, show)
-    rows = [row for unit in found for row in unit.comparisons]
+    rows = holm([row for unit in found for row in unit.comparisons])
     return "\n".join([format_comparisons(rows), *(unit.summary(one, other) for unit in found)])
 
 

@@ -21,6 +21,9 @@ class MiniatureConfig(Section):
     questions_per_world: Positive = 8
     split: Literal["train", "test"] = "train"
     """Names of one split never occur in the other."""
+    relations: Literal["all", "first", "second"] = "all"
+    """`first` and `second`: half of the relations each, in one of two wordings, to test students out of their domain
+    (both know the capital of a region)."""
 
 
 class CorpusConfig(Section):

@@ -91,7 +91,8 @@ class ReasoningConfig(PromptConfig):
     """The multi-step loop."""
 
     framework: str = Field("ircot", pattern=r"^\w+$|^[\w.]+:\w+$")
-    """How prompts are laid out and chains cut: `ircot`, `self_ask`, `react`, or `package.module:Name` for your own."""
+    """How prompts are laid out and chains cut: `ircot`, `self_ask`, `react`, `iter_retgen` (a baseline,
+    no teacher), or `package.module:Name` for your own."""
     unit: Literal["sentence", "chain"] = "sentence"
     """Text of one step: cut after the framework's step (IRCoT: a sentence), or on to the end of sequence."""
     max_steps: Positive = 5
@@ -105,8 +106,8 @@ class ReasoningConfig(PromptConfig):
     confidence: float = Field(0.5, ge=0, le=1)
     """For `confident`: the least probability of a sentence's least likely token; 0 takes nothing back. Above 0.5 the
     miniature's students spend many more steps, most of them on what is right (unit `chain` gains by that)."""
-    k: Positive = 4
-    """Passages a step (the paper: 4)."""
+    k: int = Field(4, ge=0)
+    """Passages a step (the paper: 4). 0: none are searched for, so a model answers from what it knows."""
     max_passages: Positive = 20
     """Most passages in one prompt; later ones are dropped."""
     max_passage_chars: Positive = 4000

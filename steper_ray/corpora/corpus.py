@@ -134,7 +134,9 @@ def open_corpus(config: CorpusConfig) -> Corpus:
     log = ErrorLog(config.on_error)
     if config.kind == "miniature" or config.questions is None:
         small = config.miniature
-        passages, questions = make_corpus(small.seed, small.worlds, small.questions_per_world, small.split)
+        passages, questions = make_corpus(
+            small.seed, small.worlds, small.questions_per_world, small.split, small.relations
+        )
         made = [(Place("the miniature", question.id), question) for question in questions]
         return Corpus("miniature", partial(iter, passages), partial(iter, made), log, config)
     files = find_files(config.questions, "corpus.questions", ignore=twowiki.ALIAS_FILES)

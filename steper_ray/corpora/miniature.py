@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
 
 from steper_ray.schema import Passage, Question, SubQuestion
 
 Split = Literal["train", "test"]
+Half = Literal["all", "first", "second"]
 
 TEST_SHARE = 8  # one name word in this many belongs to the test split alone
 _ONSETS = "b d f g h j k l m n p r s t v z br dr gr kl pl st tr".split()
@@ -31,7 +32,7 @@ class Relation:
 
     name: str
     target: str
-    phrasings: tuple[str, str]
+    phrasings: tuple[str, ...]
 
 
 RELATIONS: dict[str, tuple[Relation, ...]] = {
@@ -60,9 +61,26 @@ RELATIONS: dict[str, tuple[Relation, ...]] = {
     ),
     "region": (Relation("capital", "city", ("The capital of {x} is {y}.", "{x} is ruled from {y}.")),),
 }
+#: Relations of the first half, which is worded by their first phrasing; the others are the second half's.
+_FIRST = frozenset(("director", "star", "author", "birthplace", "mother", "founder", "mayor", "capital"))
 _COUNTS = {"person": 14, "film": 5, "book": 5, "company": 5, "city": 6, "region": 3}
 _NOTES = ("A letter on {x} tells of {x} and {z}.", "Talk of {x} was heard in {z}, and of {x} again.")
 _HOP_WEIGHTS = {2: 45, 3: 35, 4: 20}
+
+
+def _half(half: Half) -> dict[str, tuple[Relation, ...]]:
+    """The relations of a half of the world by kind, each with the phrasings it is stated in."""
+    if half == "all":
+        return RELATIONS
+    wording = 0 if half == "first" else 1
+    return {
+        kind: tuple(
+            replace(relation, phrasings=relation.phrasings[wording : wording + 1])
+            for relation in relations
+            if relation.name == "capital" or (relation.name in _FIRST) == (half == "first")
+        )
+        for kind, relations in RELATIONS.items()
+    }
 
 
 class Names:
@@ -90,13 +108,16 @@ class World:
     kinds: dict[str, str]
     facts: dict[tuple[str, str], str]
     passages: tuple[Passage, ...]
+    relations: dict[str, tuple[Relation, ...]]
+    """What is known of an entity, by its kind."""
 
     def passage_id(self, entity: str) -> str:
         return f"{self.id}/{entity}"
 
 
-def make_world(world_id: str, rng: Random, names: Names) -> World:
+def make_world(world_id: str, rng: Random, names: Names, half: Half = "all") -> World:
     """One world; the same id, generator state and names give the same world."""
+    known = _half(half)
     by_kind: dict[str, list[str]] = {}
     for kind, count in _COUNTS.items():
         by_kind[kind] = [names.word() for _ in range(count)]
@@ -105,7 +126,7 @@ def make_world(world_id: str, rng: Random, names: Names) -> World:
     passages: list[Passage] = []
     for entity, kind in kinds.items():
         sentences = []
-        for relation in RELATIONS[kind]:
+        for relation in known[kind]:
             target = rng.choice([e for e in by_kind[relation.target] if e != entity])
             facts[entity, relation.name] = target
             sentences.append(rng.choice(relation.phrasings).format(x=entity, y=target))
@@ -116,7 +137,7 @@ def make_world(world_id: str, rng: Random, names: Names) -> World:
             text = rng.choice(_NOTES).format(x=entity, z=other)
             passages.append(Passage(f"{world_id}/{entity}/note{number}", f"Note on {entity}", text))
     rng.shuffle(passages)
-    return World(world_id, kinds, facts, tuple(passages))
+    return World(world_id, kinds, facts, tuple(passages), known)
 
 
 def _note_count(rng: Random) -> int:
@@ -150,7 +171,7 @@ def make_question(world: World, rng: Random, number: int, hops: int | None = Non
         seen, relations, gold = {entity}, list[str](), list[str]()
         subs: list[SubQuestion] = []
         for _ in range(size):
-            relation = rng.choice(RELATIONS[world.kinds[entity]])
+            relation = rng.choice(world.relations[world.kinds[entity]])
             value = world.facts[entity, relation.name]
             subject = entity if not subs else f"#{len(subs)}"
             subs.append(SubQuestion(ask([relation.name], subject), value, world.passage_id(entity)))
@@ -171,21 +192,21 @@ def make_question(world: World, rng: Random, number: int, hops: int | None = Non
     )
 
 
-def make_worlds(seed: int, count: int, split: Split) -> Iterator[tuple[World, Random]]:
-    """`count` worlds of a split, each with the generator that continues to draw its questions."""
+def make_worlds(seed: int, count: int, split: Split, half: Half = "all") -> Iterator[tuple[World, Random]]:
+    """`count` worlds of a split and half, each with the generator that continues to draw its questions."""
     names = Names(Random(f"names-{seed}-{split}"), split)
     for number in range(count):
         rng = Random(f"world-{seed}-{split}-{number}")
-        yield make_world(f"{split}{seed}w{number}", rng, names), rng
+        yield make_world(f"{split}{seed}w{number}", rng, names, half), rng
 
 
 def make_corpus(
-    seed: int, worlds: int, questions_per_world: int, split: Split
+    seed: int, worlds: int, questions_per_world: int, split: Split, half: Half = "all"
 ) -> tuple[list[Passage], list[Question]]:
     """The passages of all worlds as one corpus, and the questions over them."""
     passages: list[Passage] = []
     questions: list[Question] = []
-    for world, rng in make_worlds(seed, worlds, split):
+    for world, rng in make_worlds(seed, worlds, split, half):
         passages.extend(world.passages)
         questions.extend(make_question(world, rng, number) for number in range(questions_per_world))
     return passages, questions

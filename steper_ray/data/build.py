@@ -7,13 +7,14 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from steper_ray.config import Config, CorpusConfig, TeacherConfig
-from steper_ray.core.errors import DataError
+from steper_ray.config import Config, CorpusConfig, ReasoningConfig, TeacherConfig
+from steper_ray.core.errors import DataError, SteperError
 from steper_ray.core.locks import locked
 from steper_ray.core.tasks import in_order
 from steper_ray.corpora import open_corpus
 from steper_ray.data.assemble import assemble
 from steper_ray.data.report import BuildReport
+from steper_ray.frameworks import framework_of, rewrites
 from steper_ray.models import absolute_engine
 from steper_ray.rollouts.scores import score_folders
 from steper_ray.rollouts.set import RolloutSet, owed_report
@@ -50,6 +51,7 @@ def build_data(config: Config) -> BuildReport:
 def _build(config: Config) -> BuildReport:
     from steper_ray.rollouts.run import check_owed
 
+    _check_steps(config.reasoning)
     if config.build.teacher == "annotation":
         _check_decompositions(config.corpus)
     source = open_source(config.corpus, config.retrieval, config.run_dir, config.build.shard_size)
@@ -69,6 +71,17 @@ def _build(config: Config) -> BuildReport:
         check_owed(owed_report(sets), config.build.max_failed, f"{report.folder}", report.summary())
         return report
     raise AssertionError("the last try returns or raises")
+
+
+def _check_steps(reasoning: ReasoningConfig) -> None:
+    """Raises SteperError where the trajectories would hold no steps that a student can learn."""
+    if rewrites(framework_of(reasoning.framework)):
+        raise SteperError(
+            f"reasoning.framework={reasoning.framework} writes the whole chain anew in each step, so there are no "
+            "steps to learn: build with ircot, self_ask or react; to compare with it, name it where you evaluate"
+        )
+    if not reasoning.k:
+        raise SteperError("reasoning.k=0 searches for nothing: trajectories to learn from need 1 or more")
 
 
 def _check_decompositions(corpus: CorpusConfig) -> None:

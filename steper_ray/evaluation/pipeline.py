@@ -171,9 +171,7 @@ def _spec(config: Config, job: EvalJob, test_set: Source) -> RolloutSpec:
         engine=absolute_engine(config.engine.model_copy(update={"model": job.model})),
         sampling=config.sampling,
         reasoning=absolute_reasoning(
-            config.reasoning.model_copy(
-                update={"unit": job.unit, "few_shot": job.few_shot or config.reasoning.few_shot}
-            )
+            config.reasoning.model_copy(update={"unit": job.unit, **dict(job.reasoning)})
         ),
         retrieval=config.retrieval,
         index=test_set.index,

@@ -23,8 +23,8 @@ from rich.table import Table
 from steper_ray.core.files import write_text
 from steper_ray.evaluation import figures
 from steper_ray.evaluation.figures import label
-from steper_ray.evaluation.paired import Comparison
 from steper_ray.evaluation.results import ModelScores, Results, thin
+from steper_ray.evaluation.statistics import Comparison
 
 Models = Mapping[str, Mapping[str, ModelScores]]
 
@@ -36,6 +36,8 @@ COLUMNS = (
     ("recall", "Recall", 100.0),
     ("mean_steps", "Steps", 1.0),
 )
+#: Columns of paired comparisons; p is corrected for the comparisons of the table by Holm's method.
+COMPARED = ("", "less", "unit", "", "points", "95 % interval", "p", "p, Holm", "n", "clusters")
 _UNKNOWN = "\N{EN DASH}"
 _NOT_RANKED = frozenset(("mean_steps",))
 _WIDTH = 110  # of a table for the terminal
@@ -121,9 +123,9 @@ def format_comparisons(comparisons: Sequence[Comparison]) -> str:
     if not rows:
         return ""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("", "less", "unit", ""):
+    for name in COMPARED[:4]:
         table.add_column(name)
-    for name in ("points", "95 % interval", "p", "n"):
+    for name in COMPARED[4:]:
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(*row)
@@ -131,7 +133,7 @@ def format_comparisons(comparisons: Sequence[Comparison]) -> str:
 
 
 def comparison_rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
-    """Model, other, unit, metric, difference in points, its interval, p and the number of questions."""
+    """A row of COMPARED for each comparison, the difference in points."""
     return [
         (
             label(one.model),
@@ -140,11 +142,17 @@ def comparison_rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
             one.metric.upper(),
             f"{100 * one.difference:+.1f}",
             f"{100 * one.low:+.1f} to {100 * one.high:+.1f}",
-            "< 0.001" if one.p < 0.001 else f"{one.p:.3f}",
+            p_text(one.p),
+            _UNKNOWN if one.p_holm is None else p_text(one.p_holm),
             str(one.n),
+            str(one.clusters),
         )
         for one in comparisons
     ]
+
+
+def p_text(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def format_sigma(results: Results) -> str:

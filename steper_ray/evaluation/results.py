@@ -19,9 +19,9 @@ from steper_ray.core.errors import DataError
 from steper_ray.core.files import write_text
 from steper_ray.core.fingerprints import digest
 from steper_ray.core.jsonl import read_records
-from steper_ray.evaluation.paired import Comparison
 from steper_ray.evaluation.scores import METRICS, EvalScores
 from steper_ray.evaluation.spread import Spread, aggregate, aggregate_groups
+from steper_ray.evaluation.statistics import Comparison
 from steper_ray.schema import Trajectory
 
 RESULTS = "results.json"

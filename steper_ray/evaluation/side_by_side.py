@@ -10,15 +10,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from steper_ray.core.answers import Score
 from steper_ray.core.errors import DataError
-from steper_ray.evaluation.paired import Comparison, compare
 from steper_ray.evaluation.scores import judge
-from steper_ray.evaluation.store import EvalJob, evaluated, job_files, question_scores, read_trajectories
+from steper_ray.evaluation.statistics import Comparison, compare
+from steper_ray.evaluation.store import (
+    Answers,
+    EvalJob,
+    clusters_among,
+    evaluated,
+    job_files,
+    read_answers,
+    read_trajectories,
+)
 from steper_ray.schema import Trajectory
 
 METRICS = ("em", "f1", "acc")
-Scores = dict[str, Score]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +79,11 @@ def _in_unit(
     run_dir: Path, one: tuple[str, Sequence[str]], other: tuple[str, Sequence[str]], unit: str, show: int
 ) -> SideBySide:
     (name, seeds), (other_name, other_seeds) = one, other
-    ours = [question_scores(run_dir, seed, unit) for seed in seeds]
-    theirs = [question_scores(run_dir, seed, unit) for seed in other_seeds]
+    ours = [read_answers(run_dir, seed, unit) for seed in seeds]
+    theirs = [read_answers(run_dir, seed, unit) for seed in other_seeds]
     _check_same(run_dir, unit, dict(zip((*seeds, *other_seeds), (*ours, *theirs), strict=True)))
-    right = [{id: bool(score.em) for id, score in scores[0].items()} for scores in (ours, theirs)]
+    right = [{id: bool(score.em) for id, score in scores[0].scores.items()} for scores in (ours, theirs)]
+    clusters = clusters_among((*ours, *theirs))
     ids = list(dict.fromkeys((*right[0], *right[1])))
     pairs = [(right[0].get(id, False), right[1].get(id, False)) for id in ids]
     parted = [id for id, (mine, yours) in zip(ids, pairs, strict=True) if mine != yours][:show]
@@ -84,7 +91,15 @@ def _in_unit(
     return SideBySide(
         unit,
         tuple(
-            compare(name, other_name, unit, metric, _by_question(ours, metric), _by_question(theirs, metric))
+            compare(
+                name,
+                other_name,
+                unit,
+                metric,
+                [seed.metric(metric) for seed in ours],
+                [seed.metric(metric) for seed in theirs],
+                clusters,
+            )
             for metric in METRICS
         ),
         both_right=pairs.count((True, True)),
@@ -95,21 +110,17 @@ def _in_unit(
     )
 
 
-def _check_same(run_dir: Path, unit: str, scores: dict[str, Scores]) -> None:
+def _check_same(run_dir: Path, unit: str, answers: dict[str, Answers]) -> None:
     """A question without a score must be owed: else the two were asked other questions."""
-    every = {id for one in scores.values() for id in one}
-    for name, one in scores.items():
-        missing, owed = len(every - one.keys()), job_files(run_dir, EvalJob(name, "", unit)).owed()
+    every = {id for one in answers.values() for id in one.scores}
+    for name, one in answers.items():
+        missing, owed = len(every - one.scores.keys()), job_files(run_dir, EvalJob(name, "", unit)).owed()
         if missing > owed:
             raise DataError(
-                f"{name} and {', '.join(other for other in scores if other != name)} were asked other questions "
+                f"{name} and {', '.join(other for other in answers if other != name)} were asked other questions "
                 f"({missing} of {len(every)} are not among those of {name}): evaluate them on the same "
                 "`evaluate.corpus`"
             )
-
-
-def _by_question(seeds: Sequence[Scores], metric: str) -> list[dict[str, float]]:
-    return [{id: getattr(score, metric) for id, score in seed.items()} for seed in seeds]
 
 
 def _trajectories(run_dir: Path, name: str, unit: str, ids: set[str]) -> dict[str, Trajectory]:

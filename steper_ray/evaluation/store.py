@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from steper_ray.core.files import write_text
 from steper_ray.core.fingerprints import digest
 from steper_ray.evaluation.results import Sample
 from steper_ray.evaluation.scores import EvalScores, judge
+from steper_ray.evaluation.statistics import clusters_of
 from steper_ray.rollouts.set import RolloutSet
 from steper_ray.rollouts.shards import ShardStore
 from steper_ray.schema import Trajectory
@@ -42,8 +43,8 @@ class EvalJob:
     name: str
     model: str
     unit: str
-    few_shot: bool = False
-    """Shown the project's demonstrations, whatever `reasoning.few_shot` says."""
+    reasoning: tuple[tuple[str, object], ...] = ()
+    """Settings of `reasoning` that hold for this job, such as (("few_shot", True),)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +147,30 @@ def evaluated(run_dir: Path) -> dict[str, list[str]]:
     return units
 
 
-def question_scores(run_dir: Path, name: str, unit: str) -> dict[str, Score]:
-    """The scores of each question in one evaluation, by its id; those that are owed are missing. Raises DataError."""
-    trajectories = read_trajectories(job_files(run_dir, EvalJob(name, "", unit)))
-    return {trajectory.question.id: judge(trajectory) for trajectory in trajectories}
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The scores of each question in one evaluation, by its id, and the ids of its gold passages."""
+
+    scores: Mapping[str, Score]
+    gold: Mapping[str, tuple[str, ...]]
+
+    def metric(self, name: str) -> dict[str, float]:
+        """One score of each question: em, f1 or acc."""
+        return {id: getattr(score, name) for id, score in self.scores.items()}
+
+
+def read_answers(run_dir: Path, name: str, unit: str) -> Answers:
+    """The answers of one evaluation; questions that are owed are missing. Raises DataError."""
+    scores, gold = dict[str, Score](), dict[str, tuple[str, ...]]()
+    for trajectory in read_trajectories(job_files(run_dir, EvalJob(name, "", unit))):
+        scores[trajectory.question.id] = judge(trajectory)
+        gold[trajectory.question.id] = tuple(trajectory.question.gold_ids)
+    return Answers(scores, gold)
+
+
+def clusters_among(evaluations: Iterable[Answers]) -> dict[str, int]:
+    """The clusters of the questions of evaluations of one test set."""
+    return clusters_of({id: gold for one in evaluations for id, gold in one.gold.items()})
 
 
 def pick_samples(run_dir: Path, names: Mapping[str, str], units: Sequence[str]) -> list[Sample]:

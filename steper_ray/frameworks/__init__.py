@@ -12,16 +12,22 @@ from pathlib import Path
 
 from steper_ray.config import ReasoningConfig
 from steper_ray.core.errors import DataError, SteperError
-from steper_ray.frameworks.base import Fact, Framework
+from steper_ray.frameworks.base import Fact, Framework, rewrites
 from steper_ray.frameworks.ircot import IRCoT
+from steper_ray.frameworks.iter_retgen import IterRetgen
 from steper_ray.frameworks.layout import Layout
 from steper_ray.frameworks.react import ReAct
 from steper_ray.frameworks.self_ask import SelfAsk
 
-__all__ = ["FRAMEWORKS", "Fact", "Framework", "Layout", "framework_of", "layout_for", "layouts"]
+__all__ = ["FRAMEWORKS", "Fact", "Framework", "Layout", "framework_of", "layout_for", "layouts", "rewrites"]
 
 #: By name. Those of other packages join when `framework_of` first imports them.
-FRAMEWORKS: dict[str, Framework] = {"ircot": IRCoT(), "self_ask": SelfAsk(), "react": ReAct()}
+FRAMEWORKS: dict[str, Framework] = {
+    "ircot": IRCoT(),
+    "self_ask": SelfAsk(),
+    "react": ReAct(),
+    "iter_retgen": IterRetgen(),
+}
 _PARTS = ("layout", "stop", "next_query", "cut", "clean", "gold_chain")
 
 

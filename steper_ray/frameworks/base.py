@@ -59,6 +59,14 @@ class Framework(Protocol):
         ...
 
 
+def rewrites(framework: Framework) -> bool:
+    """Whether each step writes the whole chain anew, from its own passages alone, and the last one's answer counts.
+
+    An optional attribute of a framework, `rewrites`.
+    """
+    return bool(getattr(framework, "rewrites", False))
+
+
 def shipped_demonstrations(name: str) -> str:
     """The text of demonstrations/NAME.txt in this package."""
     return (resources.files(__package__) / "demonstrations" / f"{name}.txt").read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ from functools import lru_cache
 
 from steper_ray.config import ReasoningConfig, SamplingConfig
 from steper_ray.core.errors import EngineDeadError, GenerationError, RefusedError, RetrievalError
-from steper_ray.frameworks import framework_of, layout_for
+from steper_ray.frameworks import framework_of, layout_for, rewrites
 from steper_ray.generation.base import Generator, Prompt, prompt_size
 from steper_ray.prompts import PromptEncoder, PromptWriter, encoder_for
 from steper_ray.reasoning.draft import Draft
@@ -54,6 +54,7 @@ class Reasoner:
             source,
         )
         self._framework = framework_of(config.framework)
+        self._rewrites = rewrites(self._framework)
         layout, tokenizer = layout_for(config), generator.tokenizer
         self._prompts: PromptEncoder | PromptWriter = (
             PromptWriter(layout, config) if tokenizer is None else encoder_for(tokenizer, layout, config)
@@ -165,7 +166,9 @@ class Reasoner:
                 query = self._framework.next_query(question.text, chain)
             emit(StepStarted(index, query))
             started = time.monotonic()
-            found = (await self._retriever.find([query], self.config.k))[0]
+            if self._rewrites:
+                pool, chain = PassagePool(self.config), ()
+            found = (await self._retriever.find([query], self.config.k))[0] if self.config.k else []
             retrieved = time.monotonic()
             hits = pool.add(found)
             emit(PassagesFound(index, hits, len(found) - len(hits), retrieved - started))

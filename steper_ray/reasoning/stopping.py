@@ -13,7 +13,7 @@ from typing import Protocol
 
 from steper_ray.config import ReasoningConfig
 from steper_ray.core.answers import comparable, extract_answer
-from steper_ray.frameworks.base import Framework
+from steper_ray.frameworks.base import Framework, rewrites
 from steper_ray.reasoning.confidence import TokenSpans
 from steper_ray.schema import Step, StopReason
 
@@ -54,6 +54,8 @@ class Policy(Protocol):
 
 def policy_for(config: ReasoningConfig, framework: Framework, question: str) -> Policy:
     """A fresh policy for one question."""
+    if rewrites(framework):
+        return Rounds()
     match config.stop:
         case "fixed":
             return Fixed(framework)
@@ -72,6 +74,14 @@ class Fixed:
     def rule(self, written: Written) -> Ruling:
         sure = _known(written.spans.least(sentences(self._framework, written.piece)))
         return Ruling(written.piece, reason=_reason(written.piece), confidence=min(sure, default=None))
+
+
+class Rounds:
+    """All rounds run: each writes a whole chain anew, and the answer of the last one counts."""
+
+    def rule(self, written: Written) -> Ruling:
+        reason = _reason(written.piece)
+        return Ruling(written.piece, reason=reason if written.last or reason is StopReason.EMPTY else None)
 
 
 class Confident:

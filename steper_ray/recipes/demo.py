@@ -21,9 +21,9 @@ from steper_ray import stages
 from steper_ray.config import Config, TrainConfig
 
 if TYPE_CHECKING:
-    from steper_ray.core.answers import Score
-    from steper_ray.evaluation.paired import Comparison
     from steper_ray.evaluation.results import Results
+    from steper_ray.evaluation.statistics import Comparison
+    from steper_ray.evaluation.store import Answers
 
 _PACKAGES = ("steper-ray", "ray", "torch", "transformers", "deepspeed")
 
@@ -51,11 +51,11 @@ def run_demo(config: Config) -> Results:
     }
     if config.build.teacher == "engine":
         models["teacher"], groups["teacher"] = config.engine.model, ["teacher"]
-    shown = config.demo.few_shot_base
+    shown = (("few_shot", True),) if config.demo.few_shot_base else ()
     evaluations = evaluate(
         config,
         [
-            EvalJob(name, model, unit, few_shot=shown and name == "base")
+            EvalJob(name, model, unit, reasoning=shown if name == "base" else ())
             for name, model in models.items()
             for unit in config.evaluate.units
         ],
@@ -90,26 +90,37 @@ def student_folder(config: Config) -> Path:
 
 def _comparisons(config: Config, groups: Mapping[str, Sequence[str]]) -> list[Comparison]:
     """The last student with every other model, in each unit by EM and F1."""
-    from steper_ray.evaluation.paired import compare
-    from steper_ray.evaluation.store import question_scores
+    from steper_ray.evaluation.statistics import compare, holm
+    from steper_ray.evaluation.store import clusters_among, read_answers
 
-    scores: dict[tuple[str, str], list[dict[str, Score]]] = {
-        (model, unit): [question_scores(config.run_dir, name, unit) for name in names]
+    answers: dict[tuple[str, str], list[Answers]] = {
+        (model, unit): [read_answers(config.run_dir, name, unit) for name in names]
         for model, names in groups.items()
         for unit in config.evaluate.units
     }
+    clusters = clusters_among(one for seeds in answers.values() for one in seeds)
 
     def by_question(model: str, unit: str, metric: str) -> list[dict[str, float]]:
-        return [{id: getattr(one, metric) for id, one in seed.items()} for seed in scores[model, unit]]
+        return [seed.metric(metric) for seed in answers[model, unit]]
 
     mine = config.demo.students[-1]
-    return [
-        compare(mine, other, unit, metric, by_question(mine, unit, metric), by_question(other, unit, metric))
-        for unit in config.evaluate.units
-        for other in groups
-        if other != mine
-        for metric in ("em", "f1")
-    ]
+    return holm(
+        [
+            compare(
+                mine,
+                other,
+                unit,
+                metric,
+                by_question(mine, unit, metric),
+                by_question(other, unit, metric),
+                clusters,
+            )
+            for unit in config.evaluate.units
+            for other in groups
+            if other != mine
+            for metric in ("em", "f1")
+        ]
+    )
 
 
 def student_jobs(config: Config) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def test_an_override_may_hold_a_list_null_and_an_equals_sign():
         ("corpus: {miniature: {world: 3}}", ["corpus.miniature.world: unknown field", "'worlds'"]),
         ("serve: {zzz: 3}", ["serve.zzz: unknown field", "fields here: host, port"]),
         ("train: {epochs: 0}", ["train.epochs", "greater than or equal to 1", "given: 0"]),
-        ("reasoning: {k: -1}", ["reasoning.k", "greater than or equal to 1", "given: -1"]),
+        ("reasoning: {k: -1}", ["reasoning.k", "greater than or equal to 0", "given: -1"]),
         ("retrieval: {b: 1.5}", ["retrieval.b", "less than or equal to 1"]),
         ("train: {lr: fast}", ["train.lr", "valid number", "'fast'"]),
         ("retrieval: {kind: elastic}", ["retrieval.kind", "'bm25', 'lucene', 'dense' or 'hybrid'"]),

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from steper_ray.corpora.miniature import make_corpus, make_worlds
+from steper_ray.miniature.curriculum import RELATION_NAMES
 
 PASSAGES, QUESTIONS = make_corpus(3, 6, 20, "train")
 
@@ -49,3 +50,18 @@ def test_each_hop_is_stated_in_its_support_passage_and_leads_to_the_answer(quest
 
 def test_questions_have_two_to_four_hops():
     assert {q.hops for q in QUESTIONS} == {2, 3, 4}
+
+
+def test_the_halves_of_the_relations_share_the_capital_alone_and_no_wording():
+    halves = [make_corpus(3, 6, 20, "train", half) for half in ("first", "second")]
+    asked = [
+        {word for question in questions for word in re.findall(r"the (\w+) of", question.text)}
+        for _, questions in halves
+    ]
+    assert asked[0] & asked[1] == {"capital"}
+    assert asked[0] | asked[1] == set(RELATION_NAMES)
+    texts = [" ".join(passage.text for passage in passages) for passages, _ in halves]
+    assert " was directed by " in texts[0]
+    assert " is ruled from " in texts[1]
+    assert " is ruled from " not in texts[0]
+    assert "The capital of " not in texts[1]

@@ -16,6 +16,11 @@ from steper_ray.evaluation.side_by_side import compare_evaluations
 from steper_ray.evaluation.store import EvalJob, job_files, save_scores
 
 
+def _apart(one):
+    """With gold passages of its own: a question that shares some with others is no independent draw."""
+    return replace(one, question=replace(one.question, gold_ids=(f"gold {one.question.id}",)))
+
+
 @pytest.fixture
 def evaluate(tmp_path):
     """Writes the evaluation of a model that answers the questions of `right` right and those of `wrong` wrong."""
@@ -25,6 +30,7 @@ def evaluate(tmp_path):
         made = [trajectory(number) for number in right] + [
             trajectory(number, answer="Dor") for number in wrong
         ]
+        made = [_apart(one) for one in made]
         made.sort(key=lambda one: int(one.question.id[1:]))
         files, work = job_files(tmp_path, job), tmp_path / f"{name}-{unit}"
         found = rollout_set(work, made)
