@@ -10,7 +10,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -246,6 +246,43 @@ def demo(config: ConfigFile = DEFAULT, overrides: Overrides = None, dry_run: Dry
         typer.echo(f"service  {shown} serve {f'--config {config} ' if config else ''}{student}")
 
     _run(stage, config, overrides, dry_run)
+
+
+@app.command()
+def paper(
+    wanted: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="EXPERIMENT... SECTION.FIELD=VALUE...",
+            help="`table1`, `table2`, `table3`, `table5`, `table6`, `table7`, `fig3`, `fig4`, `fig5`, `fig7` or `all`.",
+            show_default=False,
+        ),
+    ] = None,
+    scale: Annotated[
+        Literal["mini", "full"], typer.Option(help="The made-up worlds, or the paper's models and data.")
+    ] = "mini",
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--config", "-c", parser=place, help="Data sets instead of the scale's: a YAML file each."
+        ),
+    ] = None,
+    student: Annotated[
+        list[str] | None,
+        typer.Option(help="A student of fig4: NAME=FOLDER or NAME=HUB_NAME. May be repeated."),
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Make tables and figures of the StepER paper, beside its values, in RUN_DIR/paper.
+
+    Experiments share what they train and ask. Run it again to continue where it stopped.
+    """
+    from steper_ray.experiments.paper import Scale, run_paper
+
+    given = wanted or []
+    names = [one for one in given if "=" not in one]
+    overrides = [one for one in given if "=" in one]
+    run_paper(names, Scale(scale), config or [], overrides, student or [], dry_run=dry_run, say=typer.echo)
 
 
 def run_job(command: Callable[..., None]) -> None:

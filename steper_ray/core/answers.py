@@ -95,7 +95,7 @@ def f1(prediction: str, gold: str, *, yes_no_rule: bool = False) -> float:
 
 
 def contains(prediction: str, gold: str) -> float:
-    """The paper's Acc: the gold answer stands in the prediction, on whole words after normalisation.
+    """The gold answer stands in the prediction, on whole words after normalisation.
 
     A gold answer that normalisation leaves nothing of, such as 'A', must be the whole prediction: as a word it stands
     in almost every sentence.
@@ -106,6 +106,14 @@ def contains(prediction: str, gold: str) -> float:
     return float(f" {wanted} " in f" {normalize(prediction)} ")
 
 
+def accuracy(prediction: str, gold: str) -> float:
+    """The literature's Acc (the paper's, FlashRAG's): the normalised gold answer is a part of the normalised
+    prediction, be it within a word. One that normalisation leaves nothing of must be all of it, as in `contains`.
+    """
+    wanted = normalize(gold)
+    return float(wanted in normalize(prediction)) if wanted else exact_match(prediction, gold)
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """Scores of one prediction, each 0 to 1, best over the accepted answers."""
@@ -113,6 +121,9 @@ class Score:
     em: float
     f1: float
     acc: float
+    """The gold answer is contained in the prediction (see `accuracy`)."""
+    acc_words: float
+    """The same, on whole words alone."""
 
 
 def score(prediction: str, answers: Sequence[str], dataset: str = "") -> Score:
@@ -122,7 +133,12 @@ def score(prediction: str, answers: Sequence[str], dataset: str = "") -> Score:
     def best(measure: Callable[[str, str], float]) -> float:
         return max(measure(prediction, gold) for gold in answers)
 
-    return Score(best(exact_match), best(lambda p, g: f1(p, g, yes_no_rule=rule)), best(contains))
+    return Score(
+        em=best(exact_match),
+        f1=best(lambda p, g: f1(p, g, yes_no_rule=rule)),
+        acc=best(accuracy),
+        acc_words=best(contains),
+    )
 
 
 def is_right(prediction: str, answers: Sequence[str], match: str) -> bool:

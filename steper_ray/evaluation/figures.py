@@ -42,7 +42,7 @@ _COLOURS = {
     "teacher": 4,
     "steper_uniform": 5,
 }
-_ABILITIES = {Ability.INITIALIZATION.value: 5, Ability.EXPANSION.value: 6, Ability.AGGREGATION.value: 7}
+ABILITY_COLOURS = {Ability.INITIALIZATION.value: 5, Ability.EXPANSION.value: 6, Ability.AGGREGATION.value: 7}
 _SIGMA = "\N{GREEK SMALL LETTER SIGMA}"
 Key = tuple[str, int]
 
@@ -154,7 +154,7 @@ def _sigma(results: Results) -> Shown | None:
     if not curves:
         return None
     roots = [
-        Line(curves[0].steps, ys, _ABILITIES[ability], dashed=True)
+        Line(curves[0].steps, ys, ABILITY_COLOURS[ability], dashed=True)
         for ability, ys in sigma_optimum(results).items()
     ]
     panels: list[Panel] = [
@@ -170,7 +170,7 @@ def _sigma(results: Results) -> Shown | None:
         f"count less. Thin lines are seeds, the thick line their mean. At its optimum {_SIGMA} is the square root of "
         "the loss: the dashed lines, of the mean of the seeds, smoothed (right, on a logarithmic scale)."
     )
-    return _shown("sigma", "The path of sigma", caption, list(_ABILITIES.items()), panels)
+    return _shown("sigma", "The path of sigma", caption, list(ABILITY_COLOURS.items()), panels)
 
 
 def sigma_optimum(results: Results) -> dict[str, list[float | None]]:
@@ -184,7 +184,7 @@ def sigma_optimum(results: Results) -> dict[str, list[float | None]]:
     if any(list(curve.steps) != list(sigmas[0].steps) for curve in (*sigmas, *losses)):
         return {}
     optimum = {}
-    for ability in _ABILITIES:
+    for ability in ABILITY_COLOURS:
         means = [_mean(values) for values in zip(*(curve.values[ability] for curve in losses), strict=True)]
         optimum[ability] = [None if y is None else sqrt(y) for y in _smoothed(means, part=10)]
     return optimum
@@ -202,7 +202,7 @@ def _loss(results: Results) -> Shown | None:
         "Cross-entropy of the target by ability, on a logarithmic scale. Thin lines are the batches of each seed, the "
         "thick line is their mean, smoothed. A student that sees only whole trajectories has one ability to learn."
     )
-    return _shown("loss", "Training loss by ability", caption, list(_ABILITIES.items()), panels)
+    return _shown("loss", "Training loss by ability", caption, list(ABILITY_COLOURS.items()), panels)
 
 
 def _validation(results: Results) -> Shown | None:
@@ -217,7 +217,7 @@ def _validation(results: Results) -> Shown | None:
         "Cross-entropy of the target by ability on examples that are not learned from, on a logarithmic scale. Where "
         "it rises while the training loss falls, the student learns its examples by heart."
     )
-    keys = list(_ABILITIES.items())
+    keys = list(ABILITY_COLOURS.items())
     return _shown("validation", "Loss on held-out examples", caption, keys, panels)
 
 
@@ -289,7 +289,7 @@ def _seeded(curves: Sequence[Curves], *, smooth: bool = False) -> list[Line]:
     lines = []
     steps = list(curves[0].steps)
     same = all(list(curve.steps) == steps for curve in curves)
-    for ability, number in _ABILITIES.items():
+    for ability, number in ABILITY_COLOURS.items():
         seeds = [curve.values[ability] for curve in curves]
         if all(value is None for ys in seeds for value in ys):
             continue

@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -65,6 +66,8 @@ class Line:
     colour: int
     faint: bool = False
     dashed: bool = False
+    label: str = ""
+    """What a figure that stands alone calls it; the page has keys of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ class Bars:
 
     heights: Sequence[float | None]
     colour: int
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +131,14 @@ def draw(panels: Sequence[Panel], height: float = _HEIGHT) -> str:
     return _for_page(out.getvalue())
 
 
+def standalone(svg: str) -> str:
+    """What `draw` made, as a file of its own: with the page's colours, light and dark."""
+    css = (Path(__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
+    colours = css[: css.index("\n*")]
+    font = "text { font-family: system-ui, sans-serif; }"
+    return re.sub(r"(<svg[^>]*>)", lambda match: f"{match[1]}<style>{colours}\n{font}</style>", svg, count=1)
+
+
 def _paint(axis: Axes, panel: Panel) -> None:
     match panel:
         case LinePanel():
@@ -151,7 +163,9 @@ def _lines(axis: Axes, panel: LinePanel) -> None:
             marker="o" if panel.markers else None,
             markersize=4,
             solid_capstyle="round",
+            label=line.label or None,
         )
+    _legend(axis, [line.label for line in panel.lines])
     if panel.log:
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(ScalarFormatter())
@@ -160,6 +174,11 @@ def _lines(axis: Axes, panel: LinePanel) -> None:
     if panel.y_limits is not None:
         axis.set_ylim(*panel.y_limits)
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+
+def _legend(axis: Axes, labels: Sequence[str]) -> None:
+    if any(labels):
+        axis.legend(frameon=False, labelcolor=_INK, fontsize=8.5)
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
@@ -174,7 +193,14 @@ def _bars(axis: Axes, panel: BarPanel) -> None:
     for number, bars in enumerate(panel.series):
         shown = [(at, height) for at, height in enumerate(bars.heights) if height is not None]
         xs = [at - 0.4 + width * (number + 0.5) for at, _ in shown]
-        axis.bar(xs, [height for _, height in shown], width * 0.86, color=_SERIES[bars.colour])
+        axis.bar(
+            xs,
+            [height for _, height in shown],
+            width * 0.86,
+            color=_SERIES[bars.colour],
+            label=bars.label or None,
+        )
+    _legend(axis, [bars.label for bars in panel.series])
     axis.set_xticks(range(len(panel.groups)), panel.groups)
     axis.set_ylim(0, 100)
 

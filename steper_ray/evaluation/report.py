@@ -33,6 +33,7 @@ COLUMNS = (
     ("em", "EM", 100.0),
     ("f1", "F1", 100.0),
     ("acc", "Acc", 100.0),
+    ("acc_words", "Acc, words", 100.0),
     ("recall", "Recall", 100.0),
     ("mean_steps", "Steps", 1.0),
 )
@@ -111,7 +112,7 @@ def format_table(results: Results) -> str:
                 texts = [f"{cell.text} {cell.spread}".rstrip() for cell in cells[unit]]
                 table.add_row(label(model), unit, *texts)
         table.add_section()
-    note = "EM, F1, Acc and retrieval recall in %" + (
+    note = "EM, F1, Acc (the answer is contained) and retrieval recall in %" + (
         "; ± standard deviation over seeds, where there are several" if _several(rows) else ""
     )
     return f"{_plain(table)}{note}\n"

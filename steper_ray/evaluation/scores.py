@@ -18,9 +18,12 @@ from steper_ray.core.errors import DataError
 from steper_ray.schema import Question, StopReason, Trajectory
 
 FAILED = frozenset((StopReason.RETRIEVER_FAILED, StopReason.GENERATOR_FAILED, StopReason.REJECTED))
-_WRONG = Score(em=0.0, f1=0.0, acc=0.0)
+_WRONG = Score(em=0.0, f1=0.0, acc=0.0, acc_words=0.0)
 #: What is averaged over seeds.
-METRICS = ("em", "f1", "acc", "recall", "duplicates", "mean_steps", "prompt_tokens", "completion_tokens")
+METRICS = (
+    *("em", "f1", "acc", "acc_words", "recall", "duplicates", "mean_steps"),
+    *("prompt_tokens", "completion_tokens"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +42,9 @@ class GroupScores:
 class EvalScores:
     """Scores of one model with one step unit over a test set.
 
-    em, f1, acc, recall and duplicates lie between 0 and 1; mean_steps is in steps; the tokens are the mean of one
-    question's sum over its steps. `recall` is None where no question names its gold passages; `duplicates` is the share
-    of found passages that were found before, or came after the prompt was full.
+    em, f1, acc, acc_words (acc on whole words), recall and duplicates lie between 0 and 1; mean_steps is in steps; the
+    tokens are the mean of one question's sum over its steps. `recall` is None where no question names its gold
+    passages; `duplicates` is the share of found passages that were found before, or came after the prompt was full.
     `recall_by_step[s - 1]` is the recall after step s; a question that ended earlier keeps its last recall.
     `errors` questions failed and count as wrong; `owed` of them have no end yet and are asked again by a rerun.
     """
@@ -50,6 +53,7 @@ class EvalScores:
     em: float
     f1: float
     acc: float
+    acc_words: float
     recall: float | None
     mean_steps: float
     errors: int
@@ -109,6 +113,7 @@ class Scored:
         "em",
         "f1",
         "acc",
+        "acc_words",
         "recall",
         "steps",
         "hops",
@@ -179,6 +184,7 @@ class Scored:
             em=whole.em,
             f1=whole.f1,
             acc=whole.acc,
+            acc_words=self._mean("acc_words", rows),
             recall=whole.recall,
             mean_steps=self._mean("steps", ended),
             errors=int(self._sum("failed", rows)),
@@ -199,6 +205,7 @@ class Scored:
             "em": score.em,
             "f1": score.f1,
             "acc": score.acc,
+            "acc_words": score.acc_words,
             "recall": math.nan if recall is None else recall,
             "hops": -1 if question.hops is None else question.hops,
             **numbers,

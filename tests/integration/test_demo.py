@@ -7,6 +7,7 @@ import pytest
 from steper_ray import stages
 from steper_ray.config import DemoConfig
 from steper_ray.config.file import load_config
+from steper_ray.experiments.paper import Scale, run_paper
 from steper_ray.recipes.demo import run_demo
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -27,7 +28,7 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    run_dir = tmp_path_factory.mktemp("demo")
+    run_dir = tmp_path_factory.mktemp("demo") / "miniature"
     config = load_config("jobs/configs/miniature.yaml", [*SMALL, f"run_dir={run_dir}"])
     return config, run_demo(config)
 
@@ -61,6 +62,22 @@ def test_every_student_is_trained_and_scored_with_its_own_seeds(demo):
         "vanilla_kd_equal_steps": ["vanilla_kd_equal_steps-seed0"],
         "steper": ["steper-seed0", "steper-seed1"],
     }
+
+
+def test_tables_of_the_paper_take_what_the_demo_trained(demo):
+    config, _ = demo
+    root, said = config.run_dir.parent, list[str]()
+    logs = sorted((config.run_dir / "training").glob("*/metrics.jsonl"))
+    before = [log.stat().st_mtime_ns for log in logs]
+    overrides = [*SMALL, f"run_dir={root}"]
+    run_paper(["table6", "table7", "fig7"], Scale.mini, [], overrides, [], dry_run=False, say=said.append)
+    table = (root / "paper" / "table7.md").read_text()
+    assert table in said
+    rows = [line for line in table.splitlines() if line.startswith("| miniature | ")]
+    assert len(rows) == (4 * 2 + 1) + (3 * 2 + 2)  # scores in both units but for one row, and comparisons
+    assert "aggregation" in (root / "paper" / "fig7.svg").read_text()
+    assert [log.stat().st_mtime_ns for log in logs] == before
+    assert sorted((config.run_dir / "training").glob("*/metrics.jsonl")) == logs
 
 
 def test_the_report_stands_alone(demo):

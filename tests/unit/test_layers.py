@@ -32,7 +32,7 @@ MAY |= {
     "client": {"core", "schema", "config", "generation", "serving"},
     "training": {"core", "schema", "config", "prompts", "frameworks", "models", "pretrained", "cluster"},
 }
-ABOVE = {"stages", "recipes", "cli", "miniature", "__init__"}
+ABOVE = {"stages", "recipes", "experiments", "cli", "miniature", "__init__"}
 #: Where Ray may be imported.
 RAY = {
     "cluster.py", "core/tasks.py", "rollouts/run.py", "training/trainer.py", "training/worker.py",

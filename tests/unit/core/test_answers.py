@@ -6,6 +6,7 @@ import string
 import pytest
 
 from steper_ray.core.answers import (
+    accuracy,
     comparable,
     contains,
     exact_match,
@@ -219,6 +220,15 @@ def test_containment_is_on_whole_words():
     assert contains("York New", "New York") == 0
     assert contains("the U.S. army", "US") == 1
     assert contains("it is a letter", "A") == 0  # that word stands in almost any sentence
+
+
+def test_the_literatures_accuracy_is_containment_within_words_too():
+    assert accuracy("Bob won", "Bo") == 1
+    assert accuracy("The New York Times", "York the Time") == 1  # an article is no part of either
+    assert accuracy("Bo", "Bob") == 0
+    assert accuracy("it is a letter", "A") == 0
+    scores = score("Bob won", ("Bo",))
+    assert (scores.acc, scores.acc_words) == (1, 0)
 
 
 def test_each_score_is_the_best_over_the_aliases():

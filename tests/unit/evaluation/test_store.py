@@ -80,7 +80,7 @@ def test_samples_are_the_first_question_of_each_number_of_hops(saved, tmp_path):
     samples = pick_samples(tmp_path, {"steper": "steper-0"}, ["chain"])
     assert [one.trajectory.question.id for one in samples] == ["q1", "q3"]
     assert samples[0].model == "steper"
-    assert samples[0].scores == Score(1.0, 1.0, 1.0)
+    assert samples[0].scores == Score(1.0, 1.0, 1.0, 1.0)
 
 
 def test_missing_results_are_named(tmp_path):

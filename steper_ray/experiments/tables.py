@@ -1,0 +1,173 @@
+"""Outcomes as Markdown tables beside the paper's values, and as figures. Pure: numbers in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+
+from steper_ray.evaluation.figures import ABILITY_COLOURS
+from steper_ray.evaluation.plots import BarPanel, Bars, Line, LinePanel, draw, standalone
+from steper_ray.evaluation.report import p_text
+from steper_ray.evaluation.results import Curves, thin
+from steper_ray.evaluation.spread import Spread
+from steper_ray.evaluation.statistics import Comparison
+from steper_ray.experiments.published import PUBLISHED, TABLE6
+from steper_ray.experiments.run import Outcome, Row
+
+_HEADINGS = {"em": "EM", "f1": "F1", "acc": "Acc", "recall": "recall", "duplicates": "duplicates"}
+_SHARES = frozenset(("recall", "duplicates"))  # from 0 to 1, as the paper has them
+_NONE = "\N{EN DASH}"
+_POINTS = 9
+
+
+def markdown(outcome: Outcome) -> str:
+    """The experiment as a section of Markdown."""
+    experiment = outcome.experiment
+    if experiment.shows == "steps":
+        body = [_by_steps(row) for row in outcome.rows]
+    elif experiment.shows == "sigma":
+        body = [_sigma(data, curves) for data, curves in outcome.sigma.items()]
+    else:
+        body = [_scores(outcome), _comparisons(outcome.comparisons)]
+    return "\n".join([f"## {experiment.title}", "", *(part for part in body if part)])
+
+
+def figure(outcome: Outcome) -> str | None:
+    """The experiment's figure as an SVG file; None where the paper has a table."""
+    match outcome.experiment.name:
+        case "fig3" | "fig4" | "fig5":
+            units = list(dict.fromkeys(row.unit for row in outcome.rows))
+            labels = list(dict.fromkeys(row.label for row in outcome.rows))
+            accs = {(row.unit, row.label): 100 * row.acc.mean for row in outcome.rows}
+            series = [
+                Bars([accs.get((unit, label)) for label in labels], at + 1, unit)
+                for at, unit in enumerate(units)
+            ]
+            return standalone(draw([BarPanel("Acc, %", labels, series, "")]))
+        case "fig7":
+            panels = [
+                LinePanel(
+                    f"sigma / mean of the three, {data}",
+                    [
+                        Line(steps, path, ABILITY_COLOURS[ability], label=ability)
+                        for ability, (steps, path) in _paths(curves).items()
+                    ],
+                    "optimiser step",
+                )
+                for data, curves in outcome.sigma.items()
+                if curves
+            ]
+            return standalone(draw(panels)) if panels else None
+    return None
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    rules = ["---"] * left + ["---:"] * (len(headings) - left)
+    lines = [headings, rules, *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _scores(outcome: Outcome) -> str:
+    experiment = outcome.experiment
+    headings = ["data", "row", "unit"]
+    headings += [f"paper: {_HEADINGS[metric]}" for metric in experiment.metrics]
+    headings += [_HEADINGS[metric] for metric in experiment.metrics]
+    rows = []
+    for row in outcome.rows:
+        paper = PUBLISHED.get((experiment.name, row.data), {}).get(row.label, {})
+        rows.append(
+            [
+                *(row.data, row.label, row.unit),
+                *(_NONE if metric not in paper else f"{paper[metric]:g}" for metric in experiment.metrics),
+                *(_cell(row, metric) for metric in experiment.metrics),
+            ]
+        )
+    return _table(headings, rows, left=3) + _note(outcome.rows)
+
+
+def _cell(row: Row, metric: str) -> str:
+    """Mean, spread over seeds, and for accuracy the interval over questions."""
+    spread: Spread | None = row.scores.get(metric)
+    if spread is None:
+        return _NONE
+    share = metric in _SHARES
+    text = f"{spread.mean:.2f}" if share else f"{100 * spread.mean:.1f}"
+    if spread.n > 1:
+        text += f" ±{spread.std:.2f}" if share else f" ±{100 * spread.std:.1f}"
+    if metric == "acc":
+        text += f" [{100 * row.acc.low:.1f}, {100 * row.acc.high:.1f}]"
+    return text
+
+
+def _note(rows: Sequence[Row]) -> str:
+    sizes = dict.fromkeys((row.data, row.acc.n, row.acc.clusters) for row in rows)
+    asked = "; ".join(f"{data}: {n} questions in {clusters} clusters" for data, n, clusters in sizes)
+    seeds = max((spread.n for row in rows for spread in row.scores.values()), default=1)
+    spread = f"; ± standard deviation over {seeds} training seeds" if seeds > 1 else "; one training seed"
+    return f"\n{asked}{spread}; [ ] 95 % interval over clusters of questions.\n"
+
+
+def _comparisons(comparisons: Sequence[tuple[str, Comparison]]) -> str:
+    if not comparisons:
+        return ""
+    headings = ["data", "row", "less", "unit", "Acc, points", "95 % interval", "p", "p, Holm"]
+    rows = [
+        [
+            *(data, one.model, one.other, one.unit),
+            *(f"{100 * one.difference:+.1f}", f"{100 * one.low:+.1f} to {100 * one.high:+.1f}"),
+            *(p_text(one.p), _NONE if one.p_holm is None else p_text(one.p_holm)),
+        ]
+        for data, one in comparisons
+    ]
+    return "\n" + _table(headings, rows, left=4)
+
+
+def _by_steps(row: Row) -> str:
+    """Table 6: of the questions that used a number of steps, the share that was answered right."""
+    total = sum(group.n for group in row.by_steps.values())
+    rows = []
+    for steps in sorted({*TABLE6, *row.by_steps}, key=int):
+        count, accuracy = TABLE6.get(steps, (0, None))
+        group = row.by_steps.get(steps)
+        rows.append(
+            [
+                *(steps, str(count), _NONE if accuracy is None else f"{accuracy:g}"),
+                *(str(group.n if group else 0), f"{100 * group.acc:.1f}" if group else _NONE),
+            ]
+        )
+    mean = sum(int(steps) * group.n for steps, group in row.by_steps.items()) / max(total, 1)
+    headings = ["steps", "paper: questions", "paper: Acc", "questions", "Acc"]
+    return (
+        f"{row.label} on {row.data}, unit {row.unit}, {total} answers over all seeds; mean {mean:.2f} steps (paper: "
+        f"4.02 of 500 questions).\n\n{_table(headings, rows)}"
+    )
+
+
+def _paths(curves: Sequence[Curves]) -> dict[str, tuple[list[int], list[float]]]:
+    """Sigma of each ability, divided by the mean of the three, averaged over seeds, at the first seed's steps."""
+    size = min(len(curve.steps) for curve in curves)
+    paths: dict[str, tuple[list[int], list[float]]] = {}
+    for ability in curves[0].values:
+        path = []
+        for at in range(size):
+            shares = []
+            for curve in curves:
+                values = {name: found[at] or 0.0 for name, found in curve.values.items()}
+                shares.append(values[ability] / fmean(values.values()))
+            path.append(fmean(shares))
+        paths[ability] = (list(curves[0].steps[:size]), path)
+    return paths
+
+
+def _sigma(data: str, curves: Sequence[Curves]) -> str:
+    if not curves:
+        return f"{data}: no sigma was learned.\n"
+    paths = _paths(curves)
+    steps = next(iter(paths.values()))[0]
+    points = thin(range(len(steps)), _POINTS)
+    rows = [[ability, *(f"{path[at]:.3f}" for at in points)] for ability, (_, path) in paths.items()]
+    note = (
+        f"{data}, {len(curves)} seeds: sigma divided by the mean of the three. The paper's plot (about 3,200 steps) "
+        "ends with aggregation the largest and expansion the smallest.\n\n"
+    )
+    return note + _table(["at step", *(str(steps[at]) for at in points)], rows)
