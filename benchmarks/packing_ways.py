@@ -54,7 +54,7 @@ def trajectories(tokens: Tokens, packing: str) -> tuple[Item, ...]:
     return tuple(items[name] for name in names)
 
 
-def _keys(item: Item) -> list[list[Key]]:
+def keys_of(item: Item) -> list[list[Key]]:
     """Of each tree of the item the keys of its branches."""
     numbers = iter(range(10**6))
     return [[(item.question_id, next(numbers)) for _ in tree.branches] for tree in item.trees]
@@ -66,7 +66,7 @@ class Packed:
     def __init__(self, items: Sequence[Item], vocabulary: int, attention: Attention = "blocks") -> None:
         self.model, self._attention = student(vocabulary, IMPLEMENTATIONS[attention]), attention
         self._trees: list[Tree] = [tree for item in items for tree in item.trees]
-        self._keys = [keys for item in items for keys in _keys(item)]
+        self._keys = [keys for item in items for keys in keys_of(item)]
         self._rows = fill_rows([len(tree) for tree in self._trees], ROW)
         self.losses: dict[Key, float] = {}
         self.tokens = sum(len(tree) for tree in self._trees)
@@ -102,7 +102,7 @@ def sequences(items: Sequence[Item]) -> list[PlainExample]:
     """The examples of `items`, which share nothing (`padded`), in the order of a shuffled epoch."""
     found = []
     for item in items:
-        for tree, (key,) in zip(item.trees, _keys(item), strict=True):
+        for tree, (key,) in zip(item.trees, keys_of(item), strict=True):
             (branch,) = tree.branches
             prompt = [*tree.trunk, *branch.prompt]
             found.append(

@@ -22,7 +22,7 @@ from steper_ray.config.serve import (
     ServeConfig,
     StudentConfig,
 )
-from steper_ray.config.train import LoraConfig, TrainConfig
+from steper_ray.config.train import LoraConfig, SoftTargetsConfig, TrainConfig
 from steper_ray.config.validation import ValidationConfig
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "SamplingConfig",
     "Section",
     "ServeConfig",
+    "SoftTargetsConfig",
     "StudentConfig",
     "TeacherConfig",
     "TrainConfig",

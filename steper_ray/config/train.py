@@ -28,6 +28,24 @@ class LoraConfig(Section):
     writes them, which no engine here loads."""
 
 
+class SoftTargetsConfig(Section):
+    """A teacher's whole distribution of each target token beside the token itself (Hinton et al., arXiv 1503.02531).
+
+    The teacher reads the same step trees as the student, passages once, in the training itself: nothing is stored, and
+    any model with the student's tokenizer can be one.
+    """
+
+    teacher: FolderOrName
+    """A model folder or hub name."""
+    share: float = Field(0.5, gt=0, le=1)
+    """a of an example's loss (1 - a) x cross-entropy + a x divergence, both means over its target tokens."""
+    beta: float = Field(0.0, ge=0, le=1)
+    """Of the generalised Jensen-Shannon divergence (Agarwal et al., arXiv 2306.13649): 0 is the forward KL divergence,
+    which covers all that the teacher would say, 1 the reverse one, which keeps to what it says most."""
+    temperature: float = Field(1.0, gt=0)
+    """Both distributions are softened by it; the divergence is multiplied by its square (Hinton et al.)."""
+
+
 class TrainConfig(Section):
     """One student: the objective, the ZeRO-3 loop and its checkpoints."""
 
@@ -58,6 +76,8 @@ class TrainConfig(Section):
     run of N steps needs well over 3 / N for sigma to follow a loss down to 0.01."""
     log_sigma_bounds: tuple[float, float] = (-1.5, 1.5)
     """Bounds of log sigma: keeps a task that is learned from taking over the sum."""
+    soft_targets: SoftTargetsConfig | None = None
+    """Learn from a teacher's distributions too, such as `{teacher: miniature:teacher}`."""
     epochs: Positive = 2
     max_steps: Positive | None = None
     """Optimiser steps, if not set by `epochs`: the data is repeated as often as it takes."""

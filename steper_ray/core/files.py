@@ -168,7 +168,7 @@ def read_table(path: Path, sha256: str | None = None, columns: list[str] | None 
     try:
         data = path.read_bytes()
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-            raise DataError(f"{path}: not what was written (its SHA-256 differs)")
+            raise DataError(f"{path}: changed since it was written (its SHA-256 differs)")
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=sha256 is None) as parquet:
             return parquet.read(columns, use_threads=False)
     except (OSError, pa.ArrowException) as error:

@@ -37,7 +37,7 @@ def take(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 def damage(folder: Path, sums: Sums, read: Callable[[Path], str] = file_fingerprint) -> str | None:
-    """The fault of the first file that is missing or not what was written; None if there is none.
+    """The fault of the first file that is missing or was changed since it was written; None if there is none.
 
     `read` returns a file's SHA-256: by default a file is read once, and again when it changes. Of a store's folder it
     is this node's copy that is read, as by those who use it.
@@ -54,7 +54,7 @@ def damage(folder: Path, sums: Sums, read: Callable[[Path], str] = file_fingerpr
             return f"{name} has {found} bytes instead of {size}"
         try:
             if read(file) != sha256:
-                return f"{name} is not what was written (SHA-256)"
+                return f"{name} was changed since it was written (SHA-256)"
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
     return None

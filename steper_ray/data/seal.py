@@ -50,4 +50,4 @@ def damaged(folder: Path, sealed: dict[str, Any], name: str) -> str | None:
         same = file_fingerprint(folder / name) == sealed["files"].get(name)
     except OSError as error:
         return f"{folder / name}: cannot be read: {error.strerror}. {_AGAIN}"
-    return None if same else f"{folder / name}: not what was written (its SHA-256 differs). {_AGAIN}"
+    return None if same else f"{folder / name}: changed since it was written (its SHA-256 differs). {_AGAIN}"

@@ -124,7 +124,8 @@ def load_results(run_dir: Path) -> Results | None:
     except (OSError, ValueError, KeyError, AttributeError):
         pass
     raise DataError(
-        f"{path}: not what was written. Run the command that wrote it again: what is done is kept"
+        f"{path}: changed since it was written, or by an older version. Run the command that wrote it again: what is "
+        "done is kept"
     )
 
 

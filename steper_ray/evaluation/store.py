@@ -135,7 +135,9 @@ def _read(files: JobFiles) -> dict[str, Any]:
             return data
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{files.scores}: no result of an evaluation here: {error}") from error
-    raise DataError(f"{files.scores}: not what was written: evaluate again, which counts the scores anew")
+    raise DataError(
+        f"{files.scores}: changed since it was written: evaluate again, which asks nothing and counts the scores again"
+    )
 
 
 def evaluated(run_dir: Path) -> dict[str, list[str]]:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from steper_ray.core.errors import SteperError
@@ -80,6 +80,9 @@ def experiments(sizes: Mapping[str, str], abroad: Sequence[str]) -> dict[str, Ex
     Fig. 5."""
     steper, vanilla = Arm("StepER", "steper"), Arm("Vanilla-KD", "vanilla_kd")
     once = Arm("single-step RAG", BASE, _ONCE, ("chain",))
+    closed = Arm(
+        "StepER, no retrieval", "steper", _CLOSED[:2], ("chain",)
+    )  # what it answers without passages
     found = (
         Experiment(
             "table1",
@@ -102,6 +105,7 @@ def experiments(sizes: Mapping[str, str], abroad: Sequence[str]) -> dict[str, Ex
                 Arm("teacher, Self-Ask", TEACHER, (("framework", "self_ask"), _SHOWN)),
                 vanilla,
                 steper,
+                closed,
             ),
             metrics=("em", "f1", "acc"),
             pairs=_against(
@@ -117,6 +121,7 @@ def experiments(sizes: Mapping[str, str], abroad: Sequence[str]) -> dict[str, Ex
                 Arm("weight-first", "steper_weight_first"),
                 Arm("weight-last", "steper_weight_last"),
                 Arm("difficulty-aware", "steper"),
+                closed,
             ),
             pairs=_against("difficulty-aware", "uniform", "weight-first", "weight-last"),
             datasets=("hotpotqa", "musique"),
@@ -128,6 +133,7 @@ def experiments(sizes: Mapping[str, str], abroad: Sequence[str]) -> dict[str, Ex
                 Arm("student as it was", BASE, (_SHOWN,), framework="self_ask"),
                 Arm("Vanilla-KD", "vanilla_kd", framework="self_ask"),
                 Arm("StepER", "steper", framework="self_ask"),
+                replace(closed, framework="self_ask"),
                 Arm("teacher", TEACHER, framework="self_ask"),
             ),
             pairs=_against("StepER", "Vanilla-KD", "student as it was", "teacher"),
@@ -161,6 +167,7 @@ def experiments(sizes: Mapping[str, str], abroad: Sequence[str]) -> dict[str, Ex
                 Arm("+ first", "steper_first_final"),
                 Arm("+ first + one mid", "steper_first_mid_final"),
                 steper,
+                closed,
             ),
             pairs=_against("StepER", "Vanilla-KD", "+ first", "+ first + one mid"),
         ),

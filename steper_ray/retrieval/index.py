@@ -54,7 +54,7 @@ _FIX = "delete the folder and build it again (`steper index`), or set retrieval.
 
 
 class DamagedIndexError(RetrievalError):
-    """A file of an index is missing, is not what was written, or is of another version."""
+    """A file of an index is missing, was changed since it was written, or is of another version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,7 @@ def read_manifest(folder: Path) -> IndexManifest:
                 f"{path}: index format {record['format']}, this version reads {FORMAT}: {_FIX}"
             )
         if record.pop("digest") != digest(record):
-            raise DamagedIndexError(f"{path}: not what was written (its digest differs): {_FIX}")
+            raise DamagedIndexError(f"{path}: changed since it was written (its digest differs): {_FIX}")
         files = {name: (size, sha256) for name, (size, sha256) in record.pop("files").items()}
         return IndexManifest(**record, files=files)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

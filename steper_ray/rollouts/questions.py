@@ -54,7 +54,7 @@ class QuestionFile:
         try:
             if file_fingerprint(self.path) != self.sha256:
                 raise DataError(
-                    f"{self.path}: not what was written (its SHA-256 differs). Delete it and run again"
+                    f"{self.path}: changed since it was written (its SHA-256 differs). Delete it and run again"
                 )
             return pa.ipc.open_file(pa.OSFile(str(local(self.path))))
         except (OSError, pa.ArrowException) as error:

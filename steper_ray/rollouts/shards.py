@@ -61,7 +61,7 @@ class ShardManifest:
 
 
 class DamagedShardError(DataError):
-    """A committed shard whose file is missing or not what was written."""
+    """A committed shard whose file is missing or was changed since it was written."""
 
 
 class ShardStore:

@@ -187,19 +187,21 @@ def _tensors(held: object) -> Iterator[torch.Tensor]:
             yield from _tensors(part)
 
 
-def _load(model: str, config: TrainConfig, settings: dict[str, Any] | None) -> Any:
-    """The student to train, with eager attention, which every model has.
-
-    With `settings` and ZeRO-3 no worker ever holds the whole of it.
-    """
+def load_whole_or_parts(model: str, config: TrainConfig, settings: dict[str, Any] | None) -> Any:
+    """A model with eager attention, which every one has. With `settings` and ZeRO-3 no worker ever holds all of it."""
     partition = HfDeepSpeedConfig(settings) if settings is not None and config.zero_stage == 3 else None
     try:
-        student = load_model(
+        return load_model(
             model, config.trust_remote_code, dtype=training_dtype(config), attn_implementation="eager"
         )
     finally:
         if partition is not None:  # it is global to the process, and the next job may be another model
             unset_hf_deepspeed_config()
+
+
+def _load(model: str, config: TrainConfig, settings: dict[str, Any] | None) -> Any:
+    """The student to train."""
+    student = load_whole_or_parts(model, config, settings)
     student.config.use_cache = False
     if _uses_liger(config):
         from transformers.integrations import apply_liger_kernel  # and with it peft: a second and a half

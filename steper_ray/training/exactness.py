@@ -55,16 +55,21 @@ def examples_of(trees: Sequence[Tree]) -> list[Tree]:
     return [Tree(tree.trunk[: branch.cut], (branch,)) for tree in trees for branch in tree.branches]
 
 
-def check_exactness(student: Forward, trees: Sequence[Tree], config: TrainConfig) -> None:
-    """Raises TrainingError, with the fix, unless packing as `config` says gives each example what it has alone."""
+def check_exactness(student: Forward, trees: Sequence[Tree], config: TrainConfig, name: str) -> None:
+    """Raises TrainingError, with the fix, unless packing as `config` says gives each example what it has alone.
+
+    `name` is that of the model: the student, or its teacher.
+    """
     try:
         together = _targets(student, trees, _rows(len(trees), config))
     except torch.OutOfMemoryError:
         raise
     except TrainingError as error:
-        raise _refusal(student, config, str(error)) from error
+        raise _refusal(student, config, name, str(error)) from error
     except _REFUSALS as error:
-        raise _refusal(student, config, f"its forward pass fails: {type(error).__name__}: {error}") from error
+        raise _refusal(
+            student, config, name, f"its forward pass fails: {type(error).__name__}: {error}"
+        ) from error
     with student.attending("eager"):
         alone = torch.cat([_targets(student, [example], [[0]]) for example in examples_of(trees)])
     difference = (together - alone).abs().mean().item()
@@ -73,6 +78,7 @@ def check_exactness(student: Forward, trees: Sequence[Tree], config: TrainConfig
         raise _refusal(
             student,
             config,
+            name,
             f"the log-probabilities of target tokens differ by {difference:.2g} on average from those of the same "
             f"examples alone (rounding: up to {tolerance:g})",
         )
@@ -92,9 +98,9 @@ def _targets(student: Forward, trees: Sequence[Tree], rows: Sequence[Sequence[in
     return found[example.argsort(stable=True)]
 
 
-def _refusal(student: Forward, config: TrainConfig, what: str) -> TrainingError:
+def _refusal(student: Forward, config: TrainConfig, name: str, what: str) -> TrainingError:
     asked = f"train.packing={config.packing} and train.attention={config.attention}"
-    fixes = ["take another student"]
+    fixes = ["take another model"]
     if config.attention != "eager":
         fixes.insert(
             0, "set train.packing=padded and train.attention=eager, which leave attention to the model"
@@ -102,7 +108,7 @@ def _refusal(student: Forward, config: TrainConfig, what: str) -> TrainingError:
     if config.attention == "blocks":
         fixes.insert(0, "set train.attention=dense")
     return TrainingError(
-        f"{config.student} ({type(student.module).__name__}) cannot be trained exactly with {asked}: {what}. This kind "
+        f"{name} ({type(student.module).__name__}) cannot be trained exactly with {asked}: {what}. This kind "
         f"of model asks for more than they express. {'; or '.join(fixes).capitalize()}"
     )
 

@@ -14,6 +14,7 @@ import torch
 
 from steper_ray.config import LoraConfig, TrainConfig
 from steper_ray.core.errors import ModelError, TrainingError
+from steper_ray.models import resolve_model
 from steper_ray.pretrained import load_shape
 from steper_ray.training.memory import Estimate, estimate_memory, training_dtype
 from steper_ray.training.sizes import model_size
@@ -53,7 +54,7 @@ def worker_memory(device: torch.device, on_this_host: int) -> Memory:
 def describe(shape: Any, config: TrainConfig) -> str:
     """The estimate for a model's config as a table of four lines."""
     size = model_size(shape, config)
-    need = estimate_memory(size, config)
+    need = estimate_memory(size, config, _teacher(config))
     learn = "all" if config.lora is None else _count(size.trainable)
     offload = ", offloaded" if config.offload else ""
     checkpointing = "with" if config.gradient_checkpointing else "without"
@@ -139,7 +140,15 @@ def _changes(config: TrainConfig) -> list[dict[str, Any]]:
 
 
 def _estimate(shape: Any, config: TrainConfig) -> Estimate:
-    return estimate_memory(model_size(shape, config), config)
+    return estimate_memory(model_size(shape, config), config, _teacher(config))
+
+
+def _teacher(config: TrainConfig) -> int:
+    """The parameters of the teacher that is in memory beside the student; 0 without one. Raises ModelError."""
+    if config.soft_targets is None:
+        return 0
+    shape = load_shape(resolve_model(config.soft_targets.teacher), config.trust_remote_code)
+    return model_size(shape, config.model_copy(update={"lora": None})).parameters
 
 
 def _value(value: Any) -> str:

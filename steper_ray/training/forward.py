@@ -41,15 +41,22 @@ class Forward:
         columns = supervised_columns(packed)
         return example_losses(self._logits(packed, columns), packed, columns)
 
+    def supervised(self, packed: Packed) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of each supervised token of one micro-batch, row by row: its logits, its label and its example.
+
+        Shapes (tokens, vocabulary), (tokens,) and (tokens,), on the device; the logits with gradient.
+        """
+        packed = packed.to(self._device)
+        columns = supervised_columns(packed)
+        return supervised_tokens(self._logits(packed, columns), packed, columns)
+
     def log_probabilities(self, packed: Packed) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Of each supervised token, row by row: those of the whole vocabulary in float32, its label, its example.
 
         On the CPU, without gradient or dropout. For a few tokens.
         """
-        packed = packed.to(self._device)
-        columns = supervised_columns(packed)
         with self.evaluating():
-            logits, labels, example = supervised_tokens(self._logits(packed, columns), packed, columns)
+            logits, labels, example = self.supervised(packed)
         return logits.float().log_softmax(dim=-1).cpu(), labels.cpu(), example.cpu()
 
     def _logits(self, packed: Packed, columns: torch.Tensor) -> torch.Tensor:

@@ -47,7 +47,7 @@ _HOW = {
     "validation",  # but see _choice
 }
 #: Settings that came later, and what a training was before: students that were trained then stay finished.
-_SINCE = {"steps": "all", "lora": None}
+_SINCE = {"steps": "all", "lora": None, "soft_targets": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +182,15 @@ def _sources(job: TrainJob, model: str) -> dict[str, str]:
         "weights": _weights(resolve_model(model)),
         "trajectories": data_fingerprint(job.trajectories),
         **_choice(job.config.validation),
+        **_teacher(job.config),
         **({} if job.prompt == PromptConfig() else {"prompt": job.prompt.model_dump_json()}),
     }
+
+
+def _teacher(config: TrainConfig) -> dict[str, str]:
+    if config.soft_targets is None:
+        return {}
+    return {"teacher's weights": _weights(resolve_model(config.soft_targets.teacher))}
 
 
 def _choice(validation: ValidationConfig) -> dict[str, str]:
@@ -229,6 +236,7 @@ def _changes(earlier: dict[str, Any], now: dict[str, str]) -> Iterator[str]:
         ("trajectories", "the trajectories changed"),
         ("student", f"the student is {now['student']}"),
         ("weights", "the student's files changed"),
+        ("teacher's weights", "the teacher's files changed"),
         ("prompt", "the style of prompts changed (reasoning.format, instruction or template_arguments)"),
     ):
         if earlier.get(source) != now.get(source):

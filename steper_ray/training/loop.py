@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -41,7 +42,9 @@ from steper_ray.training.objective import (
     total_loss,
     weighted_sum,
 )
+from steper_ray.training.packing import Packed
 from steper_ray.training.shares import Share, filler, split
+from steper_ray.training.soft_targets import Teacher
 from steper_ray.training.students import Students
 from steper_ray.training.telemetry import Telemetry
 from steper_ray.training.validation import Best, HeldOut, best_and_last, due, sum_over_workers
@@ -80,7 +83,13 @@ class Trainer:
         self._engine = Engine(task.model, self._config, worker)
         items = self._data.items
         self._sample = short_trees((items[0], items[len(items) - 1]))
-        check_exactness(self._engine, self._sample, self._config)
+        check_exactness(self._engine, self._sample, self._config, self._config.student)
+        self._teacher: Teacher | None = None
+        self._losses: Callable[[Packed], torch.Tensor] = self._engine.losses
+        if (targets := self._config.soft_targets) is not None:
+            self._teacher = Teacher(targets, task.model, self._config, worker)
+            check_exactness(self._teacher, self._sample, self._config, targets.teacher)
+            self._losses = partial(self._teacher.losses_of, self._engine)
         self._difficulty = DifficultyWeights(N_TASKS, self._config.sigma_lr, self._config.log_sigma_bounds)
         self._filler = filler(load_tokenizer(task.model, trusted).eos_token_id)
         self._telemetry = Telemetry(load_shape(task.model, trusted), self._config, worker)
@@ -187,6 +196,8 @@ class Trainer:
 
     def close(self) -> None:
         self._engine.close()
+        if self._teacher is not None:
+            self._teacher.close()
 
     def _train_step(self, batch: Batch, log_sigma: torch.Tensor) -> StepResult:
         config, worker = self._config, self._worker
@@ -211,7 +222,7 @@ class Trainer:
         """Runs this worker's micro-batches; returns its summed losses of each task, shape (3,), float64."""
         sums = torch.zeros(N_TASKS, dtype=torch.float64)
         for number, packed in enumerate(share.packed(self._filler), 1):
-            losses = self._engine.losses(packed)
+            losses = self._losses(packed)
             task, weight = packed.task.to(losses.device), packed.weight.to(losses.device)
             loss = weighted_sum(losses, task, weight, weights, divisors)
             self._engine.backward(loss, last=number == len(share.micro_batches))

@@ -57,8 +57,8 @@ class Estimate:
         return states + max(self.work, self.update) + self.process
 
 
-def estimate_memory(size: ModelSize, config: TrainConfig) -> Estimate:
-    """The estimate for one of `config.workers` workers."""
+def estimate_memory(size: ModelSize, config: TrainConfig, teacher: int = 0) -> Estimate:
+    """The estimate for one of `config.workers` workers; `teacher` are the parameters of `soft_targets.teacher`."""
     wide = training_dtype(config) is torch.float32
     width, stage, n = 4 if wide else 2, config.zero_stage, config.workers
     small = size.parameters <= SMALL
@@ -80,6 +80,9 @@ def estimate_memory(size: ModelSize, config: TrainConfig) -> Estimate:
         update = 8.0 * size.largest
     else:
         update = at_once * (8.0 if stage in (1, 2) and (wide or not config.use_gpu) else 4.0)
+    if teacher:
+        parted = stage == 3 and teacher > SMALL
+        live += float(width * (teacher / n + min(teacher, LIVE) if parted else teacher))
     host = 0.0
     if config.offload:
         # Stage 3 keeps the sums of gradients there too, and the update's; stage 2 sums them up on the device.
@@ -91,7 +94,7 @@ def estimate_memory(size: ModelSize, config: TrainConfig) -> Estimate:
     exported = width * size.parameters  # whole, on the first worker's host, when nothing else runs any more
     # Buckets of gradients being reduced: one that stays (two where it overlaps), and two more while it is reduced.
     bucket = width * (size.parameters if small else size.hidden**2)
-    backward = activations(size, config) + logits(size, config) + width * size.largest
+    backward = activations(size, config) + (1 + bool(teacher)) * logits(size, config) + width * size.largest
     work = bucket * (2 if config.use_gpu else 1) + max(backward, 2 * bucket)
     return Estimate(
         parameters=held + live,

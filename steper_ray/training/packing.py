@@ -173,9 +173,13 @@ def example_losses(logits: torch.Tensor, packed: Packed, columns: torch.Tensor |
     """
     supervised, labels, which = supervised_tokens(logits, packed, columns)
     token_loss = torch.nn.functional.cross_entropy(supervised.float(), labels, reduction="none")
-    sums = torch.zeros(len(packed.task), device=logits.device).index_add(0, which, token_loss)
-    counts = torch.bincount(which, minlength=len(packed.task))
-    return sums / counts
+    return example_means(token_loss, which, packed)
+
+
+def example_means(values: torch.Tensor, which: torch.Tensor, packed: Packed) -> torch.Tensor:
+    """Means over each example's target tokens, shape (examples,). `values` are of tokens, `which` their examples."""
+    sums = torch.zeros(len(packed.task), device=values.device).index_add(0, which, values)
+    return sums / torch.bincount(which, minlength=len(packed.task))
 
 
 def supervised_tokens(

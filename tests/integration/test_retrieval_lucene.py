@@ -76,7 +76,7 @@ def test_a_flipped_bit_in_any_lucene_file_is_named_with_the_fix(tmp_path: Path, 
         whole = path.read_bytes()
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         with pytest.raises(
-            RetrievalError, match=rf"lucene/{path.name} is not what was written.*build it again"
+            RetrievalError, match=rf"lucene/{path.name} was changed since it was written.*build it again"
         ):
             open_index(folder, CONFIG)
         path.write_bytes(whole)

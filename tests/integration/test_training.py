@@ -42,6 +42,7 @@ VARIANTS = {
     "padded": {"packing": "padded", "attention": "eager", "rows_per_micro_batch": 3},
     "checkpointed": {"gradient_checkpointing": True, "zero_stage": 2},
     "vanilla_kd": {"method": "vanilla_kd"},
+    "soft_targets": {"soft_targets": {"teacher": "miniature:teacher", "share": 0.7}},
 }
 
 
@@ -87,12 +88,16 @@ def trained(ray_cluster, tmp_path_factory):
     return folder, jobs, {result.name: result for result in results}
 
 
-def reference(batches, method):
+def reference(batches, config):
     """The method by the textbook, in plain PyTorch: one process, every example alone, no packing, no ZeRO.
 
-    `batches` are the question ids of each step. Returns the weights, and loss and gradient norm of each step.
+    `batches` are the question ids of each step, `config` is that of the training. Returns the weights, and loss and
+    gradient norm of each step.
     """
-    folder = resolve_model(STUDENT)
+    folder, method = resolve_model(STUDENT), config.method
+    teacher = config.soft_targets and AutoModelForCausalLM.from_pretrained(
+        resolve_model(config.soft_targets.teacher), dtype=torch.float32
+    )
     model, tokenizer = (
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train(),
         AutoTokenizer.from_pretrained(folder),
@@ -112,9 +117,17 @@ def reference(batches, method):
             shown = [p for s in example.passages for p in s]
             prompt, target = encoder.prompt(example.question, shown, []), encoder.target(example.chain)
             labels = torch.tensor([[-100] * len(prompt) + target])
-            by_task[example.ability].append(
-                model(input_ids=torch.tensor([prompt + target]), labels=labels).loss
-            )
+            text = torch.tensor([prompt + target])
+            out = model(input_ids=text, labels=labels)
+            loss = out.loss
+            if teacher is not None:
+                learned = slice(len(prompt) - 1, -1)
+                ours, theirs = (
+                    logits[0, learned].log_softmax(-1) for logits in (out.logits, teacher(text).logits)
+                )
+                apart = (theirs.exp() * (theirs - ours)).sum(-1).mean()
+                loss = (1 - config.soft_targets.share) * loss + config.soft_targets.share * apart
+            by_task[example.ability].append(loss)
         losses = [torch.stack(by_task[a]).mean() for a in Ability if by_task[a]]
         if method == "vanilla_kd":
             total = losses[0]
@@ -140,11 +153,11 @@ def batches_of(trajectories, config):
     return [data.batch(step).question_ids for step in range(2)]
 
 
-@pytest.mark.parametrize("name", ["tree", "vanilla_kd"])
+@pytest.mark.parametrize("name", ["tree", "vanilla_kd", "soft_targets"])
 def test_two_workers_with_zero_3_end_where_plain_pytorch_does(trained, name):
     _, jobs, results = trained
     config = next(j.config for j in jobs if j.name == name)
-    wanted, told = reference(batches_of(jobs[0].trajectories, config), config.method)
+    wanted, told = reference(batches_of(jobs[0].trajectories, config), config)
     for line, (loss, norm) in zip(metrics(results[name]), told, strict=True):
         assert line["loss"] == pytest.approx(loss, rel=1e-4)
         assert line["grad_norm"] == pytest.approx(norm, rel=1e-4)

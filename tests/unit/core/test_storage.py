@@ -76,7 +76,7 @@ def test_a_table_is_verified(folder):
     sha256 = write_table(folder / "t.parquet", table)
     assert read_table(folder / "t.parquet", sha256).equals(table)
     write_text(folder / "t.parquet", "other")
-    with pytest.raises(DataError, match=r"t\.parquet: not what was written"):
+    with pytest.raises(DataError, match=r"t\.parquet: changed since it was written"):
         read_table(folder / "t.parquet", sha256)
 
 
@@ -89,7 +89,7 @@ def test_a_new_folder_takes_the_place_of_the_old_one_and_is_believed_by_its_sums
     assert sums_damage(folder / "m") is None
     assert folder_fingerprint(folder / "m") != first
     write_text(folder / "m" / "a", "2")
-    assert sums_damage(folder / "m") == "a is not what was written (SHA-256)"
+    assert sums_damage(folder / "m") == "a was changed since it was written (SHA-256)"
     (folder / "m" / "SHA256SUMS").unlink()
     assert sums_damage(folder / "m") == "SHA256SUMS is missing"
 

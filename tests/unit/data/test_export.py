@@ -159,12 +159,12 @@ def test_a_data_set_of_two_builds_is_refused_and_an_earlier_export_stays(run_dir
     (part,) = (run_dir / "data" / "kept").glob("*.parquet")
     whole = part.read_bytes()
     pq.write_table(pq.read_table(part), part, compression="none")
-    with pytest.raises(DataError, match=r"part-00000.parquet: not what was written.*Build again"):
+    with pytest.raises(DataError, match=r"part-00000.parquet: changed since it was written.*Build again"):
         export(run_dir, tmp_path / "out")
     part.write_bytes(whole)
     dropped = run_dir / "data" / "dropped.jsonl"
     dropped.write_text("")
-    with pytest.raises(DataError, match=r"dropped\.jsonl: not what was written.*Build again"):
+    with pytest.raises(DataError, match=r"dropped\.jsonl: changed since it was written.*Build again"):
         export(run_dir, tmp_path / "out")
     assert files_of(tmp_path / "out") == before
     assert {p.name for p in tmp_path.iterdir()} == {"run", "out"}

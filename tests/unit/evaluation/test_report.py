@@ -365,5 +365,5 @@ def test_results_that_were_changed_are_never_unfolded(results, tmp_path):
     assert load_results(tmp_path) == results
     path = tmp_path / "results.json"
     path.write_text(path.read_text().replace("0.625", "0.925"))
-    with pytest.raises(DataError, match=r"results\.json: not what was written"):
+    with pytest.raises(DataError, match=r"results\.json: changed since it was written"):
         load_results(tmp_path)

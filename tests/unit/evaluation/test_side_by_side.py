@@ -94,5 +94,5 @@ def test_scores_that_were_changed_are_not_compared(evaluate, tmp_path):
     evaluate("steper", right=[1], wrong=[2])
     file = job_files(tmp_path, EvalJob("steper", "", "chain")).scores
     file.write_text(file.read_text().replace('"owed": 0', '"owed": 9'))
-    with pytest.raises(DataError, match=r"steper-chain\.json: not what was written: evaluate again"):
+    with pytest.raises(DataError, match=r"steper-chain\.json: changed since it was written: evaluate again"):
         compare_evaluations(tmp_path, "steper", "steper")

@@ -85,7 +85,7 @@ def test_a_file_of_known_questions_is_not_written_again_unless_it_is_damaged(tmp
 def test_a_damaged_question_file_is_named(tmp_path):
     file = write_questions(tmp_path, QUESTIONS, 3)
     flip(file.path, random.Random(1))
-    with pytest.raises(DataError, match=r"\.arrow: not what was written"):
+    with pytest.raises(DataError, match=r"\.arrow: changed since it was written"):
         file.read(0)
 
 
@@ -182,7 +182,7 @@ def test_every_flipped_bit_of_a_shard_is_noticed(store):
     for _ in range(200):
         back = flip(table, rng)
         with pytest.raises(
-            DamagedShardError, match=r"shard-a\.parquet: not what was written.*this shard alone"
+            DamagedShardError, match=r"shard-a\.parquet: changed since it was written.*this shard alone"
         ):
             list(store.read("a"))
         back()

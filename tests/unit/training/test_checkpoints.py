@@ -113,7 +113,7 @@ def flip(file):
     ("spoil", "said"),
     [
         (truncate, r"shard-1.bin has 9999 bytes instead of 10000"),
-        (flip, r"shard-1.bin is not what was written \(SHA-256\)"),
+        (flip, r"shard-1.bin was changed since it was written \(SHA-256\)"),
         (lambda file: file.unlink(), r"shard-1.bin is missing"),
     ],
     ids=["truncated", "changed", "missing"],

@@ -55,7 +55,7 @@ def forward(model, attention="blocks"):
 def check(model, **settings):
     config = TrainConfig(**settings)
     packed = trees() if config.packing == "tree" else examples_of(trees())
-    check_exactness(forward(model, config.attention), packed, config)
+    check_exactness(forward(model, config.attention), packed, config, "some/model")
 
 
 def textbook_losses(model):
@@ -142,7 +142,7 @@ def test_flex_attention_expresses_a_soft_cap():
     model, config = tiny_model("gemma2"), TrainConfig().model_copy(update={"attention": "flex"})
     model.train = lambda mode=True: model  # its kernel takes no dropout
     with torch.compiler.set_stance("force_eager"):
-        check_exactness(forward(model.eval(), "flex"), trees(), config)
+        check_exactness(forward(model.eval(), "flex"), trees(), config, "some/model")
 
 
 class Bidirectional(LlamaForCausalLM):
@@ -158,8 +158,8 @@ def test_a_model_that_sees_the_padding_behind_an_example_is_refused_everywhere()
     model = Bidirectional(tiny_config("llama"))
     uneven = [*examples_of(trees()), Tree((3,) * 20, (Branch(20, (4,), (5, 6), 0),))]
     config = TrainConfig(packing="padded", attention="eager")
-    with pytest.raises(TrainingError, match=r"differ by .* Take another student"):
-        check_exactness(forward(model, "eager"), uneven, config)
+    with pytest.raises(TrainingError, match=r"differ by .* Take another model"):
+        check_exactness(forward(model, "eager"), uneven, config, "some/model")
 
 
 class Broken(LlamaForCausalLM):
@@ -179,7 +179,7 @@ def test_log_probabilities_that_are_no_numbers_do_not_pass():
 def test_a_check_leaves_the_student_as_it_was():
     model = tiny_model("llama").train()
     student = forward(model)
-    check_exactness(student, trees(), TrainConfig())
+    check_exactness(student, trees(), TrainConfig(), "some/model")
     assert model.training
     assert model.config._attn_implementation == "step_tree_blocks"
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -55,18 +55,21 @@ def test_an_export_is_believed_only_while_each_of_its_files_is_what_was_written(
         flipped[at] ^= 4
         weights.write_bytes(flipped)
         assert finished(task) is None
-        assert lost(task) == f"{output}: model.safetensors is not what was written (SHA-256)"
+        assert lost(task) == f"{output}: model.safetensors was changed since it was written (SHA-256)"
         flipped[at] ^= 4
         weights.write_bytes(flipped)
     assert finished(task) is not None
     whole = weights.read_bytes()
     weights.write_bytes(whole[:100])
-    assert lost(task) == f"{output}: model.safetensors is not what was written (SHA-256)"
+    assert lost(task) == f"{output}: model.safetensors was changed since it was written (SHA-256)"
     weights.unlink()
     assert (finished(task), lost(task)) == (None, f"{output}: model.safetensors is missing")
     weights.write_bytes(whole)
     (output / PROVENANCE).write_text("{")
-    assert (finished(task), lost(task)) == (None, f"{output}: {PROVENANCE} is not what was written (SHA-256)")
+    assert (finished(task), lost(task)) == (
+        None,
+        f"{output}: {PROVENANCE} was changed since it was written (SHA-256)",
+    )
     task_of(tmp_path, examples)  # still known as an export, which may be replaced
     (output / "SHA256SUMS").unlink()
     (output / PROVENANCE).write_text(json.dumps({"fingerprint": task.fingerprint, "steps": 7}))

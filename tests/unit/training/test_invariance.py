@@ -95,7 +95,7 @@ def run(batch, cut, **settings):
     engine = Model()
     sums = torch.zeros(N_TASKS, dtype=torch.float64)
     for share in split(batch, workers, config):
-        worker = SimpleNamespace(_engine=engine, _filler=filler(1))
+        worker = SimpleNamespace(_engine=engine, _losses=engine.losses, _filler=filler(1))
         sums += Trainer._accumulate(worker, share, weights, divisors)
     present = [count > 0 for count in batch.counts]
     value = total_loss(config, sums / divisors, present, LOG_SIGMA)

@@ -1,0 +1,133 @@
+"""Soft targets: the teacher's distribution of every target token, from the step trees that the student reads.
+
+- One forward pass over a tree gives the teacher's distributions of all steps: passages are read once, not once a step.
+- The divergence is a mean over an example's target tokens, as its cross-entropy is; passages and questions have none.
+- Probabilities are computed for a few tokens at a time and again in the backward pass: what is kept are the logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy, kl_div
+from torch.utils.checkpoint import checkpoint
+
+from steper_ray.config import SoftTargetsConfig, TrainConfig
+from steper_ray.core.errors import TrainingError
+from steper_ray.models import resolve_model
+from steper_ray.pretrained import load_shape, load_tokenizer
+from steper_ray.training.engine import Worker, deepspeed_config, load_whole_or_parts
+from steper_ray.training.forward import Forward
+from steper_ray.training.memory import SMALL, training_dtype
+from steper_ray.training.packing import Packed, example_means
+from steper_ray.training.sizes import model_size
+
+_AT_ONCE = 256  # target tokens whose whole distributions are there together
+
+
+class Teacher(Forward):
+    """The frozen teacher on all workers, in parts under ZeRO-3 as the student is. Raises TrainingError, ModelError."""
+
+    def __init__(self, targets: SoftTargetsConfig, student: str, config: TrainConfig, worker: Worker) -> None:
+        name = resolve_model(targets.teacher)
+        self._targets: SoftTargetsConfig = targets
+        self._vocabulary = shared_vocabulary(student, name, config.trust_remote_code)
+        shape = load_shape(name, config.trust_remote_code)
+        parameters = model_size(shape, config.model_copy(update={"lora": None})).parameters
+        parted = config.zero_stage == 3 and parameters > SMALL
+        settings = (
+            deepspeed_config(config, parameters, shape.get_text_config().hidden_size) if parted else None
+        )
+        model = load_whole_or_parts(name, config, settings).requires_grad_(False).eval()
+        model.config.use_cache = False
+        self._parts = None if settings is None else _in_parts(model, settings)
+        run = model.to(worker.device) if self._parts is None else self._parts
+        super().__init__(run, model, config.attention, training_dtype(config), worker.device)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """It never does anything else."""
+        with torch.no_grad():
+            yield
+
+    def close(self) -> None:
+        """Frees its memory."""
+        if self._parts is not None:
+            self._parts.destroy()
+        self._module = self._parts = None
+        del self._run
+
+    def losses_of(self, student: Forward, packed: Packed) -> torch.Tensor:
+        """The loss of each example of one micro-batch for the student, shape (examples,), float32, with gradient."""
+        logits, labels, example = student.supervised(packed)
+        with self.evaluating():
+            wanted, _, _ = self.supervised(packed)
+        share = self._targets.share
+        size = self._vocabulary
+        apart = divergences(logits[:, :size], wanted[:, :size], self._targets.beta, self._targets.temperature)
+        token_losses = share * apart
+        if share < 1:
+            token_losses = token_losses + (1 - share) * cross_entropy(
+                logits.float(), labels, reduction="none"
+            )
+        return example_means(token_losses, example, packed)
+
+
+def divergences(
+    student: torch.Tensor, teacher: torch.Tensor, beta: float, temperature: float
+) -> torch.Tensor:
+    """The generalised Jensen-Shannon divergence of each token's distributions, shape (tokens,), float32.
+
+    Of logits of shape (tokens, vocabulary). With m = (1 - beta) student + beta teacher it is
+    beta KL(teacher || m) + (1 - beta) KL(student || m) for 0 < beta < 1, KL(teacher || student) for 0 and
+    KL(student || teacher) for 1 (Agarwal et al., arXiv 2306.13649, section 3), times temperature^2.
+    """
+    parts = [
+        checkpoint(_divergence, student[at : at + _AT_ONCE], teacher[at : at + _AT_ONCE], beta, temperature,
+                   use_reentrant=False)
+        for at in range(0, len(student), _AT_ONCE)
+    ]  # fmt: skip
+    return torch.cat(parts) if parts else student.new_zeros(0, dtype=torch.float32)
+
+
+def _divergence(
+    student: torch.Tensor, teacher: torch.Tensor, beta: float, temperature: float
+) -> torch.Tensor:
+    ours = (student.float() / temperature).log_softmax(dim=-1)
+    theirs = (teacher.float() / temperature).log_softmax(dim=-1)
+    if beta in (0.0, 1.0):
+        found = _kl(theirs, ours) if beta == 0 else _kl(ours, theirs)
+    else:
+        shares = torch.tensor([1 - beta, beta], device=ours.device).log()
+        mixed = torch.logsumexp(torch.stack([ours + shares[0], theirs + shares[1]]), dim=0)
+        found = beta * _kl(theirs, mixed) + (1 - beta) * _kl(ours, mixed)
+    return found * temperature**2
+
+
+def _kl(of: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
+    """KL(of || to) of log-probabilities, by token."""
+    return kl_div(to, of, reduction="none", log_target=True).sum(dim=-1)
+
+
+def shared_vocabulary(student: str, teacher: str, trusted: bool) -> int:
+    """The number of tokens that both know. Raises TrainingError where they do not read text alike."""
+    ours, theirs = (load_tokenizer(name, trusted) for name in (student, teacher))
+    if ours.get_vocab() != theirs.get_vocab():
+        raise TrainingError(
+            f"train.soft_targets.teacher={teacher} has another tokenizer than the student {student}: their tokens "
+            "cannot be compared. Take a teacher of the student's family, or learn its chains alone (no soft_targets)"
+        )
+    return len(ours)
+
+
+def _in_parts(model: torch.nn.Module, settings: dict[str, Any]) -> Any:
+    """Inside a DeepSpeed engine without an optimiser, which gathers a layer at a time."""
+    import deepspeed
+
+    without = {key: value for key, value in settings.items() if key != "gradient_clipping"}
+    engine, _, _, _ = deepspeed.initialize(model=model, config=without)
+    engine.eval()
+    return engine
