@@ -235,8 +235,10 @@ def demo(config: ConfigFile = DEFAULT, overrides: Overrides = None, dry_run: Dry
     """
 
     def stage(resolved: Config) -> None:
+        from steper_ray.evaluation.power import power
         from steper_ray.recipes.demo import run_demo, student_folder
 
+        typer.echo(f"test set: {power(resolved)}")
         run_demo(resolved)
         typer.echo(stages().report(resolved.run_dir))
         program = Path(sys.argv[0])

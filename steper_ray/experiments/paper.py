@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from itertools import islice
 from pathlib import Path
 
 from steper_ray.config import Config
 from steper_ray.config.file import load_config
-from steper_ray.core.errors import DataError, SteperError
+from steper_ray.core.errors import SteperError
 from steper_ray.core.files import write_text
-from steper_ray.corpora import open_corpus
-from steper_ray.evaluation.statistics import clusters_of, detectable
+from steper_ray.evaluation.power import power
 from steper_ray.experiments.plan import Experiment, choose, experiments
 from steper_ray.experiments.run import Paper
 from steper_ray.experiments.tables import figure, markdown
@@ -25,7 +23,6 @@ Say = Callable[[str], None]
 _CONFIGS = Path("jobs/configs")
 #: Fig. 4's students in the paper.
 _SIZES = {size: f"Qwen/Qwen2.5-{size}" for size in ("0.5B", "1.5B", "3B", "7B")}
-_COUNTED = 20_000  # test questions that a dry run reads, at most
 
 
 class Scale(StrEnum):
@@ -84,27 +81,13 @@ def plan(paper: Paper, chosen: Sequence[tuple[Experiment, str]]) -> str:
                 f"  trainings    {len(own)}: {', '.join(names)}; seeds {', '.join(map(str, config.demo.seeds))}"
             )
         if jobs := asked.get(setting):
-            lines.append(f"  evaluations  {len(jobs)} over {_test_set(config)}")
+            lines.append(f"  evaluations  {len(jobs)} over {power(config)}")
     return "\n".join(lines) + "\n"
 
 
 def _teacher(config: Config) -> str:
     who = config.engine.model if config.build.teacher == "engine" else "annotated chains"
     return f"{who}, {config.reasoning.framework}, at most {config.reasoning.max_steps} steps"
-
-
-def _test_set(config: Config) -> str:
-    try:
-        questions = islice(open_corpus(config.evaluate.corpus or config.corpus).questions(), _COUNTED)
-        clusters = clusters_of({question.id: question.gold_ids for question in questions})
-    except DataError as error:
-        return f"a test set that is not here ({error})"
-    count = len(set(clusters.values()))
-    shown = 100 * detectable(count)
-    return (
-        f"{len(clusters):,} questions in {count:,} clusters: a difference of {shown:.1f} points is found four times of "
-        "five, where one model alone is right in a quarter of them"
-    )
 
 
 def _root(scale: Scale, overrides: Sequence[str]) -> Path:

@@ -138,7 +138,7 @@ def test_a_dry_run_says_what_it_would_do_and_which_differences_it_could_see(tmp_
         "trainings    12: steper_uniform, steper_weight_first, steper_weight_last, steper; seeds 0, 1, 2"
         in said[0]
     )
-    assert "200 questions in 200 clusters: a difference of 9.9 points" in said[0]
+    assert "200 questions in 200 clusters: of two models a difference of 9.9 points" in said[0]
     assert list(tmp_path.iterdir()) == []
 
 
