@@ -109,7 +109,7 @@ def make_estimate(config: Config, options: Options) -> Estimate:
     if config.build.verify.agreement is not None or config.build.verify.judge is not None:
         assumed.append("the generations of the verifiers agreement and judge come on top")
     whole = total(steps)
-    seconds = whole.written / write if write else _roofline(config, options, whole, n, assumed)
+    seconds = whole.written / write if write else roofline(config, options, whole, n, assumed)
     hours = seconds / 3600 / engines
     return Estimate(questions, passages, n, lengths, steps, hours, engines, each, tuple(assumed))
 
@@ -190,7 +190,7 @@ def _profile(config: Config, options: Options, assumed: list[str]) -> tuple[Prof
     return Profile((1.0,) * steps, (reasoning.k,) * steps, (written,) * steps), write
 
 
-def _roofline(
+def roofline(
     config: Config, options: Options, tokens: StepTokens, trajectories: int, assumed: list[str]
 ) -> float:
     """Seconds of one engine: reading is bound by operations, writing by memory traffic or operations."""

@@ -15,6 +15,7 @@ from steper_ray.config.file import load_config
 from steper_ray.core.errors import SteperError
 from steper_ray.core.files import write_text
 from steper_ray.evaluation.power import power
+from steper_ray.experiments.cost import cost
 from steper_ray.experiments.plan import Experiment, choose, experiments
 from steper_ray.experiments.run import Paper
 from steper_ray.experiments.tables import figure, markdown
@@ -57,6 +58,8 @@ def run_paper(
     paper = Paper(root, {**abroad, **configs}, sizes)
     say(plan(paper, chosen))
     if dry_run:
+        if scale is Scale.full:
+            say(cost(paper, chosen))
         return
     for outcome in paper.run(chosen):
         text = markdown(outcome)

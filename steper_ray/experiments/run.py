@@ -130,7 +130,7 @@ class Paper:
             config = self.config(setting)
             config.save(config.run_dir)
             stages.build(config)
-            jobs = [self._training(student) for student in students if student.setting == setting]
+            jobs = [self.training(student) for student in students if student.setting == setting]
             train(jobs, run_dir=config.run_dir, judge=stages.judge(config))
         scores: dict[Setting, dict[str, dict[str, EvalScores]]] = {}
         for setting, wanted in self.jobs(chosen).items():
@@ -155,7 +155,8 @@ class Paper:
         setting = Setting(arm.data or data, arm.framework)
         return [Student(setting, arm.model, arm.size, seed) for seed in self._configs[data].demo.seeds]
 
-    def _training(self, student: Student) -> TrainJob:
+    def training(self, student: Student) -> TrainJob:
+        """The training of a student."""
         config = self.config(student.setting)
         own = {"seed": student.seed} | ({"student": self._sizes[student.size]} if student.size else {})
         settings = config.train.model_copy(update={**STUDENTS[student.recipe], **own})

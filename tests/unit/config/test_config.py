@@ -33,6 +33,7 @@ def test_the_shipped_configs_are_all_there():
         "single_gpu",
         "annotation_musique",
         "real_2wiki",
+        "rl_protocol",
     }
 
 
