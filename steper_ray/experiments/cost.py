@@ -1,7 +1,7 @@
 """What experiments with the paper's models would take: GPU hours and disk, with what is assumed. Nothing is run.
 
-- Rollouts and evaluations by the roofline of `steper estimate`; trainings by operations: 6 a parameter and token, 8 with
-  gradient checkpointing.
+- Rollouts and evaluations by the roofline of `steper estimate`; trainings by operations: 6 a parameter and token, with
+  gradient checkpointing 8.
 - Questions are counted where the files are here, else the official sets' sizes are taken.
 """
 
