@@ -6,17 +6,17 @@ resolved config and does nothing else. An error that a user can correct is one m
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from steper_ray.cli.data import estimate, export, inspect_data
-from steper_ray.cli.options import ConfigFile, DryRun, Overrides, place
-from steper_ray.cluster import connect, leave
+from steper_ray.cli.options import ConfigFile, DryRun, Overrides, stoppable
+from steper_ray.cli.results import compare, paper, report
+from steper_ray.cluster import connect
 from steper_ray.config import Config
 from steper_ray.config.file import load_config
 from steper_ray.core.errors import SteperError
@@ -47,16 +47,13 @@ def _run(
     if dry_run:
         typer.echo(resolved.dump(), nl=False)
         return
-    try:
+
+    def work() -> None:
         if needs_ray:
             connect(resolved.run_dir)
         stage(resolved)
-    except KeyboardInterrupt:
-        logging.disable()  # threads of Ray Data that lose their Ray log a traceback each
-        typer.echo("stopped; the same command continues where it left off", err=True)
-        if not needs_ray:
-            sys.exit(130)
-        leave(130)
+
+    stoppable(work, needs_ray=needs_ray)
 
 
 @app.command()
@@ -189,27 +186,9 @@ def self_distil(config: ConfigFile = None, overrides: Overrides = None, dry_run:
     _run(stage, config, overrides, dry_run)
 
 
-@app.command()
-def report(run_dir: Annotated[Path, typer.Argument(parser=place, help="Folder of a run.")]) -> None:
-    """Write RUN_DIR/report.html again and print its table.
-
-    It is made from the run's results.json, or from the logs of its trainings where there is none.
-    """
-    typer.echo(stages().report(run_dir))
-
-
-@app.command()
-def compare(
-    run_dir: Annotated[Path, typer.Argument(parser=place, help="Folder of a run.")],
-    one: Annotated[str, typer.Argument(help="Name of an evaluation; of several seeds with commas between.")],
-    other: Annotated[str, typer.Argument(help="The evaluation to compare it with.")],
-    show: Annotated[int, typer.Option(help="Questions to print that one alone got right, a step unit.")] = 0,
-) -> None:
-    """Compare two evaluations question by question: difference, 95 % interval, p value, and where they part.
-
-    Names are those of `steper evaluate --model NAME=FOLDER`.
-    """
-    typer.echo(stages().compare(run_dir, one, other, show))
+app.command()(report)
+app.command()(compare)
+app.command()(paper)
 
 
 @app.command()
@@ -248,43 +227,6 @@ def demo(config: ConfigFile = DEFAULT, overrides: Overrides = None, dry_run: Dry
         typer.echo(f"service  {shown} serve {f'--config {config} ' if config else ''}{student}")
 
     _run(stage, config, overrides, dry_run)
-
-
-@app.command()
-def paper(
-    wanted: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="EXPERIMENT... SECTION.FIELD=VALUE...",
-            help="`table1`, `table2`, `table3`, `table5`, `table6`, `table7`, `fig3`, `fig4`, `fig5`, `fig7` or `all`.",
-            show_default=False,
-        ),
-    ] = None,
-    scale: Annotated[
-        Literal["mini", "full"], typer.Option(help="The made-up worlds, or the paper's models and data.")
-    ] = "mini",
-    config: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--config", "-c", parser=place, help="Data sets instead of the scale's: a YAML file each."
-        ),
-    ] = None,
-    student: Annotated[
-        list[str] | None,
-        typer.Option(help="A student of fig4: NAME=FOLDER or NAME=HUB_NAME. May be repeated."),
-    ] = None,
-    dry_run: DryRun = False,
-) -> None:
-    """Make tables and figures of the StepER paper, beside its values, in RUN_DIR/paper.
-
-    Experiments share what they train and ask. Run it again to continue where it stopped.
-    """
-    from steper_ray.experiments.paper import Scale, run_paper
-
-    given = wanted or []
-    names = [one for one in given if "=" not in one]
-    overrides = [one for one in given if "=" in one]
-    run_paper(names, Scale(scale), config or [], overrides, student or [], dry_run=dry_run, say=typer.echo)
 
 
 def run_job(command: Callable[..., None]) -> None:

@@ -1,12 +1,16 @@
-"""Options that commands share."""
+"""What commands share: options, and how they stop."""
 
 from __future__ import annotations
 
+import logging
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from steper_ray.cluster import leave
 from steper_ray.core.storage import as_path
 
 
@@ -16,6 +20,18 @@ def place(name: str) -> Path:
         return as_path(name)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def stoppable(work: Callable[[], None], *, needs_ray: bool) -> None:
+    """Does the work of a command; Ctrl-C ends it with one line and exit status 130."""
+    try:
+        work()
+    except KeyboardInterrupt:
+        logging.disable()  # threads of Ray Data that lose their Ray log a traceback each
+        typer.echo("stopped; the same command continues where it left off", err=True)
+        if not needs_ray:
+            sys.exit(130)
+        leave(130)
 
 
 ConfigFile = Annotated[

@@ -210,8 +210,8 @@ def choose(known: Mapping[str, Experiment], names: Sequence[str]) -> list[Experi
     unknown = [name for name in names if name not in known and name != "all"]
     if unknown:
         raise SteperError(
-            f"no experiment '{unknown[0]}': there are {', '.join(known)}, and all. Table 4 and the judged scores of "
-            "Fig. 3 need a judge, Fig. 6 a clock: neither is built"
+            f"no experiment '{unknown[0]}': there are {', '.join(known)}, and all. Not built: Table 4 and the "
+            "judged scores of Fig. 3 (they need a judge), and Fig. 6 (seconds a question)"
         )
     wanted = list(known) if "all" in names else list(dict.fromkeys(names))
     if "fig4" in names and not known["fig4"].arms:

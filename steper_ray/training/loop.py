@@ -21,16 +21,14 @@ import torch.distributed as dist
 from steper_ray.config import TrainConfig
 from steper_ray.core.errors import SteperError, TrainingError
 from steper_ray.core.probes import Probes
-from steper_ray.models import context_limit, partial_attention
 from steper_ray.pretrained import load_shape, load_tokenizer
-from steper_ray.prompts import end_of
 from steper_ray.schema.records import LookAt, StepRecord
 from steper_ray.training.checkpoints import writing
-from steper_ray.training.data import Batch, TrainingData, check_vocabulary, load_data
+from steper_ray.training.data import Batch
 from steper_ray.training.difficulty import DifficultyWeights
 from steper_ray.training.engine import Engine, Worker
 from steper_ray.training.exactness import check_exactness, probe, short_trees
-from steper_ray.training.export import export, export_kept, generation_config
+from steper_ray.training.export import export, export_kept
 from steper_ray.training.job import Task
 from steper_ray.training.metrics import MetricsLog, read_steps
 from steper_ray.training.objective import (
@@ -47,6 +45,7 @@ from steper_ray.training.shares import Share, filler, split
 from steper_ray.training.soft_targets import Teacher
 from steper_ray.training.students import Students
 from steper_ray.training.telemetry import Telemetry
+from steper_ray.training.together import first_message, load_together
 from steper_ray.training.validation import Best, HeldOut, best_and_last, due, sum_over_workers
 
 #: Called by every worker with a function that writes its shard into a folder, and with the step it is of.
@@ -267,37 +266,3 @@ class Trainer:
             "grad_norm": result.grad_norm,
             **self._telemetry.of_step(batch, seconds),  # type: ignore[typeddict-item]  # it has no `validation`
         }
-
-
-def first_message(message: str | None) -> str | None:
-    """The message of the first worker that has one, sent to all; None if none has one. A barrier too."""
-    messages: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(messages, message)
-    return next((m for m in messages if m is not None), None)
-
-
-def load_together(task: Task) -> TrainingData:
-    """The data, or one worker's error raised by all: a worker that stopped alone would leave the others waiting."""
-    data, message = None, None
-    try:
-        config = task.job.config
-        shape = load_shape(task.model, config.trust_remote_code).get_text_config()
-        tokenizer = load_tokenizer(task.model, config.trust_remote_code)
-        if config.attention != "eager" and (kinds := partial_attention(shape, config.row_tokens)):
-            raise TrainingError(
-                f"job '{task.name}': {task.model} has layers of {', '.join(kinds)}, which do not see all of a "
-                f"trajectory: lower train.row_tokens ({config.row_tokens}) to their window, if they have one; or set "
-                "train.packing=padded and train.attention=eager, which leave attention to the model; or take another "
-                "student"
-            )
-        generation_config(task.model, end_of(tokenizer, task.job.prompt))
-        assert task.tokens is not None  # made before any worker started
-        limit = context_limit(shape) or config.row_tokens
-        data = load_data(task.tokens, config, limit, task.held_out)
-        check_vocabulary(data, shape.vocab_size, task.model)
-    except SteperError as error:
-        message = str(error)
-    first = first_message(message)
-    if first is not None or data is None:
-        raise TrainingError(first or f"job '{task.name}': no data")
-    return data

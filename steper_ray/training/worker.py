@@ -44,7 +44,8 @@ def run_worker(config: dict[str, Any]) -> str | None:
     from transformers.utils.logging import disable_progress_bar
 
     from steper_ray.training.engine import Worker
-    from steper_ray.training.loop import Trainer, first_message
+    from steper_ray.training.loop import Trainer
+    from steper_ray.training.together import first_message
 
     disable_progress_bar()
     # From torch about DeepSpeed's calls of it, a few for every step.
@@ -88,7 +89,7 @@ def run_worker(config: dict[str, Any]) -> str | None:
 @contextmanager
 def _resume_folder(checkpoints: Checkpoints, config: TrainConfig, worker: Worker) -> Iterator[Path | None]:
     """The folder of the newest whole checkpoint, converted if another number of workers wrote it."""
-    from steper_ray.training.loop import first_message
+    from steper_ray.training.together import first_message
 
     stored = newest(checkpoints, worker.rank, worker.size, first_message)
     if worker.rank == 0:
