@@ -6,11 +6,11 @@ A figure whose numbers are missing is omitted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from math import sqrt
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from steper_ray.evaluation.curves import by_model, mean_of, shares_of, sigma_optimum, smoothed
 from steper_ray.evaluation.plots import (
     N_COLOURS,
     BarPanel,
@@ -173,25 +173,8 @@ def _sigma(results: Results) -> Shown | None:
     return _shown("sigma", "The path of sigma", caption, list(ABILITY_COLOURS.items()), panels)
 
 
-def sigma_optimum(results: Results) -> dict[str, list[float | None]]:
-    """For each ability the square root of its smoothed loss, at the steps of the curves of sigma (mean of the seeds).
-
-    {} where seeds have different steps.
-    """
-    sigmas = results.sigma
-    trained = {(curve.model, curve.seed) for curve in sigmas}
-    losses = [curve for curve in results.loss if (curve.model, curve.seed) in trained]
-    if any(list(curve.steps) != list(sigmas[0].steps) for curve in (*sigmas, *losses)):
-        return {}
-    optimum = {}
-    for ability in ABILITY_COLOURS:
-        means = [_mean(values) for values in zip(*(curve.values[ability] for curve in losses), strict=True)]
-        optimum[ability] = [None if y is None else sqrt(y) for y in _smoothed(means, part=10)]
-    return optimum
-
-
 def _loss(results: Results) -> Shown | None:
-    trainings = _by_model(results.loss)
+    trainings = by_model(results.loss)
     if not trainings:
         return None
     panels: list[Panel] = [
@@ -206,7 +189,7 @@ def _loss(results: Results) -> Shown | None:
 
 
 def _validation(results: Results) -> Shown | None:
-    trainings = _by_model(results.validation)
+    trainings = by_model(results.validation)
     if not trainings:
         return None
     panels: list[Panel] = [
@@ -225,7 +208,7 @@ def _questions(results: Results) -> Shown | None:
     curves = results.questions
     if not curves:
         return None
-    models = list(_by_model(curves))
+    models = list(by_model(curves))
     shares: Sequence[tuple[str, str]] = (("em", "EM, %"), ("f1", "F1, %"))
     panels: list[Panel] = [
         LinePanel(title, _by_seed(curves, key, 100), "optimiser step", markers=True, y_limits=(0, 103))
@@ -250,20 +233,13 @@ def _optimiser(results: Results) -> Shown | None:
         norms = _by_seed(curves, "grad_norm")
         panels.append(LinePanel("norm of the gradient", norms, "optimiser step", log=True))
     caption = "The gradient's norm is that before clipping, on a logarithmic scale. One line a training."
-    keys = _keys(_by_model(curves))
+    keys = _keys(by_model(curves))
     return _shown("optimiser", "Learning rate and gradient", caption, keys, panels)
-
-
-def _by_model(curves: Iterable[Curves]) -> dict[str, list[Curves]]:
-    trainings: dict[str, list[Curves]] = {}
-    for curve in curves:
-        trainings.setdefault(curve.model, []).append(curve)
-    return trainings
 
 
 def _by_seed(curves: Sequence[Curves], key: str, factor: float = 1.0) -> list[Line]:
     """One line a training, in its model's colour."""
-    models = list(_by_model(curves))
+    models = list(by_model(curves))
     return [
         Line(
             curve.steps,
@@ -272,16 +248,6 @@ def _by_seed(curves: Sequence[Curves], key: str, factor: float = 1.0) -> list[Li
         )
         for curve in curves
     ]
-
-
-def shares_of(curve: Curves) -> Curves:
-    """Each value as its share of the sum over all names at that step (the form of the paper's Fig. 7)."""
-    totals = [sum(value or 0.0 for value in at) for at in zip(*curve.values.values(), strict=True)]
-    shares = {
-        name: [(y or 0.0) / total for y, total in zip(ys, totals, strict=True)]
-        for name, ys in curve.values.items()
-    }
-    return replace(curve, values=shares)
 
 
 def _seeded(curves: Sequence[Curves], *, smooth: bool = False) -> list[Line]:
@@ -297,20 +263,9 @@ def _seeded(curves: Sequence[Curves], *, smooth: bool = False) -> list[Line]:
         for curve, ys in zip(curves, seeds, strict=True):
             lines.append(Line(curve.steps, ys, number, faint=faint))
         if faint:
-            means = [_mean(values) for values in zip(*seeds, strict=True)]
-            lines.append(Line(steps, _smoothed(means) if smooth else means, number))
+            means = [mean_of(values) for values in zip(*seeds, strict=True)]
+            lines.append(Line(steps, smoothed(means) if smooth else means, number))
     return lines
-
-
-def _smoothed(values: Sequence[float | None], part: int = 20) -> list[float | None]:
-    """The mean over a window centred on each value, a twentieth (or another part) of the curve wide."""
-    half = len(values) // (2 * part)
-    return [_mean(values[max(0, at - half) : at + half + 1]) for at in range(len(values))]
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _percent(group: GroupScores | None) -> float | None:

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from steper_ray.core.files import write_text
 from steper_ray.evaluation import figures
+from steper_ray.evaluation.curves import sigma_optimum
 from steper_ray.evaluation.figures import label
 from steper_ray.evaluation.results import ModelScores, Results, thin
 from steper_ray.evaluation.statistics import Comparison
@@ -167,7 +168,7 @@ def format_sigma(results: Results) -> str:
     table.add_column("sigma at step")
     for at in points:
         table.add_column(str(curves[0].steps[at]), justify="right")
-    optimum = figures.sigma_optimum(results)
+    optimum = sigma_optimum(results)
     for ability in curves[0].values:
         means = [fmean(curve.values[ability][at] or 0.0 for curve in curves) for at in points]
         table.add_row(ability, *(f"{mean:.3f}" for mean in means))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
+from steper_ray.evaluation.curves import shares_of
 from steper_ray.evaluation.figures import ABILITY_COLOURS
 from steper_ray.evaluation.plots import BarPanel, Bars, Line, LinePanel, draw, standalone
 from steper_ray.evaluation.report import p_text
@@ -47,7 +48,7 @@ def figure(outcome: Outcome) -> str | None:
         case "fig7":
             panels = [
                 LinePanel(
-                    f"sigma / mean of the three, {data}",
+                    f"share of sigma, {data}",
                     [
                         Line(steps, path, ABILITY_COLOURS[ability], label=ability)
                         for ability, (steps, path) in _paths(curves).items()
@@ -144,19 +145,16 @@ def _by_steps(row: Row) -> str:
 
 
 def _paths(curves: Sequence[Curves]) -> dict[str, tuple[list[int], list[float]]]:
-    """Sigma of each ability, divided by the mean of the three, averaged over seeds, at the first seed's steps."""
+    """The share of each ability's sigma in the sum of the three, averaged over seeds, at the first seed's steps."""
     size = min(len(curve.steps) for curve in curves)
-    paths: dict[str, tuple[list[int], list[float]]] = {}
-    for ability in curves[0].values:
-        path = []
-        for at in range(size):
-            shares = []
-            for curve in curves:
-                values = {name: found[at] or 0.0 for name, found in curve.values.items()}
-                shares.append(values[ability] / fmean(values.values()))
-            path.append(fmean(shares))
-        paths[ability] = (list(curves[0].steps[:size]), path)
-    return paths
+    shares = [shares_of(curve).values for curve in curves]
+    return {
+        ability: (
+            list(curves[0].steps[:size]),
+            [fmean(one[ability][at] or 0.0 for one in shares) for at in range(size)],
+        )
+        for ability in curves[0].values
+    }
 
 
 def _sigma(data: str, curves: Sequence[Curves]) -> str:
@@ -167,7 +165,7 @@ def _sigma(data: str, curves: Sequence[Curves]) -> str:
     points = thin(range(len(steps)), _POINTS)
     rows = [[ability, *(f"{path[at]:.3f}" for at in points)] for ability, (_, path) in paths.items()]
     note = (
-        f"{data}, {len(curves)} seeds: sigma divided by the mean of the three. The paper's plot (about 3,200 steps) "
-        "ends with aggregation the largest and expansion the smallest.\n\n"
+        f"{data}, {len(curves)} seeds: the share of each sigma in the sum of the three. The paper's plot (about 3,200 "
+        "steps) ends with aggregation the largest and expansion the smallest.\n\n"
     )
     return note + _table(["at step", *(str(steps[at]) for at in points)], rows)

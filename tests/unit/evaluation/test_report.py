@@ -10,7 +10,8 @@ import pytest
 from steper_ray import stages
 from steper_ray.core.errors import DataError
 from steper_ray.core.fingerprints import digest
-from steper_ray.evaluation.figures import figures, shares_of, sigma_optimum
+from steper_ray.evaluation.curves import shares_of, sigma_optimum
+from steper_ray.evaluation.figures import figures
 from steper_ray.evaluation.report import format_sigma, format_table, render, write_report
 from steper_ray.evaluation.results import (
     Sample,

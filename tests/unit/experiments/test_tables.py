@@ -82,10 +82,10 @@ def curves(seed: int) -> Curves:
     return Curves("steper", seed, [1, 40], values)
 
 
-def test_sigma_is_shown_against_the_mean_of_the_three():
+def test_sigma_is_shown_as_its_share_of_the_three():
     text = markdown(outcome("fig7", sigma={"miniature": [curves(0), curves(1)]}))
     assert cells(text, "at step") == ["at step", "1", "40"]
-    assert cells(text, "aggregation") == ["aggregation", "1.000", "1.500"]
+    assert cells(text, "aggregation") == ["aggregation", "0.333", "0.500"]
     assert "no sigma was learned" in markdown(outcome("fig7", sigma={"miniature": []}))
 
 
