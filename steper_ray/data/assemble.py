@@ -25,6 +25,7 @@ from steper_ray.core.tasks import in_order
 from steper_ray.data.columns import Columns
 from steper_ray.data.dropped import Dropped, page
 from steper_ray.data.filtering import choose, reason_to_drop
+from steper_ray.data.manifest import manifest_of
 from steper_ray.data.report import BuildReport
 from steper_ray.data.seal import SEAL, damaged, read_seal, seal
 from steper_ray.data.tally import Tally, VerifierCount
@@ -40,7 +41,7 @@ from steper_ray.data.verify import (
 from steper_ray.rollouts.scores import ScoreStore
 from steper_ray.rollouts.set import RolloutSet
 from steper_ray.rollouts.shards import ShardStore
-from steper_ray.schema import SCHEMA_VERSION, SCORE_SCHEMA, StepScore, to_row
+from steper_ray.schema import SCORE_SCHEMA, StepScore, to_row
 
 QUESTIONS_A_PART = 1024  # bounds the memory of a task; a part is one file
 KEPT, SCORES = "kept", "step_scores"
@@ -124,7 +125,9 @@ def assemble(
         sources=tally.sources,
         facts=tally.facts,
     )
-    write_text(folder / "manifest.json", json.dumps(_manifest(config, sets, report, files), indent=1) + "\n")
+    write_text(
+        folder / "manifest.json", json.dumps(manifest_of(config, sets, report, files), indent=1) + "\n"
+    )
     seal(folder, made_of, report.to_json())
     return report
 
@@ -275,41 +278,3 @@ def _finished(folder: Path, made_of: str, run: int) -> BuildReport | None:
         return BuildReport.from_json(sealed["report"], folder=folder, shards_run=run)
     except (DataError, KeyError, TypeError):
         return None
-
-
-def _manifest(
-    config: Config, sets: Sequence[RolloutSet], report: BuildReport, files: dict[str, str]
-) -> dict[str, Any]:
-    annotation = report.facts.to_json()
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "code": code_digest(),
-        "kept_sha256": files,
-        "counts": {
-            "questions": report.questions,
-            "questions_kept": report.questions_kept,
-            "owed": report.owed,
-            "trajectories": report.trajectories,
-            "skipped_records": report.skipped,
-            "kept": report.kept,
-            "dropped": report.dropped,
-            "examples": report.examples,
-            "stop_reasons": report.stop_reasons,
-            "sources": {name: asdict(count) for name, count in report.sources.items()},
-        },
-        "verifiers": {
-            name: {
-                "least": count.least,
-                "trajectories": count.trajectories,
-                "below": count.below,
-                "steps": count.steps,
-                "mean": count.mean,
-            }
-            for name, count in report.verifiers.items()
-        },
-        f"recall@{report.k}": {"trajectories": report.recall_trajectories, "after_step": report.recall},
-        "mean_steps": report.mean_steps,
-        **({} if annotation is None else {"annotation": annotation}),
-        "config": json.loads(config.model_dump_json()),
-        "teachers": [{"identity": found.spec.identity, "shards": found.shards} for found in sets],
-    }

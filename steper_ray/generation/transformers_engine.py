@@ -12,15 +12,14 @@ import copy
 import queue
 import threading
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from typing import Any
 
 import torch
 
 from steper_ray.config import EngineConfig, SamplingConfig
-from steper_ray.core.chat import end_of_turn
-from steper_ray.core.errors import EngineDeadError, GenerationError, ModelError
+from steper_ray.core.errors import EngineDeadError, GenerationError
 from steper_ray.generation.base import Chunk, Prompt
 from steper_ray.generation.batch import Batch, Running, is_out_of_memory, next_group
+from steper_ray.generation.loading import end_ids, load_for
 from steper_ray.generation.tokens import (
     Decode,
     decoder_of,
@@ -29,8 +28,6 @@ from steper_ray.generation.tokens import (
     model_prompt,
 )
 from steper_ray.generation.waiting import Deadline, Pulse
-from steper_ray.models import partial_attention, resolve_model
-from steper_ray.pretrained import load_model
 
 # Tokens of one prefill pass, and of all passes between two decoding steps: what running sequences wait for at most.
 # On a CPU (measured with the miniature model) larger passes are slower per token.
@@ -45,13 +42,13 @@ class TransformersGenerator:
 
     def __init__(self, config: EngineConfig) -> None:
         self.tokenizer = engine_tokenizer(config)
-        self.model = _load_model(config)
+        self.model = load_for(config)
         self._max_model_len, self._timeout_s = config.max_model_len, config.timeout_s
         self._vocabulary = self.model.get_input_embeddings().weight.shape[0]
         self._decode: Decode = decoder_of(copy.deepcopy(self.tokenizer))
         self._pulse = Pulse()
-        end_ids = _end_ids(self.model, self.tokenizer)
-        self._worker = _Worker(Batch(self.model, end_ids, config.max_batch, config.max_model_len))
+        ends = end_ids(self.model, self.tokenizer)
+        self._worker = _Worker(Batch(self.model, ends, config.max_batch, config.max_model_len))
 
     @property
     def active(self) -> int:
@@ -274,42 +271,3 @@ def _deliver(items: Iterable[tuple[_Request, Chunk | GenerationError]]) -> None:
 def _put(items: Sequence[tuple[_Request, Chunk | GenerationError]]) -> None:
     for request, item in items:
         request.inbox.put_nowait(item)
-
-
-def _load_model(config: EngineConfig) -> Any:
-    if config.tensor_parallel_size > 1:
-        raise ModelError(
-            "engine.tensor_parallel_size: the transformers engine uses one device; set engine.kind=vllm"
-        )
-    folder = resolve_model(config.model)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = {"auto": "bfloat16" if device == "cuda" else "float32"}.get(config.dtype, config.dtype)
-    model = load_model(
-        folder, config.trust_remote_code, dtype=getattr(torch, dtype), attn_implementation="sdpa"
-    )
-    _check(config, model.config.get_text_config())
-    return model.to(device).eval()
-
-
-def _check(config: EngineConfig, model_config: Any) -> None:
-    """The slots hold full attention alone."""
-    limit = getattr(model_config, "max_position_embeddings", None)
-    if limit is not None and config.max_model_len > limit:
-        raise ModelError(
-            f"model '{config.model}' takes {limit} tokens, engine.max_model_len is {config.max_model_len}: "
-            f"set it to {limit} or less"
-        )
-    if kinds := partial_attention(model_config, config.max_model_len):
-        raise ModelError(
-            f"model '{config.model}' has layers of {', '.join(kinds)}, which the transformers engine does not run: "
-            "set engine.kind=vllm"
-        )
-
-
-def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every token that ends a sequence: the tokenizer's, its chat template's, the model's, its generation config's."""
-    ids = {tokenizer.eos_token_id, end_of_turn(tokenizer)}
-    for source in (model.generation_config, model.config):
-        end = getattr(source, "eos_token_id", None)
-        ids.update([end] if isinstance(end, int) else end or [])
-    return frozenset(ids)

@@ -10,6 +10,7 @@ from steper_ray.config import SamplingConfig
 from steper_ray.core.errors import GenerationError, PromptTooLongError
 from steper_ray.generation.endpoint.client import _ends
 from steper_ray.generation.endpoint.routes import Completions
+from steper_ray.generation.loading import end_ids
 from steper_ray.generation.sampling import choose, draws
 from steper_ray.generation.stops import StopStrings
 from steper_ray.generation.tokens import (
@@ -18,7 +19,6 @@ from steper_ray.generation.tokens import (
     fit_tokens,
     prompt_ids,
 )
-from steper_ray.generation.transformers_engine import _end_ids
 from steper_ray.models import resolve_model
 from steper_ray.pretrained import load_tokenizer
 
@@ -121,7 +121,7 @@ def test_every_engine_ends_at_the_end_of_a_chats_turn():
     tokenizer = byte_tokenizer("phi")
     end = tokenizer.convert_tokens_to_ids("<|end|>")
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[7]), config=SimpleNamespace())
-    assert _end_ids(model, tokenizer) == {tokenizer.eos_token_id, end, 7}
+    assert end_ids(model, tokenizer) == {tokenizer.eos_token_id, end, 7}
     assert _ends(tokenizer) == [end]  # of an endpoint; vLLM's own engine takes the same
     request = Completions(_ends(tokenizer)).request([5], SamplingConfig(), 8, ())
     assert request["extra_body"]["stop_token_ids"] == [end]
