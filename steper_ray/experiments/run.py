@@ -179,8 +179,9 @@ class Paper:
         elif arm.model == BASE:
             name = f"{BASE}-{arm.size}" if arm.size else BASE
             models = {name: self._sizes[arm.size] if arm.size else config.train.student}
-        said = "".join(f"-{name}_{value}" for name, value in arm.reasoning)
-        return [EvalJob(name + said, model, unit, arm.reasoning) for name, model in models.items()]
+        own = tuple(pair for pair in arm.reasoning if getattr(config.reasoning, pair[0]) != pair[1])
+        said = "".join(f"-{name}_{value}" for name, value in own)
+        return [EvalJob(name + said, model, unit, own) for name, model in models.items()]
 
     def _outcome(
         self,
