@@ -5,7 +5,8 @@ Experiments are named first, or `all`; overrides follow; `--dry-run` prints the 
 stopped continues when it is submitted again. `run_dir` must be a folder that all nodes see.
 """
 
-from steper_ray.cli.main import paper, run_job
+from steper_ray.cli.main import run_job
+from steper_ray.cli.results import paper
 
 if __name__ == "__main__":
     run_job(paper)

@@ -12,6 +12,7 @@ from steper_ray.evaluation.report import p_text
 from steper_ray.evaluation.results import Curves, thin
 from steper_ray.evaluation.spread import Spread
 from steper_ray.evaluation.statistics import Comparison
+from steper_ray.experiments.plan import Experiment
 from steper_ray.experiments.published import PUBLISHED, TABLE6
 from steper_ray.experiments.run import Outcome, Row
 
@@ -75,7 +76,7 @@ def _scores(outcome: Outcome) -> str:
     headings += [_HEADINGS[metric] for metric in experiment.metrics]
     rows = []
     for row in outcome.rows:
-        paper = PUBLISHED.get((experiment.name, row.data), {}).get(row.label, {})
+        paper = PUBLISHED.get((experiment.name, _paper_data(experiment, row.data)), {}).get(row.label, {})
         rows.append(
             [
                 *(row.data, row.label, row.unit),
@@ -83,7 +84,17 @@ def _scores(outcome: Outcome) -> str:
                 *(_cell(row, metric) for metric in experiment.metrics),
             ]
         )
-    return _table(headings, rows, left=3) + _note(outcome.rows)
+    others = dict.fromkeys(row.data for row in outcome.rows if _paper_data(experiment, row.data) != row.data)
+    beside = "".join(
+        f" Beside {data} stand the paper's values of {_paper_data(experiment, data)}." for data in others
+    )
+    return f"{_table(headings, rows, left=3)}{_note(outcome.rows)}{beside}\n"
+
+
+def _paper_data(experiment: Experiment, data: str) -> str:
+    """The data set whose values stand beside ours: the same one, else the paper's first of this experiment."""
+    known = [name for experiment_, name in PUBLISHED if experiment_ == experiment.name]
+    return data if data in known or not known else known[0]
 
 
 def _cell(row: Row, metric: str) -> str:
@@ -105,7 +116,7 @@ def _note(rows: Sequence[Row]) -> str:
     asked = "; ".join(f"{data}: {n} questions in {clusters} clusters" for data, n, clusters in sizes)
     seeds = max((spread.n for row in rows for spread in row.scores.values()), default=1)
     spread = f"; ± standard deviation over {seeds} training seeds" if seeds > 1 else "; one training seed"
-    return f"\n{asked}{spread}; [ ] 95 % interval over clusters of questions.\n"
+    return f"\n{asked}{spread}; [ ] 95 % interval over clusters of questions."
 
 
 def _comparisons(comparisons: Sequence[tuple[str, Comparison]]) -> str:

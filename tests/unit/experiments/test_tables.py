@@ -47,7 +47,8 @@ def test_a_row_stands_beside_the_papers_value_with_spread_and_interval():
         "58.4",
         "61.0 ±1.0 [55.0, 67.0]",
     ]
-    assert cells(text, "other")[3] == "\N{EN DASH}"  # the paper has no such data set
+    assert cells(text, "other")[3] == "61"  # the paper has no such data set: its first one's value
+    assert "Beside other stand the paper's values of hotpotqa." in text
     assert "hotpotqa: 200 questions in 180 clusters" in text
     compared = cells(text, "hotpotqa | difficulty-aware")
     assert compared[4:] == ["+2.0", "-1.0 to +5.0", "0.030", "0.090"]
