@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from statistics import fmean
+from textwrap import fill
 
 from steper_ray.evaluation.curves import shares_of
 from steper_ray.evaluation.figures import ABILITY_COLOURS
@@ -20,6 +21,7 @@ _HEADINGS = {"em": "EM", "f1": "F1", "acc": "Acc", "recall": "recall", "duplicat
 _SHARES = frozenset(("recall", "duplicates"))  # from 0 to 1, as the paper has them
 _NONE = "\N{EN DASH}"
 _POINTS = 9
+_LABEL = 12  # characters of a line below a bar
 
 
 def markdown(outcome: Outcome) -> str:
@@ -45,7 +47,9 @@ def figure(outcome: Outcome) -> str | None:
                 Bars([accs.get((unit, label)) for label in labels], at + 1, unit)
                 for at, unit in enumerate(units)
             ]
-            return standalone(draw([BarPanel("Acc, %", labels, series, "")]))
+            return standalone(
+                draw([BarPanel("Acc, %", [fill(label, _LABEL) for label in labels], series, "")])
+            )
         case "fig7":
             panels = [
                 LinePanel(
