@@ -123,7 +123,8 @@ def make_task(job: TrainJob, run_dir: Path) -> Task:
         raise TrainingError(
             f"{job.output}: holds something that this stage did not write: choose another output folder"
         )
-    return Task(job, model, _sources(job, model), run_dir / "training" / job.name / "metrics.jsonl")
+    metrics = run_dir / "training" / job.name / "metrics.jsonl"
+    return Task(job, model, _wherever(_sources(job, model), _noted_beside(metrics)), metrics)
 
 
 def provenance(folder: Path) -> dict[str, object] | None:
@@ -174,7 +175,11 @@ def lost(task: Task) -> str | None:
 
 def _sources(job: TrainJob, model: str) -> dict[str, str]:
     unset = {name for name, value in _SINCE.items() if getattr(job.config, name) == value}
-    config = job.config.model_dump_json(exclude=_HOW | {"student"} | unset)
+    exclude: dict[str, Any] = dict.fromkeys(_HOW | {"student"} | unset, True)
+    teacher = _teacher(job.config)
+    if any(teacher.values()):  # a folder is known by its content, wherever it lies
+        exclude["soft_targets"] = {"teacher"}
+    config = job.config.model_dump_json(exclude=exclude)
     return {
         "name": job.name,
         "settings": config,
@@ -182,9 +187,17 @@ def _sources(job: TrainJob, model: str) -> dict[str, str]:
         "weights": _weights(resolve_model(model)),
         "trajectories": data_fingerprint(job.trajectories),
         **_choice(job.config.validation),
-        **_teacher(job.config),
+        **teacher,
         **({} if job.prompt == PromptConfig() else {"prompt": job.prompt.model_dump_json()}),
     }
+
+
+def _wherever(sources: dict[str, str], noted: dict[str, Any] | None) -> dict[str, str]:
+    """The sources, with the student's place as it was noted where its files are the same: a folder that moved, or the
+    package installed elsewhere, is no other student."""
+    if noted is None or not sources["weights"] or noted.get("weights") != sources["weights"]:
+        return sources
+    return {**sources, "student": str(noted.get("student", sources["student"]))}
 
 
 def _teacher(config: TrainConfig) -> dict[str, str]:
@@ -224,8 +237,12 @@ def note_sources(task: Task) -> None:
 
 def _noted(task: Task) -> dict[str, Any] | None:
     """The settings the job was last started with."""
+    return _noted_beside(task.metrics)
+
+
+def _noted_beside(metrics: Path) -> dict[str, Any] | None:
     try:
-        sources = json.loads(task.metrics.with_name(_SOURCES).read_text(encoding="utf-8"))
+        sources = json.loads(metrics.with_name(_SOURCES).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return sources if isinstance(sources, dict) else None

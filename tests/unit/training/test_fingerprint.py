@@ -103,6 +103,25 @@ def test_a_start_from_a_student_with_one_other_bit_is_another_training(tmp_path,
     assert fingerprint(tmp_path, examples, student=str(student)) == before
 
 
+def test_a_student_that_lies_elsewhere_with_the_same_files_is_no_other(tmp_path, examples, caplog):
+    places = [shutil.copytree(resolve_model("miniature:base"), tmp_path / name) for name in ("a", "b")]
+    teacher = {"soft_targets": {"teacher": str(places[0])}}
+    first = task_of(tmp_path, examples, student=str(places[0]), **teacher)
+    note_sources(first)
+    export_of(first)
+    moved = {"soft_targets": {"teacher": str(places[1])}}
+    again = task_of(tmp_path, examples, student=str(places[1]), **moved)
+    note_sources(again)
+    assert (again.fingerprint, again.model, caplog.text) == (first.fingerprint, str(places[1]), "")
+    assert finished(again) is not None
+    weights = places[1] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    other = task_of(tmp_path, examples, student=str(places[1]), **teacher)
+    note_sources(other)
+    assert finished(other) is None
+    assert "the student's files changed" in caplog.text
+
+
 def test_other_settings_or_other_data_are_another_training(tmp_path, examples):
     export_of(task_of(tmp_path, examples))
     assert finished(task_of(tmp_path, examples, seed=1)) is None
