@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 from steper_ray.core.answers import Score
 from steper_ray.core.errors import DataError
 from steper_ray.core.files import write_text
-from steper_ray.core.fingerprints import digest
+from steper_ray.core.fingerprints import digest, folder_fingerprint
 from steper_ray.evaluation.results import Sample
 from steper_ray.evaluation.scores import EvalScores, judge
 from steper_ray.evaluation.statistics import clusters_of
@@ -70,10 +70,11 @@ def refuse_other(run_dir: Path, jobs: Sequence[EvalJob]) -> None:
     for job in jobs:
         path = job_files(run_dir, job).scores
         try:
-            model = json.loads(path.read_text(encoding="utf-8"))["model"]
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            model, content = stored["model"], stored.get("content")
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        if _place(model) != _place(job.model):
+        if _place(model) != _place(job.model) and (content is None or content != _content(job.model)):
             raise DataError(
                 f"{path}: scores of '{model}': name '{job.model}' otherwise (--model NAME={job.model}), or delete "
                 "the file"
@@ -84,6 +85,12 @@ def _place(model: str) -> str:
     """The whole path of a local folder, another name as it is."""
     folder = Path(model).expanduser()
     return str(folder.resolve()) if folder.is_dir() else model
+
+
+def _content(model: str) -> str | None:
+    """The fingerprint of a folder's files; None for a name. A folder that moved is still the same model."""
+    folder = Path(model).expanduser()
+    return folder_fingerprint(folder) if folder.is_dir() else None
 
 
 def set_fingerprint(found: RolloutSet) -> str:
@@ -115,7 +122,8 @@ def save_scores(
     files: JobFiles, job: EvalJob, fingerprint: str, shards: Sequence[str], scores: EvalScores
 ) -> None:
     """Raises StorageError."""
-    about = {"name": job.name, "unit": job.unit, "model": job.model, "fingerprint": fingerprint}
+    about = {"name": job.name, "unit": job.unit, "model": job.model, "content": _content(job.model)}
+    about |= {"fingerprint": fingerprint}
     data = {**about, "shards": list(shards), "scores": _scores().dump_python(scores, mode="json")}
     write_text(files.scores, json.dumps({**data, "check": digest(data)}, indent=2) + "\n")
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from distilled import trajectory
 from training_examples import gold_examples, write_trajectories
 
 import steper_ray
@@ -12,7 +13,8 @@ from steper_ray import stages
 from steper_ray.config.file import load_config
 from steper_ray.core.errors import DataError, SteperError, TrainingError
 from steper_ray.core.sums import PROVENANCE, write_sums
-from steper_ray.evaluation.store import EvalJob, refuse_other
+from steper_ray.evaluation.scores import score_trajectories
+from steper_ray.evaluation.store import EvalJob, job_files, refuse_other, save_scores
 
 
 def test_the_package_is_imported_without_torch_and_ray_and_names_its_api():
@@ -78,3 +80,18 @@ def test_a_student_of_another_training_is_not_overwritten(tmp_path, monkeypatch)
     monkeypatch.setattr(stages, "connect", lambda _: None)
     assert stages.train(config, replace=True).name == "steper"
     assert stages.model_folder(load_config(None, [f"run_dir={tmp_path}", "train.name=two"])).name == "two"
+
+
+def test_a_model_whose_folder_moved_is_the_same_until_its_files_change(tmp_path):
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    (before / "config.json").write_text("{}")
+    job = EvalJob("mine", str(before), "chain")
+    made = score_trajectories([trajectory()])
+    (tmp_path / "eval").mkdir()
+    save_scores(job_files(tmp_path, job), job, "print", [], made)
+    before.rename(after)
+    refuse_other(tmp_path, [EvalJob("mine", str(after), "chain")])
+    (after / "config.json").write_text("{ }")
+    with pytest.raises(DataError, match=r"scores of '.*before'"):
+        refuse_other(tmp_path, [EvalJob("mine", str(after), "chain")])
