@@ -78,9 +78,12 @@ def _scores(outcome: Outcome) -> str:
     headings = ["data", "row", "unit"]
     headings += [f"paper: {_HEADINGS[metric]}" for metric in experiment.metrics]
     headings += [_HEADINGS[metric] for metric in experiment.metrics]
-    rows = []
+    rows, others = [], dict[str, str]()
     for row in outcome.rows:
-        paper = PUBLISHED.get((experiment.name, _paper_data(experiment, row.data)), {}).get(row.label, {})
+        beside = _paper_data(experiment, row.data)
+        paper = PUBLISHED.get((experiment.name, beside), {}).get(row.label, {})
+        if paper and beside != row.data:
+            others[row.data] = beside
         rows.append(
             [
                 *(row.data, row.label, row.unit),
@@ -88,11 +91,8 @@ def _scores(outcome: Outcome) -> str:
                 *(_cell(row, metric) for metric in experiment.metrics),
             ]
         )
-    others = dict.fromkeys(row.data for row in outcome.rows if _paper_data(experiment, row.data) != row.data)
-    beside = "".join(
-        f" Beside {data} stand the paper's values of {_paper_data(experiment, data)}." for data in others
-    )
-    return f"{_table(headings, rows, left=3)}{_note(outcome.rows)}{beside}\n"
+    told = "".join(f" Beside {data} stand the paper's values of {beside}." for data, beside in others.items())
+    return f"{_table(headings, rows, left=3)}{_note(outcome.rows)}{told}\n"
 
 
 def _paper_data(experiment: Experiment, data: str) -> str:
