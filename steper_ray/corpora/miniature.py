@@ -109,7 +109,7 @@ class World:
     facts: dict[tuple[str, str], str]
     passages: tuple[Passage, ...]
     relations: dict[str, tuple[Relation, ...]]
-    """What is known of an entity, by its kind."""
+    """The relations of an entity, by its kind."""
 
     def passage_id(self, entity: str) -> str:
         return f"{self.id}/{entity}"

@@ -77,7 +77,7 @@ def _check_steps(reasoning: ReasoningConfig) -> None:
     """Raises SteperError where the trajectories would hold no steps that a student can learn."""
     if rewrites(framework_of(reasoning.framework)):
         raise SteperError(
-            f"reasoning.framework={reasoning.framework} writes the whole chain anew in each step, so there are no "
+            f"reasoning.framework={reasoning.framework} writes the whole chain again in each step, so there are no "
             "steps to learn: build with ircot, self_ask or react; to compare with it, name it where you evaluate"
         )
     if not reasoning.k:

@@ -67,7 +67,7 @@ class Line:
     faint: bool = False
     dashed: bool = False
     label: str = ""
-    """What a figure that stands alone calls it; the page has keys of its own."""
+    """Its name in the key of a figure outside the page; the page has separate keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ def draw(panels: Sequence[Panel], height: float = _HEIGHT) -> str:
 
 
 def standalone(svg: str) -> str:
-    """What `draw` made, as a file of its own: with the page's colours, light and dark."""
+    """An SVG of `draw` as a separate file, with the page's colours, light and dark."""
     css = (Path(__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
     colours = css[: css.index("\n*")]
     font = "text { font-family: system-ui, sans-serif; }"

@@ -1,6 +1,6 @@
 """The values that the paper prints (StepER, EMNLP 2025, arXiv 2510.07923), by table or figure, data set and row.
 
-All in %, but for the share of duplicates and retrieval recall (0 to 1). Values of figures are read off the plots.
+In %, except the share of duplicates and retrieval recall (0 to 1). Values of figures are read off the plots.
 """
 
 from __future__ import annotations

@@ -91,8 +91,10 @@ def _scores(outcome: Outcome) -> str:
                 *(_cell(row, metric) for metric in experiment.metrics),
             ]
         )
-    told = "".join(f" Beside {data} stand the paper's values of {beside}." for data, beside in others.items())
-    return f"{_table(headings, rows, left=3)}{_note(outcome.rows)}{told}\n"
+    source = "".join(
+        f" Beside {data} stand the paper's values of {beside}." for data, beside in others.items()
+    )
+    return f"{_table(headings, rows, left=3)}{_note(outcome.rows)}{source}\n"
 
 
 def _paper_data(experiment: Experiment, data: str) -> str:

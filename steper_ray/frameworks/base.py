@@ -60,7 +60,7 @@ class Framework(Protocol):
 
 
 def rewrites(framework: Framework) -> bool:
-    """Whether each step writes the whole chain anew, from its own passages alone, and the last one's answer counts.
+    """Whether each step writes the whole chain again, from its own passages alone, and the last one's answer counts.
 
     An optional attribute of a framework, `rewrites`.
     """

@@ -77,7 +77,7 @@ class Fixed:
 
 
 class Rounds:
-    """All rounds run: each writes a whole chain anew, and the answer of the last one counts."""
+    """All rounds run: each writes a whole chain again, and the answer of the last one counts."""
 
     def rule(self, written: Written) -> Ruling:
         reason = _reason(written.piece)
