@@ -65,20 +65,23 @@ class Cost:
 def cost(paper: Paper, chosen: Sequence[tuple[Experiment, str]]) -> str:
     """A line a run, their sum, and what they assume. Raises ModelError for a model of unknown size."""
     students, jobs = paper.students(chosen), paper.jobs(chosen)
+    models = {one.name: paper.training(one).config.student for one in students}
     lines, whole = list[str](), Cost()
     for setting in dict.fromkeys([*(one.setting for one in students), *jobs]):
         config = paper.config(setting)
         own = [student for student in students if student.setting == setting]
-        found = Cost()
+        found, learned = Cost(), _count(config.corpus, 0) if own else 0
         if own and config.build.teacher == "engine":
-            found += Cost(teacher=_asking(config, config.engine.model, _count(config.corpus, 0)))
+            found += Cost(teacher=_asking(config, config.engine.model, learned))
         for student in own:
-            found += _training(paper, student, _count(config.corpus, 0))
+            found += _training(paper, student, learned)
         asked = _count(config.evaluate.corpus or config.corpus, 1)
-        models = {one.name: paper.training(one).config.student for one in students}
         for job in jobs.get(setting, ()):
             model = models.get(job.model.rpartition("/")[2], job.model)
-            found += Cost(evaluation=_asking(config, model, asked))
+            reasoning = config.reasoning.model_copy(update=dict(job.reasoning))
+            found += Cost(
+                evaluation=_asking(config.model_copy(update={"reasoning": reasoning}), model, asked)
+            )
         lines.append(f"{setting.folder}: {found}")
         whole += found
     return "\n".join(

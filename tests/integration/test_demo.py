@@ -74,7 +74,9 @@ def test_tables_of_the_paper_take_what_the_demo_trained(demo):
     table = (root / "paper" / "table7.md").read_text()
     assert table in said
     rows = [line for line in table.splitlines() if line.startswith("| miniature | ")]
-    assert len(rows) == (4 * 2 + 1) + (3 * 2 + 2)  # scores in both units but for one row, and comparisons
+    assert len(rows) == (4 * 2 + 1) + (
+        3 * 2 + 2
+    )  # scores: four rows in two units and one in one; comparisons
     assert "aggregation" in (root / "paper" / "fig7.svg").read_text()
     assert [log.stat().st_mtime_ns for log in logs] == before
     assert sorted((config.run_dir / "training").glob("*/metrics.jsonl")) == logs

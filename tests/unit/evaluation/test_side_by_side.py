@@ -17,7 +17,7 @@ from steper_ray.evaluation.store import EvalJob, job_files, save_scores
 
 
 def _apart(one):
-    """With gold passages of its own: a question that shares some with others is no independent draw."""
+    """With separate gold passages: questions that share some are one cluster."""
     return replace(one, question=replace(one.question, gold_ids=(f"gold {one.question.id}",)))
 
 

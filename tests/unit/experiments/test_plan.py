@@ -56,7 +56,7 @@ def test_a_row_is_asked_with_its_own_settings_under_a_name_of_its_own():
     )
     three = next(job for job in jobs if job.name == "steper-seed0-max_steps_3")
     assert three.model == "/runs/miniature/models/steper-seed0"
-    # What is the config's own is no setting of its own: at S = 5 StepER is asked once for all tables.
+    # S = 5 is the config's already: StepER is asked once for all tables.
     assert any(job.name == "steper-seed0" and not job.reasoning for job in jobs)
 
 

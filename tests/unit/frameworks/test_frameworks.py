@@ -14,7 +14,7 @@ from steper_ray.reasoning import Reasoner
 from steper_ray.schema import Passage, Question
 
 IRCOT, SELF_ASK, REACT = FRAMEWORKS["ircot"], FRAMEWORKS["self_ask"], FRAMEWORKS["react"]
-#: Those that a step belongs to: a baseline that writes its whole chain anew has none.
+#: Without the baselines that write the whole chain again in each step.
 STEPWISE = {name: framework for name, framework in FRAMEWORKS.items() if not rewrites(framework)}
 FACTS = (
     Fact("Who directed Alba?", "Bo", "The director of Alba is Bo."),
