@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from steper_ray.evaluation.predictions import Predictions
     from steper_ray.evaluation.results import Results
     from steper_ray.evaluation.scores import EvalScores
+    from steper_ray.training.job import Rollouts
     from steper_ray.training.trainer import TrainResult
     from steper_ray.training.watch import Judge
 
@@ -39,6 +40,11 @@ def model_folder(config: Config) -> Path:
 
 def index(config: Config) -> Path:
     """Builds the index of the corpus where it is missing; returns its folder."""
+    return _index(config)[0]
+
+
+def _index(config: Config) -> tuple[Path, str]:
+    """The folder of the index, and the fingerprint of its corpus."""
     from steper_ray.corpora import open_corpus
     from steper_ray.retrieval import ensure_index, index_folder
 
@@ -46,7 +52,7 @@ def index(config: Config) -> Path:
     fingerprint = corpus.fingerprint()
     folder = index_folder(config.retrieval, config.run_dir, fingerprint)
     ensure_index(corpus.passages(), config.retrieval, folder, fingerprint)
-    return folder
+    return folder, fingerprint
 
 
 def long_passages(config: Config, folder: Path) -> str:
@@ -98,11 +104,20 @@ def train(config: Config, *, replace: bool = False) -> TrainResult:
         )
     framework_of(config.reasoning.framework)  # its layout is then known to the tokens' writer
     folder, prompt = model_folder(config), config.reasoning.prompt
-    job = TrainJob(training_name(config), config.train, trajectories, folder, prompt)
+    job = TrainJob(training_name(config), config.train, trajectories, folder, prompt, rollouts(config))
     if not replace:
         refuse_other(make_task(job, config.run_dir))
     connect(config.run_dir)
     return run([job], run_dir=config.run_dir, judge=judge(config))[0]
+
+
+def rollouts(config: Config) -> Rollouts | None:
+    """How the student writes chains of its own while it learns, in `train.method=on_policy`. Raises SteperError."""
+    if config.train.method != "on_policy":
+        return None
+    from steper_ray.rollouts.sampler import student_rollouts
+
+    return student_rollouts(config, *_index(config))
 
 
 def judge(config: Config) -> Judge | None:

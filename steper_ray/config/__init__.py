@@ -22,7 +22,7 @@ from steper_ray.config.serve import (
     ServeConfig,
     StudentConfig,
 )
-from steper_ray.config.train import LoraConfig, SoftTargetsConfig, TrainConfig
+from steper_ray.config.train import LoraConfig, OnPolicyConfig, SoftTargetsConfig, TrainConfig
 from steper_ray.config.validation import ValidationConfig
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "LinksConfig",
     "LoraConfig",
     "MiniatureConfig",
+    "OnPolicyConfig",
     "PromptConfig",
     "ReasoningConfig",
     "RerankerConfig",

@@ -38,12 +38,24 @@ class SoftTargetsConfig(Section):
     teacher: FolderOrName
     """A model folder or hub name."""
     share: float = Field(0.5, gt=0, le=1)
-    """a of an example's loss (1 - a) x cross-entropy + a x divergence, both means over its target tokens."""
+    """a of an example's loss (1 - a) x cross-entropy + a x divergence, both means over its target tokens. In method
+    `on_policy` there is no chain of a teacher to copy: it is 1 there, and nothing else."""
     beta: float = Field(0.0, ge=0, le=1)
     """Of the generalised Jensen-Shannon divergence (Agarwal et al., arXiv 2306.13649): 0 is the forward KL divergence,
     which covers all that the teacher would say, 1 the reverse one, which keeps to what it says most."""
     temperature: float = Field(1.0, gt=0)
     """Both distributions are softened by it; the divergence is multiplied by its square (Hinton et al.)."""
+
+
+class OnPolicyConfig(Section):
+    """How a student is asked the questions that it learns from in method `on_policy`; the rest is the run's reasoning,
+    retrieval and engine."""
+
+    temperature: float = Field(1.0, ge=0)
+    """Of the student's own chains; 0 is greedy."""
+    reward: Literal["none", "exact", "f1"] = "none"
+    """Reward where it is known (DGPO): of a chain with reward r the loss is r x cross-entropy on its own words +
+    (1 - r) x divergence from the teacher. `exact`: r is 1 for a right answer; `f1`: its F1 score; `none`: r is 0."""
 
 
 class TrainConfig(Section):
@@ -59,8 +71,9 @@ class TrainConfig(Section):
     """The model to start from: a Hugging Face folder or hub name, or `miniature:base`."""
     trust_remote_code: bool = False
     """Run Python code that the student's repository brings along. Read it first: it may do anything."""
-    method: Literal["steper", "vanilla_kd"] = "steper"
-    """StepER learns all steps; vanilla-KD the final step alone."""
+    method: Literal["steper", "vanilla_kd", "on_policy"] = "steper"
+    """StepER learns all steps, vanilla-KD the final step alone; `on_policy` learns what the teacher of `soft_targets`
+    would say at each token of the student's own chains, written anew for every batch (arXiv 2306.13649)."""
     steps: Literal["all", "first_final", "first_mid_final"] = "all"
     """Examples of a trajectory that StepER learns: all, the first and the final one, or these two and one between
     them, drawn from `seed` and the question (Fig. 3, which goes from vanilla-KD to StepER in these steps)."""
@@ -78,6 +91,8 @@ class TrainConfig(Section):
     """Bounds of log sigma: keeps a task that is learned from taking over the sum."""
     soft_targets: SoftTargetsConfig | None = None
     """Learn from a teacher's distributions too, such as `{teacher: miniature:teacher}`."""
+    on_policy: OnPolicyConfig = OnPolicyConfig()
+    """How the student writes its own chains in method `on_policy`."""
     epochs: Positive = 2
     max_steps: Positive | None = None
     """Optimiser steps, if not set by `epochs`: the data is repeated as often as it takes."""
@@ -142,6 +157,14 @@ class TrainConfig(Section):
             raise ValueError(f"no preset {name!r}: there are {', '.join(PRESETS)}")
         return PRESETS[name] | given
 
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_to_copy(cls, given: Any) -> Any:
+        targets = given.get("soft_targets") if isinstance(given, dict) else None
+        if isinstance(targets, dict) and given.get("method") == "on_policy":
+            return {**given, "soft_targets": {"share": 1.0, **targets}}
+        return given
+
     @model_validator(mode="after")
     def _bounds(self) -> TrainConfig:
         if self.log_sigma_bounds[0] >= self.log_sigma_bounds[1]:
@@ -162,4 +185,20 @@ class TrainConfig(Section):
             raise ValueError(
                 f"method vanilla_kd learns the final step alone: steps={self.steps} goes with method steper"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _on_policy(self) -> TrainConfig:
+        if self.method != "on_policy":
+            return self
+        if self.soft_targets is None:
+            raise ValueError(
+                "method on_policy needs a teacher: set soft_targets.teacher to a model with the student's tokenizer"
+            )
+        if self.soft_targets.share != 1:
+            raise ValueError(
+                "method on_policy has no chain of a teacher to copy: leave soft_targets.share out"
+            )
+        if self.steps != "all":
+            raise ValueError(f"method on_policy learns all steps: steps={self.steps} goes with method steper")
         return self

@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 import torch
 
 from steper_ray.config import EngineConfig, SamplingConfig
-from steper_ray.core.errors import EngineDeadError, GenerationError
+from steper_ray.core.errors import EngineDeadError, GenerationError, ModelError
 from steper_ray.generation.base import Chunk, Prompt
 from steper_ray.generation.batch import Batch, Running, is_out_of_memory, next_group
 from steper_ray.generation.loading import end_ids, load_for
@@ -77,6 +77,21 @@ class TransformersGenerator:
         finally:
             request.closed = True
 
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Takes new values of some weights, by their names in the model, and forgets what the old ones computed.
+
+        While no request is under way. Raises ModelError for a name that the model has not, or another shape.
+        """
+        own = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, weight in weights:
+                if name not in own or own[name].shape != weight.shape:
+                    raise ModelError(
+                        f"the engine's model has no weight {name} of shape {tuple(weight.shape)}"
+                    )
+                own[name].copy_(weight)
+        self._worker.forget()
+
     async def check(self) -> None:
         """See Generator."""
         self._worker.check()
@@ -128,6 +143,12 @@ class _Worker:
         """Raises EngineDeadError once the worker has ended."""
         with self._lock:
             self._check()
+
+    def forget(self) -> None:
+        """Drops the keys and values of earlier prompts, which no running sequence needs."""
+        if self._batch.rows or self._waiting:
+            raise EngineDeadError("the weights were changed while requests were under way")
+        self._batch.release()
 
     def submit(self, request: _Request) -> None:
         with self._lock:

@@ -92,6 +92,12 @@ class Reasoner:
         """The number of its trajectories among those of a question."""
         return self._sample
 
+    def with_sample(self, sample: int) -> Reasoner:
+        """The same reasoner for another sample of its questions; it remembers the same passages."""
+        other = copy.copy(self)
+        other._sample = sample
+        return other
+
     def second_chance(self, wrong: Trajectory) -> Reasoner:
         """The same teacher, for the question of `wrong` alone: it sees its own wrong chain, never the right answer."""
         again = copy.copy(self)

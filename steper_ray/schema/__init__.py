@@ -27,6 +27,7 @@ from steper_ray.schema.types import (
     Trajectory,
     Usage,
     ability_of,
+    trajectory_id,
 )
 
 __all__ = [
@@ -54,4 +55,5 @@ __all__ = [
     "step_from_row",
     "to_row",
     "trajectory_from_row",
+    "trajectory_id",
 ]

@@ -38,6 +38,17 @@ class Cost(TypedDict):
     memory: Memory
 
 
+class OwnChains(TypedDict):
+    """The chains that a student wrote for one optimiser step; `left_out` of them were too long, or failed at once."""
+
+    seconds: float
+    chains: int
+    tokens: int
+    answered: int
+    right: int
+    left_out: int
+
+
 class StepRecord(Cost):
     """A line of metrics.jsonl: one optimiser step (from 1) over its global batch."""
 
@@ -52,3 +63,4 @@ class StepRecord(Cost):
     lr: float
     grad_norm: float | None
     validation: NotRequired[Look]
+    own_chains: NotRequired[OwnChains]

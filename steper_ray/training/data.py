@@ -60,6 +60,13 @@ class Batch:
         return tuple(item.question_id for item in self.items)
 
 
+def item_of(name: str, trunk: Sequence[int], branches: tuple[Branch, ...], config: TrainConfig) -> Item:
+    """A trajectory with its trees as `config` packs them."""
+    if config.packing == "tree":
+        return Item(name, (Tree(trunk, branches),))
+    return Item(name, tuple(Tree(trunk[: branch.cut], (branch,)) for branch in branches))
+
+
 class Items:
     """Trajectories in the order of their ids, each read from its token file when it is asked for."""
 
@@ -86,9 +93,12 @@ class Items:
             )
             for step in learned(tasks, [0, len(tasks)], lambda _: name, self._config).nonzero()[0].tolist()
         )
-        if self._config.packing == "tree":
-            return Item(name, (Tree(trunk, branches),))
-        return Item(name, tuple(Tree(trunk[: branch.cut], (branch,)) for branch in branches))
+        return item_of(name, trunk, branches, self._config)
+
+    def name(self, index: int) -> str:
+        """The id of a trajectory."""
+        chunk, row = self._tokens.place(int(self._rows[index]))
+        return str(chunk.ids[row].as_py())
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +117,16 @@ class TrainingData:
         An epoch is a shuffle of all trajectories cut into `steps_per_epoch` batches whose sizes differ by one at
         most, so no epoch ends in a batch of a few.
         """
+        epoch, chosen = self.chosen(step)
+        return batch_of((self.items[i] for i in chosen), epoch)
+
+    def chosen(self, step: int) -> tuple[int, Sequence[int]]:
+        """The epoch of a step, and the numbers of its trajectories."""
         epoch, index = divmod(step, self.steps_per_epoch)
         order = _order(len(self.items), self.seed, epoch)
         low = index * len(order) // self.steps_per_epoch
         high = (index + 1) * len(order) // self.steps_per_epoch
-        return batch_of((self.items[i] for i in order[low:high]), epoch)
+        return epoch, order[low:high]
 
 
 def batch_of(items: Iterable[Item], epoch: int = 0) -> Batch:

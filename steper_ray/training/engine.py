@@ -156,6 +156,20 @@ class Engine(Forward):
             return {}
         return {name: value.detach().cpu() for name, value in self._engine.module.state_dict().items()}
 
+    def plain_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """What learns, whole on every worker, weight by weight, by its name in the plain model; adapters merged in."""
+        if not self._adapters_only:
+            for name, weight in self._engine.module.named_parameters():
+                with self._deepspeed.zero.GatheredParameters([weight]):
+                    yield name, weight.detach()
+            return
+        for name, layer in self._engine.module.named_modules():
+            if hasattr(layer, "get_delta_weight"):
+                with self._deepspeed.zero.GatheredParameters(list(layer.parameters())), torch.no_grad():
+                    base: torch.Tensor = layer.get_base_layer().weight
+                    plain = name.removeprefix("base_model.model.")
+                    yield f"{plain}.weight", base + layer.get_delta_weight("default")
+
     def close(self) -> None:
         """Frees the memory of weights, gradients and optimiser state, so that another engine has it.
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from steper_ray.config import PromptConfig, TrainConfig, ValidationConfig
 from steper_ray.core.errors import TrainingError
@@ -23,6 +23,9 @@ from steper_ray.core.sums import PROVENANCE, SUMS, listed, sums_damage
 from steper_ray.models import resolve_model
 from steper_ray.training.sources import data_fingerprint
 from steper_ray.training.tokens import Tokens
+
+if TYPE_CHECKING:
+    from steper_ray.training.own_chains import Sampler
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +53,26 @@ _HOW = {
 _SINCE = {"steps": "all", "lora": None, "soft_targets": None}
 
 
+class Rollouts(Protocol):
+    """The multi-step loop around a student in its training; every worker opens its own copy."""
+
+    @property
+    def identity(self) -> str:
+        """What decides the chains, besides the weights."""
+        ...
+
+    def open(self, model: str) -> Sampler:
+        """A student like `model`, whose weights are still to come. Raises SteperError."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class TrainJob:
     """One student to train. `name` is unique among the jobs of a run and names the folder of its metrics.
 
     `trajectories` is a Parquet file of kept trajectories or a folder of them; `output` the folder to export to;
-    `prompt` how the student is asked, while it learns and ever after.
+    `prompt` how the student is asked, while it learns and ever after; `rollouts` how it writes chains of its own, which
+    method `on_policy` needs.
     """
 
     name: str
@@ -63,6 +80,7 @@ class TrainJob:
     trajectories: Path
     output: Path
     prompt: PromptConfig = field(default_factory=PromptConfig)
+    rollouts: Rollouts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +128,10 @@ def make_task(job: TrainJob, run_dir: Path) -> Task:
     other = job.config.validation.trajectories
     if other is not None and not other.exists():
         raise TrainingError(f"train.validation.trajectories: {other}: no such file or folder")
+    if job.config.method == "on_policy" and job.rollouts is None:
+        raise TrainingError(
+            f"job '{job.name}': train.method=on_policy, and this call of train() was given no rollouts"
+        )
     if job.config.offload and not job.config.use_gpu:
         raise TrainingError("train.offload needs a GPU: set train.use_gpu=true or train.offload=false")
     if job.config.liger is True and not job.config.use_gpu:
@@ -174,7 +196,10 @@ def lost(task: Task) -> str | None:
 
 
 def _sources(job: TrainJob, model: str) -> dict[str, str]:
+    on_policy = job.config.method == "on_policy"
     unset = {name for name, value in _SINCE.items() if getattr(job.config, name) == value}
+    if not on_policy:
+        unset.add("on_policy")
     exclude: dict[str, Any] = dict.fromkeys(_HOW | {"student"} | unset, True)
     teacher = _teacher(job.config)
     if any(teacher.values()):  # a folder is known by its content, wherever it lies
@@ -188,6 +213,7 @@ def _sources(job: TrainJob, model: str) -> dict[str, str]:
         "trajectories": data_fingerprint(job.trajectories),
         **_choice(job.config.validation),
         **teacher,
+        **({"rollouts": job.rollouts.identity} if on_policy and job.rollouts is not None else {}),
         **({} if job.prompt == PromptConfig() else {"prompt": job.prompt.model_dump_json()}),
     }
 
@@ -254,6 +280,7 @@ def _changes(earlier: dict[str, Any], now: dict[str, str]) -> Iterator[str]:
         ("student", f"the student is {now['student']}"),
         ("weights", "the student's files changed"),
         ("teacher's weights", "the teacher's files changed"),
+        ("rollouts", "how the student is asked changed (reasoning, retrieval or engine)"),
         ("prompt", "the style of prompts changed (reasoning.format, instruction or template_arguments)"),
     ):
         if earlier.get(source) != now.get(source):

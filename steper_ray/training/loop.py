@@ -22,7 +22,7 @@ from steper_ray.config import TrainConfig
 from steper_ray.core.errors import SteperError, TrainingError
 from steper_ray.core.probes import Probes
 from steper_ray.pretrained import load_shape, load_tokenizer
-from steper_ray.schema.records import LookAt, StepRecord
+from steper_ray.schema.records import LookAt, OwnChains, StepRecord
 from steper_ray.training.checkpoints import writing
 from steper_ray.training.data import Batch
 from steper_ray.training.difficulty import DifficultyWeights
@@ -40,6 +40,7 @@ from steper_ray.training.objective import (
     total_loss,
     weighted_sum,
 )
+from steper_ray.training.own_chains import StudentBatches
 from steper_ray.training.packing import Packed
 from steper_ray.training.shares import Share, filler, split
 from steper_ray.training.soft_targets import Teacher
@@ -85,6 +86,7 @@ class Trainer:
         check_exactness(self._engine, self._sample, self._config, self._config.student)
         self._teacher: Teacher | None = None
         self._losses: Callable[[Packed], torch.Tensor] = self._engine.losses
+        self._own = StudentBatches(task, self._data, worker) if self._config.method == "on_policy" else None
         if (targets := self._config.soft_targets) is not None:
             self._teacher = Teacher(targets, task.model, self._config, worker)
             check_exactness(self._teacher, self._sample, self._config, targets.teacher)
@@ -105,18 +107,20 @@ class Trainer:
 
     @property
     def _learns_sigma(self) -> bool:
-        return self._config.method == "steper" and self._config.weighting == "difficulty"
+        return self._config.method != "vanilla_kd" and self._config.weighting == "difficulty"
 
     def run(self, save: Save) -> int:
         """Trains to the end and exports; returns the number of optimiser steps."""
         with writing("the log", self._task.metrics.parent):
             log = MetricsLog(self._task.metrics, self._step) if self._worker.rank == 0 else None
         while self._step < self._steps:
+            batch, chains = self._batch()
             started = time.monotonic()
-            batch = self._data.batch(self._step)
             log_sigma = self._difficulty.log_sigma
             result = self._train_step(batch, log_sigma)
             record = self._record(batch, result, log_sigma, time.monotonic() - started)
+            if chains is not None:
+                record["own_chains"] = chains
             self._step += 1
             self._look(record)
             if log is not None:
@@ -194,9 +198,16 @@ class Trainer:
         return probe(self._engine, self._sample, self._config)
 
     def close(self) -> None:
+        if self._own is not None:
+            self._own.close()
         self._engine.close()
         if self._teacher is not None:
             self._teacher.close()
+
+    def _batch(self) -> tuple[Batch, OwnChains | None]:
+        if self._own is not None:
+            return self._own.batch(self._step, self._engine)
+        return self._data.batch(self._step), None
 
     def _train_step(self, batch: Batch, log_sigma: torch.Tensor) -> StepResult:
         config, worker = self._config, self._worker

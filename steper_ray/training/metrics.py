@@ -185,6 +185,8 @@ def _told(record: dict[str, Any], best: float | None) -> str:
         parts[0] += f" ({' '.join(f'{name} {loss:.3f}' for name, loss in losses.items())})"
     if speed := record.get("tokens_per_second"):
         parts.append(f"{speed:,.0f} tokens/s")
+    if chains := record.get("own_chains"):
+        parts.append(f"{chains['right']} of {chains['chains']} own chains right")
     if best is not None:
         parts.append(f"best validation {best:.3f}")
     return ", ".join(parts)

@@ -89,6 +89,6 @@ def total_loss(
     Under `difficulty` it may go below zero: at the optimum sigma_j = sqrt(L_j) a term is 1/2 + log(L_j) / 2.
     """
     weights = task_weights(config, log_sigma).double()
-    regularised = config.method == "steper" and config.weighting == "difficulty"
+    regularised = config.method != "vanilla_kd" and config.weighting == "difficulty"
     terms = weights * task_losses.double() + (log_sigma.double() if regularised else 0.0)
     return float(sum(term for term, here in zip(terms, present, strict=True) if here))

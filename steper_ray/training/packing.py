@@ -21,7 +21,8 @@ IGNORE = -100
 class Branch:
     """One example on a trunk: sees `cut` trunk tokens, then `prompt`, and learns `target`.
 
-    `task` indexes the ability (0 initialization, 1 expansion, 2 aggregation); `weight` scales its loss.
+    `task` indexes the ability (0 initialization, 1 expansion, 2 aggregation); `weight` scales its loss; `reward` (0 to
+    1) is that of a chain of the student's own.
     """
 
     cut: int
@@ -29,6 +30,7 @@ class Branch:
     target: Sequence[int]
     task: int
     weight: float = 1.0
+    reward: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Packed:
     """Rows ready for a causal language model. Shapes: (rows, length) unless said otherwise.
 
     `tree`, `branch` and `cut` define attention (see `attention.py`); `example` is the index of the example
-    a supervised token belongs to, over the whole batch, or -1; `task` and `weight` have shape (examples,).
+    a supervised token belongs to, over the whole batch, or -1; `task`, `weight` and `reward` have shape (examples,).
     `spans` are the trees of each row.
     """
 
@@ -72,6 +74,7 @@ class Packed:
     example: torch.Tensor
     task: torch.Tensor
     weight: torch.Tensor
+    reward: torch.Tensor
     spans: tuple[tuple[Span, ...], ...]
 
     def to(self, device: torch.device | str) -> Packed:
@@ -157,6 +160,7 @@ def pack_rows(trees: Sequence[Tree], rows: Sequence[Sequence[int]], pad_id: int)
         example=example,
         task=torch.tensor([b.task for b in branches]),
         weight=torch.tensor([b.weight for b in branches], dtype=torch.float32),
+        reward=torch.tensor([b.reward for b in branches], dtype=torch.float32),
         spans=tuple(spans),
     )
 

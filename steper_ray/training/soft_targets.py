@@ -65,14 +65,12 @@ class Teacher(Forward):
         logits, labels, example = student.supervised(packed)
         with self.evaluating():
             wanted, _, _ = self.supervised(packed)
-        share = self._targets.share
         size = self._vocabulary
         apart = divergences(logits[:, :size], wanted[:, :size], self._targets.beta, self._targets.temperature)
-        token_losses = share * apart
-        if share < 1:
-            token_losses = token_losses + (1 - share) * cross_entropy(
-                logits.float(), labels, reduction="none"
-            )
+        copied = 1 - self._targets.share * (1 - packed.reward.to(example.device)[example])
+        token_losses = (1 - copied) * apart
+        if bool(copied.any()):
+            token_losses = token_losses + copied * cross_entropy(logits.float(), labels, reduction="none")
         return example_means(token_losses, example, packed)
 
 

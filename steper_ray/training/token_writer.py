@@ -27,20 +27,13 @@ from steper_ray.core.splits import draw, question_of
 from steper_ray.core.tokenizers import Tokenizer
 from steper_ray.frameworks import Layout, layout, layouts
 from steper_ray.prompts import PromptEncoder, encoder, encoder_for, style_of
-from steper_ray.schema import (
-    TRAJECTORY_SCHEMA,
-    Ability,
-    StopReason,
-    Trajectory,
-    ability_of,
-    trajectory_from_row,
-)
-from steper_ray.training import tokens
+from steper_ray.schema import TRAJECTORY_SCHEMA, StopReason, Trajectory, trajectory_from_row
+from steper_ray.training import encoding, tokens
+from steper_ray.training.encoding import encode
 from steper_ray.training.sources import Source
 from steper_ray.training.tokens import LISTS, SCHEMA, Note, crc
 
 ROWS = 1024  # of one record batch
-_TASK = {ability: number for number, ability in enumerate(Ability)}
 
 
 def tokens_key(tokenizer: Any, prompt: PromptConfig | None = None) -> str:
@@ -57,7 +50,7 @@ def tokens_key(tokenizer: Any, prompt: PromptConfig | None = None) -> str:
             "libraries": [version("tokenizers"), version("transformers")],
             "code": [
                 file_sha256(Path(str(module.__file__)))
-                for module in (tokenizers, chat, layout, encoder, tokens)
+                for module in (tokenizers, chat, layout, encoder, encoding, tokens)
             ],
             "rows": file_sha256(Path(__file__)),
             "layouts": {name: asdict(one) for name, one in layouts().items()},
@@ -163,18 +156,8 @@ def _check(path: Path, trajectory: Trajectory) -> None:
 
 
 def _row(trajectory: Trajectory, encoder: PromptEncoder) -> dict[str, Any]:
-    begin = encoder.trunk(())
-    trunk, chain, cuts, ends = list(begin), list[int](), list[int](), list[int]()
-    for step in trajectory.steps:
-        for hit in step.hits:
-            trunk += encoder.trunk((hit.passage,))[len(begin) :]
-        chain += encoder.chain((step.reasoning,), begun=bool(chain))
-        cuts.append(len(trunk))
-        ends.append(len(chain))
-    n_steps = len(trajectory.steps)
-    tasks = [_TASK[ability_of(step, n_steps)] for step in range(1, n_steps + 1)]
-    lists = (trunk, encoder.question(trajectory.question.text), chain, cuts, ends, tasks)
-    arrays = [np.array(ids, np.int32) for ids in lists]
+    ids = encode(trajectory, encoder)
+    arrays = [np.array(getattr(ids, name), np.int32) for name in LISTS]
     return {
         "id": trajectory.id,
         "draw": draw(question_of(trajectory.id)),

@@ -11,6 +11,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def _absolute(job: TrainJob) -> TrainJob:
     if validation.trajectories is not None:
         validation = validation.model_copy(update={"trajectories": validation.trajectories.resolve()})
         config = config.model_copy(update={"validation": validation})
-    return TrainJob(job.name, config, job.trajectories.resolve(), job.output.resolve(), job.prompt)
+    return replace(job, config=config, trajectories=job.trajectories.resolve(), output=job.output.resolve())
 
 
 def _check(tasks: Sequence[Task]) -> None:

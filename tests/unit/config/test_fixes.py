@@ -12,6 +12,7 @@ from steper_ray.config.file import ConfigError, load_config
 
 #: What is refused, and what the message says to do instead: values to set, None to leave a setting out.
 Change = dict[str, str | None]
+ON_POLICY = {"train.method": "on_policy", "train.soft_targets.teacher": "org/model"}
 CASES: list[tuple[Change, list[Change]]] = [
     ({"run_dir": "$NO_SUCH_VARIABLE/x"}, [{"run_dir": "/data/x"}]),
     ({"run_dir": "~no-such-user/x"}, [{"run_dir": "/home/x"}]),
@@ -82,6 +83,9 @@ CASES: list[tuple[Change, list[Change]]] = [
     ({"train.attention": "flex"}, [{"train.use_gpu": "true"}, {"train.attention": "blocks"}]),
     ({"train.attention": "eager"}, [{"train.packing": "padded"}]),
     ({"train.method": "vanilla_kd", "train.steps": "first_final"}, [{"train.method": "steper"}]),
+    ({"train.method": "on_policy"}, [{"train.soft_targets.teacher": "org/model"}]),
+    (ON_POLICY | {"train.soft_targets.share": "0.5"}, [{"train.soft_targets.share": None}]),
+    (ON_POLICY | {"train.steps": "first_final"}, [{"train.method": "steper"}]),
     (
         {"train.validation.share": "0.1", "train.validation.number": "5"},
         [{"train.validation.share": None}, {"train.validation.number": None}],
