@@ -203,6 +203,20 @@ def compare(run_dir: Path, one: str, other: str, show: int = 0) -> str:
     return "\n".join([format_comparisons(rows), *(unit.summary(one, other) for unit in found)])
 
 
+def judge_chains(config: Config, names: Sequence[str], *, planted: bool = False) -> str:
+    """Two evaluations of a run, by name, rated by the model of `evaluate.judge`, as text; or with `planted` how well it
+    sees the faults that are planted in the right chains of one. Raises SteperError."""
+    from steper_ray.evaluation.judging import find_planted, judge_evaluations
+
+    if len(names) != (1 if planted else 2):
+        raise SteperError(
+            "name two evaluations to judge, or one with --planted; `steper evaluate` names them"
+        )
+    if planted:
+        return "\n".join(f"{unit}: {found.summary()}" for unit, found in find_planted(config, names[0]))
+    return "\n".join(judged.summary(*names) for judged in judge_evaluations(config, *names))
+
+
 def _trainings(run_dir: Path) -> Results:
     """The results document of a run that was trained and not compared."""
     from steper_ray.evaluation.results import assemble_results, read_metrics

@@ -171,6 +171,35 @@ def predict(
 
 
 @app.command()
+def judge(
+    wanted: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="ONE OTHER SECTION.FIELD=VALUE...",
+            help="Names of two evaluations; of several seeds with commas between.",
+            show_default=False,
+        ),
+    ] = None,
+    config: ConfigFile = None,
+    dry_run: DryRun = False,
+    planted: Annotated[
+        bool, typer.Option("--planted", help="Of one evaluation: does the judge see faults planted in it?")
+    ] = False,
+) -> None:
+    """Have the chains of two evaluations rated by the model of `evaluate.judge`: beginning, expansion, aggregation.
+
+    Each pair is asked in both orders. Replies are kept in RUN_DIR/eval/judged: run it again to continue.
+    """
+    names = [one for one in wanted or [] if "=" not in one]
+    overrides = [one for one in wanted or [] if "=" in one]
+
+    def stage(resolved: Config) -> None:
+        typer.echo(stages().judge_chains(resolved, names, planted=planted))
+
+    _run(stage, config, overrides, dry_run, needs_ray=False)
+
+
+@app.command()
 def self_distil(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Train a student on its own right trajectories, in rounds and without a teacher, in RUN_DIR/rounds.
 

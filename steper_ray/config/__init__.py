@@ -15,7 +15,7 @@ from steper_ray.config.data import (
     RetrievalConfig,
 )
 from steper_ray.config.reasoning import EngineConfig, PromptConfig, ReasoningConfig, SamplingConfig
-from steper_ray.config.run import Config, DemoConfig, EvaluateConfig
+from steper_ray.config.run import Config, DemoConfig, EvaluateConfig, JudgeConfig
 from steper_ray.config.serve import (
     AutoscaleConfig,
     RetrieverServeConfig,
@@ -36,6 +36,7 @@ __all__ = [
     "EngineConfig",
     "EvaluateConfig",
     "FusionConfig",
+    "JudgeConfig",
     "LinksConfig",
     "LoraConfig",
     "MiniatureConfig",

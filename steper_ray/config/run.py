@@ -17,6 +17,19 @@ from steper_ray.config.serve import ServeConfig
 from steper_ray.config.train import TrainConfig
 
 
+class JudgeConfig(Section):
+    """A model that rates chains by the three abilities (`steper judge`)."""
+
+    engine: EngineConfig
+    """A large model, best one that is no relation of the models it judges."""
+    questions: Positive = 200
+    """Questions of an evaluation that are judged, the same ones in every evaluation of a test set."""
+    max_tokens: Positive = 2_000_000
+    """Tokens of prompts and replies that one command spends, about: what is under way then is finished."""
+    in_flight: Positive = 16
+    """Prompts under way at once."""
+
+
 class EvaluateConfig(Section):
     """Scores of one model over a test set."""
 
@@ -37,6 +50,8 @@ class EvaluateConfig(Section):
     """CPUs reserved for each engine actor: the threads of an engine without a GPU."""
     num_gpus: float = Field(0.0, ge=0)
     """GPUs reserved for each engine actor; set it to `engine.tensor_parallel_size` with vLLM on a GPU cluster."""
+    judge: JudgeConfig | None = None
+    """The judge of chains."""
 
 
 class DemoConfig(Section):

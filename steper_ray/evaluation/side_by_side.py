@@ -63,16 +63,22 @@ def compare_evaluations(run_dir: Path, one: str, other: str, show: int = 0) -> l
 
     Raises DataError where one is missing, or was asked other questions.
     """
-    units = evaluated(run_dir)
     ours, theirs = one.split(","), other.split(",")
-    for name in (*ours, *theirs):
+    units = shared_units(run_dir, ours, theirs)
+    return [_in_unit(run_dir, (one, ours), (other, theirs), unit, show) for unit in units]
+
+
+def shared_units(run_dir: Path, ours: Sequence[str], theirs: Sequence[str]) -> list[str]:
+    """The step units that all of these evaluations have. Raises DataError where one is missing, or there is none."""
+    units, names = evaluated(run_dir), (*ours, *theirs)
+    for name in names:
         if name not in units:
             known = ", ".join(sorted(units)) or "none"
             raise DataError(f"{run_dir / 'eval'}: no evaluation named '{name}'; there are: {known}")
-    shared = [unit for unit in units[ours[0]] if all(unit in units[name] for name in (*ours, *theirs))]
+    shared = [unit for unit in units[ours[0]] if all(unit in units[name] for name in names)]
     if not shared:
-        raise DataError(f"{run_dir / 'eval'}: {one} and {other} share no step unit: set evaluate.units")
-    return [_in_unit(run_dir, (one, ours), (other, theirs), unit, show) for unit in shared]
+        raise DataError(f"{run_dir / 'eval'}: {', '.join(names)} share no step unit: set evaluate.units")
+    return shared
 
 
 def _in_unit(

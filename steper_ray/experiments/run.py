@@ -14,6 +14,7 @@ from pathlib import Path
 from steper_ray import stages
 from steper_ray.cluster import connect
 from steper_ray.config import Config
+from steper_ray.evaluation.judging import Judged, judge_evaluations
 from steper_ray.evaluation.pipeline import EvalJob, evaluate
 from steper_ray.evaluation.results import Curves, assemble_results, read_metrics
 from steper_ray.evaluation.scores import EvalScores, GroupScores
@@ -74,6 +75,8 @@ class Outcome:
     """Each with its data set."""
     sigma: Mapping[str, Sequence[Curves]]
     """By data set, a curve a seed."""
+    judged: Sequence[tuple[str, str, str, Judged]] = ()
+    """Data set, row, the row it is held against, and what the judge said of both."""
 
 
 class Paper:
@@ -206,7 +209,22 @@ class Paper:
         corrected = holm([one for _, one in comparisons])
         named = [(data, one) for (data, _), one in zip(comparisons, corrected, strict=True)]
         sigma = {data: self._sigma(experiment, data) for data in datasets if experiment.shows == "sigma"}
-        return Outcome(experiment, rows, named, sigma)
+        judged = [said for data in datasets for said in self._judged(experiment, data)]
+        return Outcome(experiment, rows, named, sigma, judged)
+
+    def _judged(self, experiment: Experiment, data: str) -> list[tuple[str, str, str, Judged]]:
+        if not experiment.judged or self._configs[data].evaluate.judge is None:
+            return []
+        names = {
+            arm.label: ",".join(job.name for job in self._jobs(arm, data, self._units(arm, data)[0]))
+            for arm in self.arms(experiment, data)
+        }
+        config = self.config(Setting(data))
+        return [
+            (data, one, other, said)
+            for one, other in experiment.pairs
+            for said in judge_evaluations(config, names[one], names[other])
+        ]
 
     def _sigma(self, experiment: Experiment, data: str) -> Sequence[Curves]:
         logs = []

@@ -14,7 +14,7 @@ from steper_ray.evaluation.results import Curves, thin
 from steper_ray.evaluation.spread import Spread
 from steper_ray.evaluation.statistics import Comparison
 from steper_ray.experiments.plan import Experiment
-from steper_ray.experiments.published import PUBLISHED, TABLE6
+from steper_ray.experiments.published import JUDGED_FIG3, PUBLISHED, TABLE6
 from steper_ray.experiments.run import Outcome, Row
 
 _HEADINGS = {"em": "EM", "f1": "F1", "acc": "Acc", "recall": "recall", "duplicates": "duplicates"}
@@ -32,7 +32,7 @@ def markdown(outcome: Outcome) -> str:
     elif experiment.shows == "sigma":
         body = [_sigma(data, curves) for data, curves in outcome.sigma.items()]
     else:
-        body = [_scores(outcome), _comparisons(outcome.comparisons)]
+        body = [_scores(outcome), _comparisons(outcome.comparisons), _judged(outcome)]
     return "\n".join([f"## {experiment.title}", "", *(part for part in body if part)])
 
 
@@ -138,6 +138,41 @@ def _comparisons(comparisons: Sequence[tuple[str, Comparison]]) -> str:
         for data, one in comparisons
     ]
     return "\n" + _table(headings, rows, left=4)
+
+
+def _judged(outcome: Outcome) -> str:
+    """Ratings by an LLM judge, from 0 to 100."""
+    if not outcome.judged:
+        return ""
+    headings = [
+        "data",
+        "row",
+        "less",
+        "unit",
+        "rated",
+        "paper: row",
+        "paper: less",
+        "here: row",
+        "here: less",
+    ]
+    rows = []
+    for data, one, other, said in outcome.judged:
+        compared = {comparison.metric: comparison for comparison in said.comparisons}
+        for ability, ratings in said.ratings.items():
+            paper = [JUDGED_FIG3.get(row, {}).get(ability) for row in (one, other)]
+            difference = compared[ability]
+            rows.append(
+                [
+                    *(data, one, other, said.unit, ability),
+                    *(_NONE if value is None else f"{value:g}" for value in paper),
+                    *(f"{100 * rating.mean:.1f}" for rating in ratings),
+                    f"{100 * difference.difference:+.1f}",
+                    f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}",
+                    _NONE if difference.p_holm is None else p_text(difference.p_holm),
+                ]
+            )
+    note = "\nRatings by a judge, from 0 to 100, both orders of each pair; the paper's judge and scale are its own.\n"
+    return "\n" + _table([*headings, "points", "95 % interval", "p, Holm"], rows, left=5) + note
 
 
 def _by_steps(row: Row) -> str:

@@ -5,6 +5,8 @@ import shutil
 
 from steper_ray.config import Config
 from steper_ray.data.assemble import assemble
+from steper_ray.evaluation.scores import score_trajectories
+from steper_ray.evaluation.store import EvalJob, job_files, save_scores
 from steper_ray.rollouts.questions import write_questions
 from steper_ray.rollouts.scores import ScoreStore, chain_digest
 from steper_ray.rollouts.set import RolloutSet
@@ -80,6 +82,17 @@ def rollout_set(run_dir, trajectories, owed=(), size=2, before=(), judged=(), **
             left = [t.question.id for t in mine if t.id not in scores]
             ScoreStore(spec.scores["judge"]).commit(shard, scores, chains, manifest.sha256, left)
     return found
+
+
+def stored_evaluation(run_dir, name, trajectories, unit="chain", owed=0):
+    """An evaluation named `name` below run_dir, as it stands after it was counted."""
+    job = EvalJob(name, "some/model", unit)
+    files, work = job_files(run_dir, job), run_dir / f"{name}-{unit}"
+    found = rollout_set(work, trajectories)
+    files.shards.parent.mkdir(exist_ok=True)
+    found.spec.folder.rename(files.shards)
+    scores = dataclasses.replace(score_trajectories(trajectories), owed=owed)
+    save_scores(files, job, "print", found.shards, scores)
 
 
 def assembled(run_dir, trajectories, keep="first", judged=(), owed=(), **verify):

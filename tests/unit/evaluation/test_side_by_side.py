@@ -4,16 +4,15 @@ import re
 from dataclasses import replace
 
 import pytest
-from distilled import rollout_set, trajectory
+from distilled import stored_evaluation, trajectory
 from scipy import stats
 from typer.testing import CliRunner
 
 from steper_ray import stages
 from steper_ray.cli.main import app
 from steper_ray.core.errors import DataError
-from steper_ray.evaluation.scores import score_trajectories
 from steper_ray.evaluation.side_by_side import compare_evaluations
-from steper_ray.evaluation.store import EvalJob, job_files, save_scores
+from steper_ray.evaluation.store import EvalJob, job_files
 
 
 def _apart(one):
@@ -26,18 +25,12 @@ def evaluate(tmp_path):
     """Writes the evaluation of a model that answers the questions of `right` right and those of `wrong` wrong."""
 
     def write(name, right, wrong, *, owed=0, unit="chain"):
-        job = EvalJob(name, "some/model", unit)
         made = [trajectory(number) for number in right] + [
             trajectory(number, answer="Dor") for number in wrong
         ]
         made = [_apart(one) for one in made]
         made.sort(key=lambda one: int(one.question.id[1:]))
-        files, work = job_files(tmp_path, job), tmp_path / f"{name}-{unit}"
-        found = rollout_set(work, made)
-        files.shards.parent.mkdir(exist_ok=True)
-        found.spec.folder.rename(files.shards)
-        scores = replace(score_trajectories(made), owed=owed)
-        save_scores(files, job, "print", found.shards, scores)
+        stored_evaluation(tmp_path, name, made, unit, owed)
 
     return write
 

@@ -1,9 +1,11 @@
 """An outcome as a table beside the paper's values, and as a figure."""
 
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 
+from steper_ray.evaluation.judging import Judged
 from steper_ray.evaluation.results import Curves
 from steper_ray.evaluation.scores import GroupScores
 from steper_ray.evaluation.spread import Spread
@@ -52,6 +54,20 @@ def test_a_row_stands_beside_the_papers_value_with_spread_and_interval():
     assert "hotpotqa: 200 questions in 180 clusters" in text
     compared = cells(text, "hotpotqa | difficulty-aware")
     assert compared[4:] == ["+2.0", "-1.0 to +5.0", "0.030", "0.090"]
+
+
+def test_ratings_of_a_judge_stand_beside_those_of_the_papers_judge():
+    ratings = {"expansion": (Interval(0.7, 0.6, 0.8, 50, 50), Interval(0.5, 0.4, 0.6, 50, 50))}
+    compared = Comparison("a", "b", "chain", "expansion", 0.2, 0.1, 0.3, 0.01, 50, 50, 0.02)
+    said = Judged("chain", ratings, [compared], {"expansion": 0.9}, 0)
+    plain = outcome("fig3", row("StepER"))
+    text = markdown(replace(plain, judged=[("hotpotqa", "StepER", "+ first", said)]))
+    (line,) = [line for line in text.splitlines() if "expansion" in line]
+    assert line.strip("| ").split(" | ") == [
+        *("hotpotqa", "StepER", "+ first", "chain", "expansion", "59.6", "52.6", "70.0", "50.0"),
+        *("+20.0", "+10.0 to +30.0", "0.020"),
+    ]
+    assert "judge" not in markdown(plain)
 
 
 def test_recall_and_duplicates_are_shares_as_in_the_paper():
