@@ -1,12 +1,11 @@
 """The student inside DeepSpeed, in this process."""
 
 import gc
-import os
 from dataclasses import replace
 
 import pytest
 import torch
-import torch.distributed as dist
+from one_worker import one_worker
 from tiny_models import tiny_model
 from training_examples import gold_examples, tokens_of, write_trajectories
 from training_jobs import task_of
@@ -16,7 +15,7 @@ from steper_ray.config import TrainConfig
 from steper_ray.core.errors import TrainingError
 from steper_ray.models import resolve_model
 from steper_ray.training import engine as room
-from steper_ray.training.engine import Engine, Worker
+from steper_ray.training.engine import Engine
 from steper_ray.training.loop import Trainer
 from steper_ray.training.packing import Branch, Tree, pack_rows
 
@@ -25,13 +24,8 @@ TREE = Tree(list(range(3, 30)), (Branch(20, [5, 6], [7, 2], 0), Branch(27, [5, 6
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """A process group of this process. DeepSpeed remembers the first one it sees."""
-    os.environ["LOCAL_RANK"] = "0"
-    group = tmp_path_factory.mktemp("group") / "store"
-    dist.init_process_group("gloo", init_method=f"file://{group}", rank=0, world_size=1)
-    yield Worker(0, 1, torch.device("cpu"))
-    dist.destroy_process_group()
-    del os.environ["LOCAL_RANK"]
+    with one_worker(tmp_path_factory.mktemp("group")) as worker:
+        yield worker
 
 
 def _tensor_bytes() -> int:

@@ -1,12 +1,11 @@
 """On-policy distillation: the student's own chains, the prompts that they were written under, and exact resumes."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
+from one_worker import one_worker
 from training_examples import gold_examples, tokens_of, trajectories_of, write_trajectories
 
 from steper_ray.config import Config
@@ -18,7 +17,7 @@ from steper_ray.retrieval import ensure_index, read_manifest
 from steper_ray.rollouts.sampler import student_rollouts
 from steper_ray.schema import Usage
 from steper_ray.training.encoding import encode
-from steper_ray.training.engine import Engine, Worker
+from steper_ray.training.engine import Engine
 from steper_ray.training.job import TrainJob, make_task
 from steper_ray.training.loop import Trainer
 from steper_ray.training.metrics import read_steps
@@ -31,16 +30,8 @@ MODEL = resolve_model("miniature:base")
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """A process group of this process. DeepSpeed remembers the first one it sees."""
-    if dist.is_initialized():
-        yield Worker(0, 1, torch.device("cpu"))
-        return
-    os.environ["LOCAL_RANK"] = "0"
-    group = tmp_path_factory.mktemp("group") / "store"
-    dist.init_process_group("gloo", init_method=f"file://{group}", rank=0, world_size=1)
-    yield Worker(0, 1, torch.device("cpu"))
-    dist.destroy_process_group()
-    del os.environ["LOCAL_RANK"]
+    with one_worker(tmp_path_factory.mktemp("group")) as worker:
+        yield worker
 
 
 @pytest.fixture(scope="module")
