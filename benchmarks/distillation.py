@@ -6,6 +6,7 @@
     steper_twice         StepER, and as many steps of StepER again: the baseline of those below
     steper_on_policy     StepER, then as many steps on-policy
     steper_reward        the same, with reward where the answer is right (train.on_policy.reward=exact)
+    steper_self          the same, with itself as teacher, which sees the build's right chain
 
 The teacher is the config's engine.model. Scored on the config's test set in every unit, and compared question by
 question (clusters of questions, permutation test, Holm) with steper; those of two stages with steper_twice.
@@ -41,6 +42,7 @@ FIRST: dict[str, dict[str, Any]] = {
 SECOND: dict[str, dict[str, Any]] = {
     "steper_twice": {},
     "steper_on_policy": {"method": "on_policy", "soft_targets": {}},
+    "steper_self": {"method": "on_policy", "soft_targets": {"teacher": "self", "privileged": True}},
     "steper_reward": {"method": "on_policy", "soft_targets": {}, "on_policy": {"reward": "exact"}},
 }
 

@@ -11,6 +11,8 @@ from steper_ray.config.presets import PRESETS
 from steper_ray.config.validation import ValidationConfig
 
 Weights = tuple[float, float, float]
+#: A teacher that is the student itself, as it starts.
+SELF = "self"
 
 
 class LoraConfig(Section):
@@ -36,7 +38,10 @@ class SoftTargetsConfig(Section):
     """
 
     teacher: FolderOrName
-    """A model folder or hub name."""
+    """A model folder or hub name; or `self`, the student as it starts, which needs `privileged`."""
+    privileged: bool = False
+    """The teacher sees the question's right chain, that of the build, in front of the passages (on-policy
+    self-distillation, arXiv 2601.18734). In method `on_policy` alone."""
     share: float = Field(0.5, gt=0, le=1)
     """a of an example's loss (1 - a) x cross-entropy + a x divergence, both means over its target tokens. In method
     `on_policy` there is no chain of a teacher to copy: it is 1 there, and nothing else."""
@@ -147,6 +152,13 @@ class TrainConfig(Section):
     tracking_project: str = "steper_ray"
     """Project (Weights & Biases) or experiment (MLflow) that the run belongs to."""
 
+    @property
+    def teacher(self) -> str | None:
+        """The model that gives distributions, a folder or hub name; None without `soft_targets`."""
+        if self.soft_targets is None:
+            return None
+        return self.student if self.soft_targets.teacher == SELF else self.soft_targets.teacher
+
     @model_validator(mode="before")
     @classmethod
     def _preset(cls, given: Any) -> Any:
@@ -190,10 +202,18 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _on_policy(self) -> TrainConfig:
         if self.method != "on_policy":
+            if self.soft_targets is not None and self.soft_targets.privileged:
+                raise ValueError(
+                    "soft_targets.privileged shows the teacher what is copied: set method=on_policy"
+                )
             return self
         if self.soft_targets is None:
             raise ValueError(
                 "method on_policy needs a teacher: set soft_targets.teacher to a model with the student's tokenizer"
+            )
+        if self.soft_targets.teacher == SELF and not self.soft_targets.privileged:
+            raise ValueError(
+                "soft_targets.teacher=self says what the student says: set soft_targets.privileged=true"
             )
         if self.soft_targets.share != 1:
             raise ValueError(

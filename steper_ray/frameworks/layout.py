@@ -20,7 +20,8 @@ class Layout:
     """Templates of one framework. `passage` takes {title} and {text}; `question` takes {question}.
 
     `answer` opens the chain, and `joiner` stands before each piece of it; `preamble` holds the demonstrations,
-    `attempt` a chain that was wrong (see `after`). `instruction` is a chat's system message; plain text leaves it out.
+    `attempt` a chain of the question that was wrong (see `after`) or is right (see `knowing`). `instruction` is a
+    chat's system message; plain text leaves it out.
     """
 
     passage: str
@@ -40,6 +41,11 @@ class Layout:
         """
         said = clean(self.joiner.join(wrong))
         return replace(self, attempt=WRONG_ATTEMPT.format(question=clean(question), chain=said))
+
+    def knowing(self, question: str, chain: Sequence[str]) -> Layout:
+        """The layout of who knows a right chain of the question beforehand: it stands in front of the passages."""
+        said = clean(self.joiner.join(chain))
+        return replace(self, attempt=RIGHT_CHAIN.format(question=clean(question), chain=said))
 
     def for_chat(self) -> Layout:
         """The layout within a chat's turns: passages and question are the user's, the chain begins the reply."""
@@ -82,6 +88,10 @@ class Layout:
 WRONG_ATTEMPT = (
     'An earlier attempt at the question "{question}" came to a wrong answer: {chain}\n'
     "Answer it again from the passages, step by step, and find where that attempt went wrong.\n\n"
+)
+RIGHT_CHAIN = (
+    'The right reasoning for the question "{question}" is: {chain}\n'
+    "Answer it from the passages, step by step.\n\n"
 )
 
 

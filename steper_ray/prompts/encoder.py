@@ -37,6 +37,10 @@ class PromptEncoder:
         """An encoder of prompts that show a wrong chain; it remembers the same passages."""
         return replace(self, layout=self.layout.after(question, wrong))
 
+    def knowing(self, question: str, chain: Sequence[str]) -> PromptEncoder:
+        """An encoder of prompts that show a right chain; it remembers the same passages."""
+        return replace(self, layout=self.layout.knowing(question, chain))
+
     def segment(self, text: str) -> list[int]:
         ids = self._cache.get(text)
         if ids is None:

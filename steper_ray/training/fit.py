@@ -145,9 +145,9 @@ def _estimate(shape: Any, config: TrainConfig) -> Estimate:
 
 def _teacher(config: TrainConfig) -> int:
     """The parameters of the teacher that is in memory beside the student; 0 without one. Raises ModelError."""
-    if config.soft_targets is None:
+    if config.teacher is None:
         return 0
-    shape = load_shape(resolve_model(config.soft_targets.teacher), config.trust_remote_code)
+    shape = load_shape(resolve_model(config.teacher), config.trust_remote_code)
     return model_size(shape, config.model_copy(update={"lora": None})).parameters
 
 

@@ -227,9 +227,7 @@ def _wherever(sources: dict[str, str], noted: dict[str, Any] | None) -> dict[str
 
 
 def _teacher(config: TrainConfig) -> dict[str, str]:
-    if config.soft_targets is None:
-        return {}
-    return {"teacher's weights": _weights(resolve_model(config.soft_targets.teacher))}
+    return {} if config.teacher is None else {"teacher's weights": _weights(resolve_model(config.teacher))}
 
 
 def _choice(validation: ValidationConfig) -> dict[str, str]:

@@ -87,9 +87,9 @@ class Trainer:
         self._teacher: Teacher | None = None
         self._losses: Callable[[Packed], torch.Tensor] = self._engine.losses
         self._own = StudentBatches(task, self._data, worker) if self._config.method == "on_policy" else None
-        if (targets := self._config.soft_targets) is not None:
-            self._teacher = Teacher(targets, task.model, self._config, worker)
-            check_exactness(self._teacher, self._sample, self._config, targets.teacher)
+        if (targets := self._config.soft_targets) is not None and (name := self._config.teacher) is not None:
+            self._teacher = Teacher(name, targets, task.model, self._config, worker)
+            check_exactness(self._teacher, self._sample, self._config, name)
             self._losses = partial(self._teacher.losses_of, self._engine)
         self._difficulty = DifficultyWeights(N_TASKS, self._config.sigma_lr, self._config.log_sigma_bounds)
         self._filler = filler(load_tokenizer(task.model, trusted).eos_token_id)

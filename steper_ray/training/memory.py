@@ -83,6 +83,8 @@ def estimate_memory(size: ModelSize, config: TrainConfig, teacher: int = 0) -> E
     if teacher:
         parted = stage == 3 and teacher > SMALL
         live += float(width * (teacher / n + min(teacher, LIVE) if parted else teacher))
+    if config.method == "on_policy":  # the copy of the student that is asked
+        live += float(width * size.parameters)
     host = 0.0
     if config.offload:
         # Stage 3 keeps the sums of gradients there too, and the update's; stage 2 sums them up on the device.

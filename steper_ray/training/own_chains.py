@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -29,9 +29,10 @@ from steper_ray.prompts import PromptEncoder, encoder_for
 from steper_ray.schema import Question, StopReason, Trajectory, question_from_row, trajectory_id
 from steper_ray.schema.records import OwnChains
 from steper_ray.training.data import Batch, Item, TrainingData, batch_of, item_of
-from steper_ray.training.encoding import encode
+from steper_ray.training.encoding import Encoded, encode
 from steper_ray.training.engine import Engine, Worker
 from steper_ray.training.job import Task
+from steper_ray.training.packing import Tree
 from steper_ray.training.sources import sources_of
 from steper_ray.training.together import first_message
 
@@ -77,7 +78,8 @@ class StudentBatches:
         self._encoders = {name: encoder_for(tokenizer, one, prompt) for name, one in layouts().items()}
         rollouts = task.job.rollouts
         assert rollouts is not None  # make_task asks for it
-        self._questions = _questions(task.job.trajectories)
+        targets = task.job.config.soft_targets
+        self._questions = _questions(task.job.trajectories, targets is not None and targets.privileged)
         self._sampler: Sampler = self._together(lambda: rollouts.open(task.model))
 
     def batch(self, step: int, engine: Engine) -> tuple[Batch, OwnChains]:
@@ -112,11 +114,11 @@ class StudentBatches:
 
     def _write(self, names: Sequence[str], step: int) -> list[Written]:
         asked = [self._questions[name] for name in names]
-        chains = self._sampler.answer(asked, step)
+        chains = self._sampler.answer([question for question, _ in asked], step)
         config, limit = self._task.job.config, self._limit
         return [
-            written(name, chain, self._encoders[chain.framework], config, limit)
-            for name, chain in zip(names, chains, strict=True)
+            written(name, chain, self._encoders[chain.framework], config, limit, known)
+            for name, chain, (_, known) in zip(names, chains, asked, strict=True)
         ]
 
     def _together(self, work: Callable[[], T]) -> T:
@@ -132,33 +134,55 @@ class StudentBatches:
 
 
 def written(
-    name: str, chain: Trajectory, encoder: PromptEncoder, config: TrainConfig, limit: int | None
+    name: str,
+    chain: Trajectory,
+    encoder: PromptEncoder,
+    config: TrainConfig,
+    limit: int | None,
+    known: Sequence[str] = (),
 ) -> Written:
-    """The trees of a chain: of its first steps alone where a row, or the model's `limit`, has no room for all."""
+    """The trees of a chain: of its first steps alone where a row, or the model's `limit`, has no room for all.
+
+    `known` is a right chain that the teacher alone sees.
+    """
     ids, answers = encode(chain, encoder), chain.question.answers
     scored = score(chain.answer, answers, chain.question.dataset) if answers and chain.answer else None
     rewards = {"none": 0.0, "exact": scored.em, "f1": scored.f1} if scored else {}
-    branches = ids.own_words(encoder.end, rewards.get(config.on_policy.reward, 0.0))
-    while branches:
-        item = item_of(name, ids.trunk[: branches[-1].cut], branches, config)
-        longest = max(branch.cut + len(branch.prompt) + len(branch.target) for branch in branches)
-        if max(map(len, item.trees)) <= config.row_tokens and (limit is None or longest <= limit):
+    reward = rewards.get(config.on_policy.reward, 0.0)
+    read = encode(chain, encoder.knowing(chain.question.text, known)) if known else ids
+    for steps in range(len(chain.steps), 0, -1):
+        item, taught = (_first_steps(name, one, steps, encoder.end, reward, config) for one in (ids, read))
+        fits = max(map(len, item.trees)) <= config.row_tokens
+        if fits and (limit is None or max(map(_longest, (*item.trees, *taught.trees))) <= limit):
+            if known:
+                pairs = zip(item.trees, taught.trees, strict=True)
+                item = replace(item, trees=tuple(replace(tree, taught=other) for tree, other in pairs))
             right = scored is not None and scored.em == 1
             return Written(item, len(ids.chain), chain.stop_reason is StopReason.ANSWERED, right)
-        branches = branches[:-1]
     too_long = (
         f"its first step is longer than train.row_tokens ({config.row_tokens}) or the model's limit ({limit})"
     )
     return Written(None, trouble=chain.error or too_long)
 
 
-def _questions(path: Path) -> dict[str, Question]:
-    """The questions of a Parquet file or folder of trajectories, by the trajectories' ids."""
-    found = dict[str, Question]()
+def _first_steps(name: str, ids: Encoded, steps: int, end: int, reward: float, config: TrainConfig) -> Item:
+    return item_of(name, ids.trunk[: ids.cuts[steps - 1]], ids.own_words(end, reward)[:steps], config)
+
+
+def _longest(tree: Tree) -> int:
+    """Tokens of the longest example of a tree."""
+    return max(branch.cut + len(branch.prompt) + len(branch.target) for branch in tree.branches)
+
+
+def _questions(path: Path, with_chains: bool) -> dict[str, tuple[Question, tuple[str, ...]]]:
+    """The questions of a file or folder of trajectories by the trajectories' ids, with their chains if wanted."""
+    found = dict[str, tuple[Question, tuple[str, ...]]]()
+    columns = ["question", "sample", "attempt", *(["steps.list.element.reasoning"] if with_chains else [])]
     for source in sources_of(path):
         with pq.ParquetFile(local(source.path)) as parquet:
-            for batch in parquet.iter_batches(columns=["question", "sample", "attempt"]):
+            for batch in parquet.iter_batches(columns=columns):
                 for row in batch.to_pylist():
                     question = question_from_row(row["question"])
-                    found[trajectory_id(question.id, row["sample"], row["attempt"])] = question
+                    chain = tuple(step["reasoning"] for step in row.get("steps", ()))
+                    found[trajectory_id(question.id, row["sample"], row["attempt"])] = question, chain
     return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -35,10 +35,14 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """The examples that share one trunk of token ids."""
+    """The examples that share one trunk of token ids.
+
+    `taught` has the same targets behind other prompts, where their teacher reads other ones than the student.
+    """
 
     trunk: Sequence[int]
     branches: tuple[Branch, ...]
+    taught: Tree | None = None
 
     def __len__(self) -> int:
         return len(self.trunk) + sum(len(b.prompt) + len(b.target) for b in self.branches)
@@ -62,7 +66,7 @@ class Packed:
 
     `tree`, `branch` and `cut` define attention (see `attention.py`); `example` is the index of the example
     a supervised token belongs to, over the whole batch, or -1; `task`, `weight` and `reward` have shape (examples,).
-    `spans` are the trees of each row.
+    `spans` are the trees of each row; `taught` the same targets in the same order, as their teacher reads them.
     """
 
     input_ids: torch.Tensor
@@ -76,10 +80,12 @@ class Packed:
     weight: torch.Tensor
     reward: torch.Tensor
     spans: tuple[tuple[Span, ...], ...]
+    taught: Packed | None = None
 
     def to(self, device: torch.device | str) -> Packed:
-        tensors = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "spans"}
-        return replace(self, **tensors)
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        moved: dict[str, Any] = {name: v.to(device) for name, v in values if isinstance(v, torch.Tensor)}
+        return replace(self, **moved)
 
 
 def fill_rows(sizes: Sequence[int], length: int) -> list[list[int]]:
@@ -162,7 +168,14 @@ def pack_rows(trees: Sequence[Tree], rows: Sequence[Sequence[int]], pad_id: int)
         weight=torch.tensor([b.weight for b in branches], dtype=torch.float32),
         reward=torch.tensor([b.reward for b in branches], dtype=torch.float32),
         spans=tuple(spans),
+        taught=_taught(trees, rows, pad_id),
     )
+
+
+def _taught(trees: Sequence[Tree], rows: Sequence[Sequence[int]], pad_id: int) -> Packed | None:
+    if all(tree.taught is None for tree in trees):
+        return None
+    return pack_rows([tree.taught or tree for tree in trees], rows, pad_id)
 
 
 def supervised_columns(packed: Packed) -> torch.Tensor:

@@ -31,8 +31,10 @@ _AT_ONCE = 256  # target tokens whose whole distributions are there together
 class Teacher(Forward):
     """The frozen teacher on all workers, in parts under ZeRO-3 as the student is. Raises TrainingError, ModelError."""
 
-    def __init__(self, targets: SoftTargetsConfig, student: str, config: TrainConfig, worker: Worker) -> None:
-        name = resolve_model(targets.teacher)
+    def __init__(
+        self, name: str, targets: SoftTargetsConfig, student: str, config: TrainConfig, worker: Worker
+    ) -> None:
+        name = resolve_model(name)
         self._targets: SoftTargetsConfig = targets
         self._vocabulary = shared_vocabulary(student, name, config.trust_remote_code)
         shape = load_shape(name, config.trust_remote_code)
@@ -64,7 +66,7 @@ class Teacher(Forward):
         """The loss of each example of one micro-batch for the student, shape (examples,), float32, with gradient."""
         logits, labels, example = student.supervised(packed)
         with self.evaluating():
-            wanted, _, _ = self.supervised(packed)
+            wanted, _, _ = self.supervised(packed.taught or packed)
         size = self._vocabulary
         apart = divergences(logits[:, :size], wanted[:, :size], self._targets.beta, self._targets.temperature)
         copied = 1 - self._targets.share * (1 - packed.reward.to(example.device)[example])

@@ -22,6 +22,7 @@ from steper_ray.training.job import TrainJob, make_task
 from steper_ray.training.loop import Trainer
 from steper_ray.training.metrics import read_steps
 from steper_ray.training.own_chains import StudentBatches, written
+from steper_ray.training.packing import pack_rows
 from steper_ray.training.shares import filler, split
 from steper_ray.training.together import load_together
 
@@ -188,6 +189,28 @@ def test_a_right_chain_is_rewarded_and_a_wrong_one_is_corrected(world, tmp_path)
     assert rewards("Cem", "none") == (0.0, True)
     assert rewards("Cem Bob", "f1") == (0.667, False)
     assert rewards("", "f1") == (0.0, False)
+
+
+def test_a_teacher_that_knows_the_answer_reads_the_same_words_behind_another_prompt(world, alone, tmp_path):
+    (chain, *_) = trajectories_of(gold_examples())
+    soft = {"teacher": "self", "privileged": True, "beta": 0.5}
+    task = task_of(world, tmp_path, soft_targets=soft, max_steps=2)
+    encoder = task.job.rollouts.open(MODEL)._reasoner._prompts
+    (tree,) = written("a", chain, encoder, task.job.config, None, chain.chain).item.trees
+    taught = tree.taught
+    assert [b.target for b in taught.branches] == [b.target for b in tree.branches]
+    assert [b.prompt for b in taught.branches] == [b.prompt for b in tree.branches]
+    shown = encoder.tokenizer.decode(taught.trunk)
+    assert all(piece in shown for piece in chain.chain)
+    assert encoder.tokenizer.decode(tree.trunk) in shown.replace(
+        shown[: shown.index("step by step.") + 15], "<s>"
+    )
+    packed = pack_rows([tree, tree], [[0], [1]], 0)
+    for name in ("labels", "example"):
+        mine, theirs = getattr(packed, name), getattr(packed.taught, name)
+        assert torch.equal(mine[packed.example >= 0], theirs[packed.taught.example >= 0])
+    lines, _ = train(task, alone)
+    assert all(loss > 0 for line in lines for loss in line["losses"].values() if loss is not None)
 
 
 def test_what_has_no_room_is_cut_behind_a_step_or_named(world, alone, tmp_path):

@@ -85,6 +85,11 @@ CASES: list[tuple[Change, list[Change]]] = [
     ({"train.method": "vanilla_kd", "train.steps": "first_final"}, [{"train.method": "steper"}]),
     ({"train.method": "on_policy"}, [{"train.soft_targets.teacher": "org/model"}]),
     (ON_POLICY | {"train.soft_targets.share": "0.5"}, [{"train.soft_targets.share": None}]),
+    (
+        ON_POLICY | {"train.method": "steper", "train.soft_targets.privileged": "true"},
+        [{"train.method": "on_policy"}],
+    ),
+    (ON_POLICY | {"train.soft_targets.teacher": "self"}, [{"train.soft_targets.privileged": "true"}]),
     (ON_POLICY | {"train.steps": "first_final"}, [{"train.method": "steper"}]),
     (
         {"train.validation.share": "0.1", "train.validation.number": "5"},
