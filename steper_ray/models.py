@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from steper_ray.config import EngineConfig
+from steper_ray.config import EngineConfig, ReasoningConfig
 from steper_ray.core.copies import local
 from steper_ray.core.errors import ModelError
 from steper_ray.core.fingerprints import folder_fingerprint
@@ -169,6 +169,17 @@ def absolute_engine(engine: EngineConfig) -> EngineConfig:
         if name and Path(name).expanduser().is_dir()
     }
     return engine.model_copy(update=folders)
+
+
+def absolute_reasoning(config: ReasoningConfig) -> ReasoningConfig:
+    """The settings with their folders and files by whole paths, as `absolute_engine`."""
+    whole: dict[str, object] = {}
+    if config.demonstrations is not None:
+        whole["demonstrations"] = config.demonstrations.resolve()
+    if config.escalate is not None:
+        engine = absolute_engine(config.escalate.engine)
+        whole["escalate"] = config.escalate.model_copy(update={"engine": engine})
+    return config.model_copy(update=whole)
 
 
 def partial_attention(model_config: Any, tokens: int) -> list[str]:

@@ -14,7 +14,13 @@ from steper_ray.config.data import (
     RerankerConfig,
     RetrievalConfig,
 )
-from steper_ray.config.reasoning import EngineConfig, PromptConfig, ReasoningConfig, SamplingConfig
+from steper_ray.config.reasoning import (
+    EngineConfig,
+    EscalateConfig,
+    PromptConfig,
+    ReasoningConfig,
+    SamplingConfig,
+)
 from steper_ray.config.run import Config, DemoConfig, EvaluateConfig, JudgeConfig
 from steper_ray.config.serve import (
     AutoscaleConfig,
@@ -34,6 +40,7 @@ __all__ = [
     "DemoConfig",
     "EncoderConfig",
     "EngineConfig",
+    "EscalateConfig",
     "EvaluateConfig",
     "FusionConfig",
     "JudgeConfig",

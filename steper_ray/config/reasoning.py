@@ -87,6 +87,15 @@ class PromptConfig(Section):
     """Passed to the chat template, such as `{enable_thinking: false}`."""
 
 
+class EscalateConfig(Section):
+    """A larger model that writes again what the model is not sure of."""
+
+    engine: EngineConfig
+    """Such as one behind an endpoint. It is sent the same prompts, in its own tokens."""
+    below: float = Field(0.5, gt=0, le=1)
+    """A step whose least likely token has a probability below this is thrown away, and written by the larger model."""
+
+
 class ReasoningConfig(PromptConfig):
     """The multi-step loop."""
 
@@ -106,6 +115,8 @@ class ReasoningConfig(PromptConfig):
     confidence: float = Field(0.5, ge=0, le=1)
     """For `confident`: the least probability of a sentence's least likely token; 0 takes nothing back. Above 0.5 the
     miniature's students spend many more steps, most of them on what is right (unit `chain` gains by that)."""
+    escalate: EscalateConfig | None = None
+    """Let a larger model write the steps that the model doubts; not in training, which asks the student alone."""
     k: int = Field(4, ge=0)
     """Passages a step (the paper: 4). 0: none are searched for, so a model answers from what it knows."""
     max_passages: Positive = 20

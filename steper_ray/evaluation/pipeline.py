@@ -118,11 +118,12 @@ def _asked(
 
 
 def format_scores(results: Mapping[str, Mapping[str, EvalScores]]) -> str:
-    """A line for each model and unit, for a terminal."""
+    """A line for each model and unit, for a terminal; `larger` is the share of tokens written by a larger model."""
     return "\n".join(
         f"{name:24} {unit:9} EM {scores.em:.3f}  F1 {scores.f1:.3f}  Acc {scores.acc:.3f}  "
         f"steps {scores.mean_steps:.2f}  n {scores.n}  errors {scores.errors}"
         + (f", {scores.owed} of them owed" if scores.owed else "")
+        + (f"  larger {scores.larger_tokens / scores.completion_tokens:.0%}" if scores.larger_tokens else "")
         for name, units in results.items()
         for unit, scores in units.items()
     )

@@ -22,7 +22,7 @@ _WRONG = Score(em=0.0, f1=0.0, acc=0.0, acc_words=0.0)
 #: What is averaged over seeds.
 METRICS = (
     *("em", "f1", "acc", "acc_words", "recall", "duplicates", "mean_steps"),
-    *("prompt_tokens", "completion_tokens"),
+    *("prompt_tokens", "completion_tokens", "larger_tokens"),
 )
 
 
@@ -43,7 +43,8 @@ class EvalScores:
     """Scores of one model with one step unit over a test set.
 
     em, f1, acc, acc_words (acc on whole words), recall and duplicates lie between 0 and 1; mean_steps is in steps; the
-    tokens are the mean of one question's sum over its steps. `recall` is None where no question names its gold
+    tokens are the mean of one question's sum over its steps (`larger_tokens` are those that the model of
+    `reasoning.escalate` wrote). `recall` is None where no question names its gold
     passages; `duplicates` is the share of found passages that were found before, or came after the prompt was full.
     `recall_by_step[s - 1]` is the recall after step s; a question that ended earlier keeps its last recall.
     `errors` questions failed and count as wrong; `owed` of them have no end yet and are asked again by a rerun.
@@ -65,6 +66,7 @@ class EvalScores:
     stop_reasons: Mapping[str, int]
     by_hops: Mapping[str, GroupScores]
     by_steps: Mapping[str, GroupScores]
+    larger_tokens: float
 
 
 def judge(trajectory: Trajectory) -> Score:
@@ -119,6 +121,7 @@ class Scored:
         "hops",
         "prompt",
         "completion",
+        "larger",
         "new",
         "repeated",
         "failed",
@@ -149,6 +152,7 @@ class Scored:
             steps=len(trajectory.steps),
             prompt=sum(usage.prompt_tokens for usage in usages),
             completion=sum(usage.completion_tokens for usage in usages),
+            larger=sum(usage.larger_tokens for usage in usages),
             new=len(trajectory.passages),
             repeated=sum(step.duplicates for step in trajectory.steps),
             failed=failed(trajectory),
@@ -196,6 +200,7 @@ class Scored:
             stop_reasons=dict(sorted(self._reasons.items())),
             by_hops=self._grouped("hops", [row for row in rows if self._columns["hops"][row] >= 0]),
             by_steps=self._grouped("steps", ended),
+            larger_tokens=self._mean("larger", ended),
         )
 
     def _row(

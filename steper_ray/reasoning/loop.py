@@ -23,11 +23,12 @@ from steper_ray.prompts import PromptEncoder, PromptWriter, encoder_for
 from steper_ray.reasoning.draft import Draft
 from steper_ray.reasoning.events import Event, Finished, PassagesFound, ReasoningDelta, StepDone, StepStarted
 from steper_ray.reasoning.passages import PassagePool
-from steper_ray.reasoning.stopping import Written, answer_of, policy_for, reason_at_limit
+from steper_ray.reasoning.stopping import Written, answer_of, policy_for, reason_at_limit, sentences
 from steper_ray.retrieval.base import AsyncRetriever, Retriever, as_async
-from steper_ray.schema import Question, Step, StopReason, Trajectory
+from steper_ray.schema import Passage, Question, Step, StopReason, Trajectory, Usage
 
 Emit = Callable[[Event], None]
+_Writer = tuple[Generator, PromptEncoder | PromptWriter]
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Reasoner:
         sampling: SamplingConfig,
         source: str = "",
         sample: int = 0,
+        larger: Generator | None = None,
     ) -> None:
         self.config, self._sample, self._attempt = config, sample, 0
         self.max_tokens: int | None = None
@@ -55,10 +57,8 @@ class Reasoner:
         )
         self._framework = framework_of(config.framework)
         self._rewrites = rewrites(self._framework)
-        layout, tokenizer = layout_for(config), generator.tokenizer
-        self._prompts: PromptEncoder | PromptWriter = (
-            PromptWriter(layout, config) if tokenizer is None else encoder_for(tokenizer, layout, config)
-        )
+        self._prompts = _prompts(config, generator)
+        self._larger = None if larger is None else (larger, _prompts(config, larger))
 
     async def run(self, question: Question, emit: Emit = lambda event: None) -> Trajectory:
         """Reasons to the end; `emit` is called with each event as it happens. Raises EngineDeadError alone."""
@@ -180,13 +180,15 @@ class Reasoner:
             emit(PassagesFound(index, hits, len(found) - len(hits), retrieved - started))
             prompt = self._prompts.prompt(question.text, pool.passages, chain)
             made = await self._generate(index, prompt, sampling, emit)
+            if self._doubts(made):
+                made = await self._escalate(made, index, (question.text, pool.passages, chain), sampling)
             asked = (*(step.query for step in steps), query)
             ruling = policy.rule(
                 Written(made.piece, made.spans, chain, asked, index == self.config.max_steps)
             )
             logprobs = made.logprobs
             if made.piece and not logprobs and self.config.stop == "confident":
-                _warn_of_silence(self._source)
+                _warn_of_silence(self._source, "reasoning.stop=confident behaves like fixed")
             step = Step(
                 index=index,
                 query=query,
@@ -217,13 +219,40 @@ class Reasoner:
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) >> 1  # engines take 31 bits
         return self._sampling.model_copy(update={"seed": seed})
 
-    async def _generate(self, index: int, prompt: Prompt, sampling: SamplingConfig, emit: Emit) -> Draft:
+    def _doubts(self, made: Draft) -> bool:
+        """Whether the larger model is to write the piece."""
+        escalate = self.config.escalate
+        if self._larger is None or escalate is None:
+            return False
+        sure = [p for p in made.spans.least(sentences(self._framework, made.piece)) if p is not None]
+        if made.piece and not sure:
+            _warn_of_silence(self._source, "reasoning.escalate asks no larger model")
+        return bool(sure) and min(sure) < escalate.below
+
+    async def _escalate(
+        self,
+        doubted: Draft,
+        index: int,
+        asked: tuple[str, Sequence[Passage], Sequence[str]],
+        sampling: SamplingConfig,
+    ) -> Draft:
+        """The piece as the larger model writes it, with the tokens of both."""
+        assert self._larger is not None
+        _, prompts = self._larger
+        made = await self._generate(index, prompts.prompt(*asked), sampling, lambda event: None, self._larger)
+        made.usage = _with_larger(doubted.usage, made.usage)
+        return made
+
+    async def _generate(
+        self, index: int, prompt: Prompt, sampling: SamplingConfig, emit: Emit, by: _Writer | None = None
+    ) -> Draft:
         """One step's piece. In unit `sentence` the stream is closed as soon as the first one is complete."""
-        chat, tokenizer = self._prompts.chat, self._generator.tokenizer
+        generator, prompts = by or (self._generator, self._prompts)
+        chat, tokenizer = prompts.chat, generator.tokenizer
         draft = Draft(self._framework, self.config.unit, tokenizer, chat)
         # An engine that is sent ids would find a stop string in a thought; an endpoint's chat knows them apart.
         stop = () if chat and tokenizer is not None else self._framework.stop
-        async with aclosing(self._generator.stream(prompt, sampling, stop)) as chunks:
+        async with aclosing(generator.stream(prompt, sampling, stop)) as chunks:
             async for chunk in chunks:
                 if text := draft.add(chunk):
                     emit(ReasoningDelta(index, text))
@@ -234,10 +263,23 @@ class Reasoner:
         return draft
 
 
-@lru_cache(maxsize=64)
-def _warn_of_silence(source: str) -> None:
-    """Once for each engine."""
-    logger.warning(
-        "%s reports no log-probabilities: reasoning.stop=confident behaves like fixed",
-        source or "the engine",
+def _prompts(config: ReasoningConfig, generator: Generator) -> PromptEncoder | PromptWriter:
+    layout, tokenizer = layout_for(config), generator.tokenizer
+    return PromptWriter(layout, config) if tokenizer is None else encoder_for(tokenizer, layout, config)
+
+
+def _with_larger(doubted: Usage, larger: Usage) -> Usage:
+    """Of a step that the larger model wrote again: the tokens of both."""
+    return Usage(
+        doubted.prompt_tokens + larger.prompt_tokens,
+        doubted.completion_tokens + larger.completion_tokens,
+        doubted.cached_tokens + larger.cached_tokens,
+        doubted.thinking_tokens + larger.thinking_tokens,
+        larger.completion_tokens,
     )
+
+
+@lru_cache(maxsize=64)
+def _warn_of_silence(source: str, so: str) -> None:
+    """Once for each engine."""
+    logger.warning("%s reports no log-probabilities: %s", source or "the engine", so)

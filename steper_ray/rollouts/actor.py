@@ -84,6 +84,7 @@ class RolloutActor:
         self._in_use = 0
         self._engine: EngineConfig | None = None
         self._engines: list[Generator] = []
+        self._loaded: dict[str, Generator] = {}
         self._retrievers: dict[tuple[Path, RetrievalConfig, str], Retriever] = {}
         self._rooms: dict[int, _Room] = {}
         self._failed: SteperError | None = None
@@ -213,9 +214,11 @@ class RolloutActor:
             if spec.teacher == "engine":
                 await self._load(spec.engine)
         generator = self._engines[0] if spec.teacher == "engine" else None
-        judge = None
+        judge = larger = None
         if "judge" in spec.scores and spec.verify.judge_engine is not None:
             judge = await self._load(spec.verify.judge_engine)
+        if spec.reasoning.escalate is not None:
+            larger = await self._load(spec.reasoning.escalate.engine)
         how = (spec.sampling, spec.verify, spec.reasoning, retriever, generator, judge)
         verifiers = open_verifiers(spec.scores, *how)
         if generator is None:
@@ -225,7 +228,7 @@ class RolloutActor:
             return _Room([[teacher]], verifiers)
         first, samples = spec.asking.first_sample, spec.asking.samples
         teachers = [
-            Reasoner(retriever, generator, spec.reasoning, spec.sampling, spec.source, sample)
+            Reasoner(retriever, generator, spec.reasoning, spec.sampling, spec.source, sample, larger)
             for sample in range(first, first + samples)
         ]
         return _Room(groups(teachers, spec.asking), verifiers)
@@ -237,15 +240,20 @@ class RolloutActor:
         return self._retrievers[key]
 
     async def _load(self, config: EngineConfig) -> Generator:
+        """An engine beside those that are there, or the one of these settings."""
         from steper_ray.generation import open_generator  # brings torch, which annotations do not need
 
-        engine = open_generator(config)
-        self._engines.append(engine)
-        await engine.check()
-        return engine
+        key = config.model_dump_json()
+        if key not in self._loaded:
+            engine = open_generator(config)
+            self._engines.append(engine)
+            await engine.check()
+            self._loaded[key] = engine
+        return self._loaded[key]
 
     async def _close(self) -> None:
         engines, self._engines = self._engines, []
+        self._loaded.clear()
         self._rooms.clear()
         self._engine = None
         for engine in engines:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from steper_ray import models
 from steper_ray.config import (
     AnnotationConfig,
     Config,
@@ -135,7 +136,9 @@ class RolloutSpec:
 def reasoning_identity(config: ReasoningConfig) -> dict[str, Any]:
     """The settings, with the demonstrations file by its content: an edited prompt is another prompt."""
     unused = {"confidence"} if config.stop == "fixed" else set[str]()
-    settings = config.model_dump(mode="json", exclude={"demonstrations", *unused})
+    settings = config.model_dump(mode="json", exclude={"demonstrations", "escalate", *unused})
+    if (escalate := config.escalate) is not None:
+        settings["escalate"] = {"below": escalate.below, "engine": engine_identity(escalate.engine)}
     if config.demonstrations is not None:
         try:
             settings["demonstrations"] = hashlib.sha256(config.demonstrations.read_bytes()).hexdigest()
@@ -153,11 +156,9 @@ def engine_identity(config: EngineConfig) -> dict[str, Any]:
 
 
 def absolute_reasoning(config: ReasoningConfig) -> ReasoningConfig:
-    """The settings with the demonstrations by their whole path. Raises SteperError for an unknown framework."""
+    """The settings by whole paths. Raises SteperError for an unknown framework."""
     framework_of(config.framework)
-    if config.demonstrations is None:
-        return config
-    return config.model_copy(update={"demonstrations": config.demonstrations.resolve()})
+    return models.absolute_reasoning(config)
 
 
 def absolute_verify(config: VerifyConfig) -> VerifyConfig:

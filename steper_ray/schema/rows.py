@@ -32,6 +32,7 @@ _USAGE = pa.struct(
         ("completion_tokens", pa.int64()),
         ("cached_tokens", pa.int64()),
         ("thinking_tokens", pa.int64()),
+        ("larger_tokens", pa.int64()),
     ]
 )
 _QUESTION_FIELDS = [
@@ -132,7 +133,8 @@ def question_from_row(row: dict[str, Any]) -> Question:
 
 def step_from_row(row: dict[str, Any]) -> Step:
     hits = tuple(Hit(passage_from_row(hit["passage"]), hit["score"]) for hit in row["hits"])
-    return Step(**{**row, "hits": hits, "usage": Usage(**row["usage"])})
+    usage = Usage(**{name: tokens or 0 for name, tokens in row["usage"].items()})  # an older row has fewer
+    return Step(**{**row, "hits": hits, "usage": usage})
 
 
 def trajectory_from_row(row: dict[str, Any]) -> Trajectory:

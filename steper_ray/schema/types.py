@@ -90,15 +90,17 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one generation: read, written, read from the engine's prefix cache, and written while thinking.
+    """Tokens of one step: read, written, read from the engine's prefix cache, written while thinking, and written by
+    the larger model of `reasoning.escalate`.
 
-    Those of thinking are among the written ones; the chain does not hold them.
+    Those of thinking and of the larger model are among the written ones; the chain does not hold what was thought.
     """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     thinking_tokens: int = 0
+    larger_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,15 +54,20 @@ class EngineReplica(ReasonEngine):
     """One engine, opened from its plan. `shards`: the deployed retriever, or none to search in this process."""
 
     def __init__(self, plan: Plan, engine: EnginePlan, shards: Sequence[DeploymentHandle[Any]] = ()) -> None:
-        from steper_ray.generation import open_students  # brings torch, which the ingress does not need
+        from steper_ray.generation import (  # torch, which the ingress does not need
+            open_generator,
+            open_students,
+        )
 
         config = plan.config
         retriever: Retriever | ShardedRetriever = (
             ShardedRetriever(shards) if shards else open_index(plan.index, config.retrieval, plan.corpus)
         )
         students = open_students(engine.engine, engine.students)
+        escalate = config.reasoning.escalate
+        larger = None if escalate is None else open_generator(escalate.engine)
         super().__init__(
-            retriever, students, config.reasoning, config.sampling, config.serve, EngineMetrics()
+            retriever, students, config.reasoning, config.sampling, config.serve, EngineMetrics(), larger
         )
 
     async def __del__(self) -> None:  # Serve awaits it before the replica ends

@@ -143,7 +143,8 @@ class Budgeted:
 class ReasonEngine:
     """Answers questions, many at once, in one event loop.
 
-    `students`: generators by name. `observe` is called for each generation that ended.
+    `students`: generators by name; `larger` that of `reasoning.escalate`. `observe` is called for each generation of a
+    student that ended.
     """
 
     def __init__(
@@ -154,13 +155,19 @@ class ReasonEngine:
         sampling: SamplingConfig,
         serve: ServeConfig,
         observe: Callable[[Generated], None] = lambda generated: None,
+        larger: Generator | None = None,
     ) -> None:
-        self._stats = EngineStats()
+        self._stats, self._larger = EngineStats(), larger
         self._students = students
         budgeted = Budgeted(as_async(retriever), serve.retrieval_timeout_s)
         self._reasoners = {
             name: Reasoner(
-                budgeted, Metered(name, generator, self._stats, observe), reasoning, sampling, name
+                budgeted,
+                Metered(name, generator, self._stats, observe),
+                reasoning,
+                sampling,
+                name,
+                larger=larger,
             )
             for name, generator in students.items()
         }
@@ -224,7 +231,7 @@ class ReasonEngine:
             raise EngineDeadError(str(self._dead))
 
     async def close(self) -> None:
-        for generator in self._students.values():
+        for generator in (*self._students.values(), *([self._larger] if self._larger else [])):
             await generator.close()
 
     def _log_setup(self, error: EngineSetupError) -> None:

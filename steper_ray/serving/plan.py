@@ -14,7 +14,7 @@ from pathlib import Path
 from steper_ray.config import Config, EngineConfig, StudentConfig
 from steper_ray.core.storage import as_path, has_scheme
 from steper_ray.corpora import Corpus, open_corpus
-from steper_ray.models import absolute_engine, check_adapter, resolve_model
+from steper_ray.models import absolute_engine, absolute_reasoning, check_adapter, resolve_model
 from steper_ray.retrieval import check_parts, ensure_index, index_folder, read_manifest
 from steper_ray.serving.api import Limits
 from steper_ray.serving.wire import About
@@ -125,7 +125,4 @@ def _index(config: Config, corpus: Corpus) -> tuple[Path, str]:
 
 def _absolute(config: Config) -> Config:
     """The config with whole paths in what a replica opens by it: a replica runs in another folder."""
-    reasoning = config.reasoning
-    if reasoning.demonstrations is not None:
-        reasoning = reasoning.model_copy(update={"demonstrations": reasoning.demonstrations.resolve()})
-    return config.model_copy(update={"reasoning": reasoning})
+    return config.model_copy(update={"reasoning": absolute_reasoning(config.reasoning)})
