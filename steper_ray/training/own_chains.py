@@ -57,7 +57,7 @@ class Sampler(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class OwnChain:
     """A chain of the student's as trees to learn from; `item` is None where `trouble` says why there are none."""
 
     item: Item | None
@@ -89,7 +89,7 @@ class StudentBatches:
         epoch, chosen = self._data.chosen(step)
         names = [self._data.items.name(index) for index in chosen]
         mine = names[self._worker.rank :: self._worker.size]
-        found: list[list[Written]] = [[]] * self._worker.size
+        found: list[list[OwnChain]] = [[]] * self._worker.size
         dist.all_gather_object(found, self._together(lambda: self._write(mine, step)))
         all_written = [one for part in found for one in part]
         items = [one.item for one in all_written if one.item is not None]
@@ -112,7 +112,7 @@ class StudentBatches:
     def close(self) -> None:
         self._sampler.close()
 
-    def _write(self, names: Sequence[str], step: int) -> list[Written]:
+    def _write(self, names: Sequence[str], step: int) -> list[OwnChain]:
         asked = [self._questions[name] for name in names]
         chains = self._sampler.answer([question for question, _ in asked], step)
         config, limit = self._task.job.config, self._limit
@@ -140,7 +140,7 @@ def written(
     config: TrainConfig,
     limit: int | None,
     known: Sequence[str] = (),
-) -> Written:
+) -> OwnChain:
     """The trees of a chain: of its first steps alone where a row, or the model's `limit`, has no room for all.
 
     `known` is a right chain that the teacher alone sees.
@@ -158,11 +158,11 @@ def written(
                 pairs = zip(item.trees, taught.trees, strict=True)
                 item = replace(item, trees=tuple(replace(tree, taught=other) for tree, other in pairs))
             right = scored is not None and scored.em == 1
-            return Written(item, len(ids.chain), chain.stop_reason is StopReason.ANSWERED, right)
+            return OwnChain(item, len(ids.chain), chain.stop_reason is StopReason.ANSWERED, right)
     too_long = (
         f"its first step is longer than train.row_tokens ({config.row_tokens}) or the model's limit ({limit})"
     )
-    return Written(None, trouble=chain.error or too_long)
+    return OwnChain(None, trouble=chain.error or too_long)
 
 
 def _first_steps(name: str, ids: Encoded, steps: int, end: int, reward: float, config: TrainConfig) -> Item:
