@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from steper_ray.config import EngineConfig, EscalateConfig
 from steper_ray.config.file import load_config
 from steper_ray.core.errors import DataError, LockedError, ModelError
 from steper_ray.core.locks import locked
@@ -21,6 +22,8 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 QUESTIONS = 5
 BASE = [EvalJob("base", "miniature:base", unit) for unit in ("sentence", "chain")]
 TEACHER = [EvalJob("teacher", "miniature:teacher", "chain")]
+ALL_DOUBTED = EscalateConfig(engine=EngineConfig(model="miniature:teacher"), below=1.0)
+ESCALATED = EvalJob("escalated", "miniature:base", "chain", (("escalate", ALL_DOUBTED),))
 
 
 @pytest.fixture
@@ -58,10 +61,11 @@ def essence(trajectory):
 
 async def test_the_pool_gives_the_scores_of_the_reasoner_run_directly(configure, tmp_path):
     config = configure()
-    results = evaluate(config, [*BASE, *TEACHER])
+    results = evaluate(config, [*BASE, *TEACHER, ESCALATED])
     assert {name: sorted(units) for name, units in results.items()} == {
         "base": ["chain", "sentence"],
         "teacher": ["chain"],
+        "escalated": ["chain"],
     }
     for job in (BASE[0], TEACHER[0]):
         trajectories = await run_directly(config, job, tmp_path / "index")
@@ -69,6 +73,13 @@ async def test_the_pool_gives_the_scores_of_the_reasoner_run_directly(configure,
         assert [essence(t) for t in stored] == [essence(t) for t in trajectories]
         assert results[job.name][job.unit] == score_trajectories(trajectories)
         assert results[job.name][job.unit].n == QUESTIONS
+    # Who doubts every step lets the larger model write them all.
+    chains = [
+        [t.chain for t in read_trajectories(job_files(config.run_dir, job))] for job in (*TEACHER, ESCALATED)
+    ]
+    assert chains[0] == chains[1]
+    wrote = results["escalated"]["chain"].larger_tokens
+    assert 0 < wrote == results["teacher"]["chain"].completion_tokens
 
 
 def test_a_rerun_starts_no_actor_and_gives_the_same_scores(configure, monkeypatch):
