@@ -14,9 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from steper_ray.cli.data import estimate, export, inspect_data
-from steper_ray.cli.options import ConfigFile, DryRun, Overrides, stoppable
-from steper_ray.cli.results import compare, paper, report
-from steper_ray.cluster import connect
+from steper_ray.cli.options import ConfigFile, DryRun, Overrides, run_stage
+from steper_ray.cli.results import compare, judge, paper, report, tune
 from steper_ray.config import Config
 from steper_ray.config.file import load_config
 from steper_ray.core.errors import SteperError
@@ -35,27 +34,6 @@ _STYLE: dict[str, Any] = {
 app = typer.Typer(no_args_is_help=True, help=_HELP, **_STYLE)
 
 
-def _run(
-    stage: Callable[[Config], Any],
-    config: Path | None,
-    overrides: list[str] | None,
-    dry_run: bool,
-    *,
-    needs_ray: bool = True,
-) -> None:
-    resolved = load_config(config, overrides or [])
-    if dry_run:
-        typer.echo(resolved.dump(), nl=False)
-        return
-
-    def work() -> None:
-        if needs_ray:
-            connect(resolved.run_dir)
-        stage(resolved)
-
-    stoppable(work, needs_ray=needs_ray)
-
-
 @app.command()
 def doctor(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Check a config before hours are spent.
@@ -70,7 +48,7 @@ def doctor(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryR
         if faults := examine(resolved, typer.echo):
             raise SteperError(f"{faults} {'check' if faults == 1 else 'checks'} failed: see FAULT above")
 
-    _run(stage, config, overrides, dry_run, needs_ray=False)
+    run_stage(stage, config, overrides, dry_run, needs_ray=False)
 
 
 @app.command()
@@ -86,7 +64,7 @@ def index(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRu
         if long := stages().long_passages(resolved, folder):
             typer.echo(f"passages: {long}")
 
-    _run(stage, config, overrides, dry_run, needs_ray=False)
+    run_stage(stage, config, overrides, dry_run, needs_ray=False)
 
 
 @app.command()
@@ -100,7 +78,7 @@ def build(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRu
     def stage(resolved: Config) -> None:
         typer.echo(stages().build(resolved).summary())
 
-    _run(stage, config, overrides, dry_run)
+    run_stage(stage, config, overrides, dry_run)
 
 
 app.command("inspect")(inspect_data)
@@ -119,7 +97,7 @@ def train(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRu
         result = stages().train(resolved)
         typer.echo(f"{result.name}: {result.steps} optimiser steps, model in {result.model_dir}")
 
-    _run(stage, config, overrides, dry_run)
+    run_stage(stage, config, overrides, dry_run)
     if dry_run:
         stages().train_memory(load_config(config, overrides or []))
 
@@ -146,7 +124,7 @@ def evaluate(
 
         typer.echo(format_scores(stages().evaluate(resolved, model or [])))
 
-    _run(stage, config, overrides, dry_run)
+    run_stage(stage, config, overrides, dry_run)
 
 
 @app.command()
@@ -167,36 +145,7 @@ def predict(
     def stage(resolved: Config) -> None:
         typer.echo(stages().predict(resolved, model).summary())
 
-    _run(stage, config, overrides, dry_run)
-
-
-@app.command()
-def judge(
-    wanted: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="ONE OTHER SECTION.FIELD=VALUE...",
-            help="Names of two evaluations; of several seeds with commas between.",
-            show_default=False,
-        ),
-    ] = None,
-    config: ConfigFile = None,
-    dry_run: DryRun = False,
-    planted: Annotated[
-        bool, typer.Option("--planted", help="Of one evaluation: does the judge see faults planted in it?")
-    ] = False,
-) -> None:
-    """Have the chains of two evaluations rated by the model of `evaluate.judge`: beginning, expansion, aggregation.
-
-    Each pair is asked in both orders. Replies are kept in RUN_DIR/eval/judged: run it again to continue.
-    """
-    names = [one for one in wanted or [] if "=" not in one]
-    overrides = [one for one in wanted or [] if "=" in one]
-
-    def stage(resolved: Config) -> None:
-        typer.echo(stages().judge_chains(resolved, names, planted=planted))
-
-    _run(stage, config, overrides, dry_run, needs_ray=False)
+    run_stage(stage, config, overrides, dry_run)
 
 
 @app.command()
@@ -212,12 +161,14 @@ def self_distil(config: ConfigFile = None, overrides: Overrides = None, dry_run:
 
         typer.echo(format_rounds(run(resolved)))
 
-    _run(stage, config, overrides, dry_run)
+    run_stage(stage, config, overrides, dry_run)
 
 
 app.command()(report)
 app.command()(compare)
 app.command()(paper)
+app.command()(judge)
+app.command()(tune)
 
 
 @app.command()
@@ -232,7 +183,7 @@ def serve(config: ConfigFile = None, overrides: Overrides = None, dry_run: DryRu
 
         run(resolved)
 
-    _run(stage, config, overrides, dry_run, needs_ray=False)
+    run_stage(stage, config, overrides, dry_run, needs_ray=False)
 
 
 @app.command()
@@ -255,7 +206,7 @@ def demo(config: ConfigFile = DEFAULT, overrides: Overrides = None, dry_run: Dry
         typer.echo(f"\nreport   {resolved.run_dir / 'report.html'}")
         typer.echo(f"service  {shown} serve {f'--config {config} ' if config else ''}{student}")
 
-    _run(stage, config, overrides, dry_run)
+    run_stage(stage, config, overrides, dry_run)
 
 
 def run_job(command: Callable[..., None]) -> None:

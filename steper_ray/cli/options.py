@@ -1,4 +1,4 @@
-"""What commands share: options, and how they stop."""
+"""What commands share: options, and how they run and stop."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from steper_ray.cluster import leave
+from steper_ray.cluster import connect, leave
+from steper_ray.config import Config
+from steper_ray.config.file import load_config
 from steper_ray.core.storage import as_path
 
 
@@ -46,3 +48,25 @@ Overrides = Annotated[
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and stop.")]
+
+
+def run_stage(
+    stage: Callable[[Config], Any],
+    config: Path | None,
+    overrides: list[str] | None,
+    dry_run: bool,
+    *,
+    needs_ray: bool = True,
+) -> None:
+    """Does `stage` with the resolved config, or prints it."""
+    resolved = load_config(config, overrides or [])
+    if dry_run:
+        typer.echo(resolved.dump(), nl=False)
+        return
+
+    def work() -> None:
+        if needs_ray:
+            connect(resolved.run_dir)
+        stage(resolved)
+
+    stoppable(work, needs_ray=needs_ray)

@@ -1,4 +1,4 @@
-"""Commands that read or make results: `report`, `compare` and `paper`."""
+"""Commands that read or make results: `report`, `compare`, `paper`, `judge` and `tune`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from steper_ray.cli.options import place, stoppable
+from steper_ray.cli.options import ConfigFile, DryRun, Overrides, place, run_stage, stoppable
+from steper_ray.config import Config
 
 
 def report(run_dir: Annotated[Path, typer.Argument(parser=place, help="Folder of a run.")]) -> None:
@@ -71,3 +72,55 @@ def paper(
     overrides = [one for one in given if "=" in one]
     settings = (names, Scale(scale), config or [], overrides, student or [])
     stoppable(partial(run_paper, *settings, dry_run=dry_run, say=typer.echo), needs_ray=not dry_run)
+
+
+def judge(
+    wanted: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="ONE OTHER SECTION.FIELD=VALUE...",
+            help="Names of two evaluations; of several seeds with commas between.",
+            show_default=False,
+        ),
+    ] = None,
+    config: ConfigFile = None,
+    dry_run: DryRun = False,
+    planted: Annotated[
+        bool, typer.Option("--planted", help="Of one evaluation: does the judge see faults planted in it?")
+    ] = False,
+) -> None:
+    """Have the chains of two evaluations rated by the model of `evaluate.judge`: beginning, expansion, aggregation.
+
+    Each pair is asked in both orders. Replies are kept in RUN_DIR/eval/judged: run it again to continue.
+    """
+    names = [one for one in wanted or [] if "=" not in one]
+    overrides = [one for one in wanted or [] if "=" in one]
+
+    def stage(resolved: Config) -> None:
+        from steper_ray import stages
+
+        typer.echo(stages.judge_chains(resolved, names, planted=planted))
+
+    run_stage(stage, config, overrides, dry_run, needs_ray=False)
+
+
+def tune(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model to ask: NAME=FOLDER, a folder or a hub name. Default: engine.model."),
+    ] = None,
+) -> None:
+    """Try every combination of `tune.settings` on held-out questions, and keep the best, in RUN_DIR/tune.
+
+    Run it again to continue where it stopped.
+    """
+
+    def stage(resolved: Config) -> None:
+        from steper_ray.recipes.tuning import tune as run
+
+        typer.echo(run(resolved, model).summary())
+
+    run_stage(stage, config, overrides, dry_run)

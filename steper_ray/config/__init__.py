@@ -21,7 +21,7 @@ from steper_ray.config.reasoning import (
     ReasoningConfig,
     SamplingConfig,
 )
-from steper_ray.config.run import Config, DemoConfig, EvaluateConfig, JudgeConfig
+from steper_ray.config.run import Config, DemoConfig, EvaluateConfig, JudgeConfig, TuneConfig
 from steper_ray.config.serve import (
     AutoscaleConfig,
     RetrieverServeConfig,
@@ -60,6 +60,7 @@ __all__ = [
     "StudentConfig",
     "TeacherConfig",
     "TrainConfig",
+    "TuneConfig",
     "ValidationConfig",
     "VerifyConfig",
 ]

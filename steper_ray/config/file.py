@@ -43,6 +43,15 @@ def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -
         if loaded is not None and not isinstance(loaded, dict):
             raise ConfigError(f"{path}: a config is a mapping of sections, this is a {type(loaded).__name__}")
         data = loaded or {}
+    return _checked(data, overrides, where)
+
+
+def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """The config with dotted overrides on top. Raises ConfigError, which names them."""
+    return _checked(config.model_dump(mode="json"), overrides, ", ".join(overrides)) if overrides else config
+
+
+def _checked(data: dict[str, Any], overrides: Sequence[str], where: str) -> Config:
     for override in overrides:
         _override(data, override)
     try:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from steper_ray.config.base import FilePath, FolderOrName, Positive, Section
 from steper_ray.config.build import BuildConfig
@@ -88,6 +88,37 @@ class SelfDistilConfig(Section):
     """By default that of `sampling`."""
 
 
+class TuneConfig(Section):
+    """Settings of inference that are tried on held-out questions (`steper tune`)."""
+
+    settings: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """The values of each setting to try, every combination of them: fields of `reasoning` and `retrieval`, such as
+    {reasoning.k: [2, 4, 8], reasoning.unit: [sentence, chain]}."""
+    corpus: CorpusConfig | None = None
+    """The questions, never those of the test set; by default those of `corpus` that `train.validation.share` holds out
+    of training."""
+    first: Positive = 32
+    """Questions of the first round."""
+    questions: Positive = 288
+    """Questions of the last round, or all there are."""
+    keep: float = Field(1 / 3, gt=0, lt=1)
+    """Share of the candidates that goes on to the next round, which asks 1 / `keep` times the questions."""
+    by: Literal["em", "f1", "acc"] = "em"
+    """The score that decides; of equals the one that writes fewer tokens."""
+
+    @field_validator("settings")
+    @classmethod
+    def _known(cls, given: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+        for name, values in given.items():
+            section, _, field = name.partition(".")
+            sections = {"reasoning": ReasoningConfig, "retrieval": RetrievalConfig}
+            if section not in sections or field.partition(".")[0] not in sections[section].model_fields:
+                raise ValueError(f"{name}: no field of reasoning or retrieval, such as reasoning.k")
+            if not values:
+                raise ValueError(f"{name}: no values to try: give a list, such as [2, 4, 8]")
+        return given
+
+
 class Config(Section):
     """The whole of one run."""
 
@@ -105,6 +136,7 @@ class Config(Section):
     serve: ServeConfig = ServeConfig()
     demo: DemoConfig = DemoConfig()
     self_distil: SelfDistilConfig = SelfDistilConfig()
+    tune: TuneConfig = TuneConfig()
 
     @model_validator(mode="after")
     def _verifiers(self) -> Config:

@@ -78,6 +78,8 @@ CASES: list[tuple[Change, list[Change]]] = [
         {"serve.students": "[{name: a, model: x/a}, {name: a, model: x/b}]"},
         [{"serve.students": "[{name: a, model: x/a}, {name: b, model: x/b}]"}],
     ),
+    ({"tune.settings": "{train.lr: [1]}"}, [{"tune.settings": "{reasoning.k: [2, 4]}"}]),
+    ({"tune.settings": "{reasoning.k: []}"}, [{"tune.settings": "{reasoning.k: [2, 4]}"}]),
     ({"train.preset": "9b-9gpu"}, [{"train.preset": "0.5b-1gpu"}]),
     ({"train.log_sigma_bounds": "[1, -1]"}, [{"train.log_sigma_bounds": "[-1, 1]"}]),
     ({"train.attention": "flex"}, [{"train.use_gpu": "true"}, {"train.attention": "blocks"}]),
