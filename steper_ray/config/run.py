@@ -111,7 +111,7 @@ class TuneConfig(Section):
     def _known(cls, given: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
         for name, values in given.items():
             section, _, field = name.partition(".")
-            sections = {"reasoning": ReasoningConfig, "retrieval": RetrievalConfig}
+            sections: dict[str, type[Section]] = {"reasoning": ReasoningConfig, "retrieval": RetrievalConfig}
             if section not in sections or field.partition(".")[0] not in sections[section].model_fields:
                 raise ValueError(f"{name}: no field of reasoning or retrieval, such as reasoning.k")
             if not values:

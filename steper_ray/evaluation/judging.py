@@ -170,8 +170,10 @@ def _judged(
     verdicts: Mapping[tuple[str, str], Verdict | None],
 ) -> Judged:
     rated = [{id: verdicts[pair.prompts()] for id, pair in pairs.items()} for pairs in seeds]
-    readable = [{id: found for id, found in said.items() if found is not None} for said in rated]
-    if not any(readable):
+    # A question without a rating would count as rated 0 in its seed.
+    ids = [id for id in rated[0] if all(said.get(id) is not None for said in rated)]
+    readable = [{id: said[id] for id in ids} for said in rated]
+    if not ids:
         raise DataError(
             f"{one} and {other}, {unit}: no reply of the judge was the JSON that it was asked for"
         )
@@ -179,15 +181,14 @@ def _judged(
     ratings, comparisons, agreement = {}, [], {}
     for ability in ABILITIES:
         ours, theirs = (
-            [{id: verdict.of(ability)[side] for id, verdict in said.items()} for said in readable]
+            [{id: verdict.of(ability)[side] for id, verdict in said.items() if verdict} for said in readable]
             for side in (0, 1)
         )
         ratings[ability] = interval(ours, clusters), interval(theirs, clusters)
         comparisons.append(compare(one, other, unit, ability, ours, theirs, clusters))
-        same = [verdict.agrees(ability) for said in readable for verdict in said.values()]
+        same = [verdict.agrees(ability) for said in readable for verdict in said.values() if verdict]
         agreement[ability] = sum(same) / len(same)
-    unreadable = sum(len(said) for said in rated) - sum(len(said) for said in readable)
-    return Judged(unit, ratings, holm(comparisons), agreement, unreadable)
+    return Judged(unit, ratings, holm(comparisons), agreement, len(rated[0]) - len(ids))
 
 
 def _ask(config: Config, pairs: Iterable[Pair]) -> tuple[dict[tuple[str, str], Verdict | None], Counter[str]]:
