@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
@@ -93,7 +93,7 @@ def tune(config: Config, model: str | None = None) -> Tuned:
     size = config.tune.first
     while True:
         asked = questions[:size]
-        scores = {one: _score(runs[one], one, name, path, asked) for one in left}
+        scores = _ask({one: runs[one] for one in left}, name, path, asked)
         ranked = sorted(left, key=lambda one: _rank(scores[one], config.tune.by))
         rounds.append(tuple(_tried(one, scores[one]) for one in ranked))
         if size >= min(config.tune.questions, len(questions)):
@@ -142,11 +142,30 @@ def _run(config: Config, candidate: Candidate) -> Config:
     return own.model_copy(update=update)
 
 
-def _score(
-    run: Config, candidate: Candidate, name: str, path: str, questions: Sequence[Question]
-) -> EvalScores:
-    job = EvalJob(f"{name}, {candidate.name}", path, run.reasoning.unit)
-    return evaluate(run, [job], questions=questions)[job.name][job.unit]
+def _ask(
+    runs: Mapping[Candidate, Config], name: str, path: str, questions: Sequence[Question]
+) -> dict[Candidate, EvalScores]:
+    """The scores of all candidates; those that search alike share their engines."""
+    groups: dict[str, list[Candidate]] = {}
+    for one, run in runs.items():
+        groups.setdefault(run.retrieval.model_dump_json(), []).append(one)
+    found: dict[Candidate, EvalScores] = {}
+    for group in groups.values():
+        base = runs[group[0]]
+        jobs = {one: _job(base, runs[one], f"{name}, {one.name}", path) for one in group}
+        scores = evaluate(base, list(jobs.values()), questions=questions)
+        found |= {one: scores[job.name][job.unit] for one, job in jobs.items()}
+    return found
+
+
+def _job(base: Config, run: Config, name: str, path: str) -> EvalJob:
+    """The evaluation of a candidate in a run that differs by its reasoning alone."""
+    own = {
+        field: value
+        for field in type(run.reasoning).model_fields
+        if (value := getattr(run.reasoning, field)) != getattr(base.reasoning, field) and field != "unit"
+    }
+    return EvalJob(name, path, run.reasoning.unit, tuple(own.items()))
 
 
 def _rank(scores: EvalScores, by: str) -> tuple[float, float]:
