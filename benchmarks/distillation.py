@@ -4,7 +4,8 @@
     steper_soft          half of it a forward KL divergence to the teacher's distributions (train.soft_targets)
     on_policy            the teacher's distributions over the student's own chains, from the base
     steper_twice         StepER, and as many steps of StepER again: the baseline of those below
-    steper_on_policy     StepER, then as many steps on-policy
+    steper_on_policy     StepER, then as many steps on-policy, by the reverse KL divergence (beta 1)
+    steper_forward       the same by the forward one (beta 0)
     steper_reward        the same, with reward where the answer is right (train.on_policy.reward=exact)
     steper_self          the same, with itself as teacher, which sees the build's right chain
 
@@ -37,13 +38,17 @@ from steper_ray.training.trainer import TrainJob, train
 FIRST: dict[str, dict[str, Any]] = {
     "steper": {},
     "steper_soft": {"soft_targets": {"share": 0.5, "beta": 0}},
-    "on_policy": {"method": "on_policy", "soft_targets": {}},
+    "on_policy": {"method": "on_policy", "soft_targets": {"beta": 1}},
 }
 SECOND: dict[str, dict[str, Any]] = {
     "steper_twice": {},
-    "steper_on_policy": {"method": "on_policy", "soft_targets": {}},
-    "steper_self": {"method": "on_policy", "soft_targets": {"teacher": "self", "privileged": True}},
-    "steper_reward": {"method": "on_policy", "soft_targets": {}, "on_policy": {"reward": "exact"}},
+    "steper_on_policy": {"method": "on_policy", "soft_targets": {"beta": 1}},
+    "steper_forward": {"method": "on_policy", "soft_targets": {"beta": 0}},
+    "steper_self": {
+        "method": "on_policy",
+        "soft_targets": {"teacher": "self", "privileged": True, "beta": 1},
+    },
+    "steper_reward": {"method": "on_policy", "soft_targets": {"beta": 1}, "on_policy": {"reward": "exact"}},
 }
 
 
@@ -56,7 +61,9 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, default=Path("runs/distillation"))
     parser.add_argument("--seeds", default="0,1,2,3,4")
     parser.add_argument("--students", default=",".join([*FIRST, *SECOND]))
-    parser.add_argument("--beta", type=float, default=1.0, help="of the on-policy divergence")
+    parser.add_argument(
+        "--on-policy-lr", type=float, help="learning rate of what is on-policy; by default train.lr"
+    )
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     args = parser.parse_args()
     config = at_fixed_steps(load_config(args.config, [*args.overrides, f"run_dir={args.run_dir}"]))
@@ -64,10 +71,13 @@ def main() -> None:
     connect(config.run_dir)
     names, seeds = args.students.split(","), [int(seed) for seed in args.seeds.split(",")]
     first = [
-        job(config, name, FIRST[name], seed, args.beta) for name in FIRST if name in names for seed in seeds
+        job(config, name, FIRST[name], seed, args.on_policy_lr)
+        for name in FIRST
+        if name in names
+        for seed in seeds
     ]
     second = [
-        job(config, name, SECOND[name], seed, args.beta, model_of(config, "steper", seed))
+        job(config, name, SECOND[name], seed, args.on_policy_lr, model_of(config, "steper", seed))
         for name in SECOND
         if name in names
         for seed in seeds
@@ -89,11 +99,18 @@ def main() -> None:
 
 
 def job(
-    config: Config, name: str, own: dict[str, Any], seed: int, beta: float, student: Path | None = None
+    config: Config,
+    name: str,
+    own: dict[str, Any],
+    seed: int,
+    on_policy_lr: float | None,
+    student: Path | None = None,
 ) -> TrainJob:
     settings = config.train.model_dump() | {"method": "steper", **own, "seed": seed}
     if "soft_targets" in own:
-        settings["soft_targets"] = {"teacher": config.engine.model, "beta": beta, **own["soft_targets"]}
+        settings["soft_targets"] = {"teacher": config.engine.model, **own["soft_targets"]}
+    if settings["method"] == "on_policy" and on_policy_lr is not None:
+        settings["lr"] = on_policy_lr
     if student is not None:
         settings["student"] = str(student)
     train_config = TrainConfig.model_validate(settings)
