@@ -92,7 +92,7 @@ class EscalateConfig(Section):
 
     engine: EngineConfig
     """Such as one behind an endpoint. It is sent the same prompts, in its own tokens."""
-    below: float = Field(0.5, gt=0, le=1)
+    below: float = Field(0.9, gt=0, le=1)
     """A step whose least likely token has a probability below this is thrown away, and written by the larger model."""
 
 
