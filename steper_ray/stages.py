@@ -112,7 +112,7 @@ def train(config: Config, *, replace: bool = False) -> TrainResult:
 
 
 def rollouts(config: Config) -> Rollouts | None:
-    """How the student writes chains of its own while it learns, in `train.method=on_policy`. Raises SteperError."""
+    """The settings of a student's own rollouts in `train.method=on_policy`; None otherwise. Raises SteperError."""
     if config.train.method != "on_policy":
         return None
     from steper_ray.rollouts.sampler import student_rollouts

@@ -78,7 +78,7 @@ class TrainConfig(Section):
     """Run Python code that the student's repository brings along. Read it first: it may do anything."""
     method: Literal["steper", "vanilla_kd", "on_policy"] = "steper"
     """StepER learns all steps, vanilla-KD the final step alone; `on_policy` learns what the teacher of `soft_targets`
-    would say at each token of the student's own chains, written anew for every batch (arXiv 2306.13649)."""
+    would say at each token of chains that the student writes for every batch (arXiv 2306.13649)."""
     steps: Literal["all", "first_final", "first_mid_final"] = "all"
     """Examples of a trajectory that StepER learns: all, the first and the final one, or these two and one between
     them, drawn from `seed` and the question (Fig. 3, which goes from vanilla-KD to StepER in these steps)."""

@@ -100,7 +100,7 @@ def tune(config: Config, model: str | None = None) -> Tuned:
             break
         kept = ranked[: max(1, round(len(ranked) * config.tune.keep))]
         left = [one for one in left if one in kept or not one.overrides]
-        size = min(round(size / config.tune.keep), config.tune.questions)
+        size = min(max(size + 1, round(size / config.tune.keep)), config.tune.questions)
     best = ranked[0]
     comparison = _compared(config, runs, best, name) if best.overrides else None
     tuned = Tuned(tuple(rounds), best.overrides, comparison)
@@ -204,9 +204,12 @@ def _scores(one: Tried) -> str:
 
 
 def _as_yaml(overrides: Sequence[str]) -> str:
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Any] = {}
     for override in overrides:
         name, _, value = override.partition("=")
-        section, _, field = name.partition(".")
-        found.setdefault(section, {})[field] = json.loads(value)
+        *sections, field = name.split(".")
+        place = found
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[field] = json.loads(value)
     return yaml.safe_dump(found, sort_keys=False) if found else "{}\n"

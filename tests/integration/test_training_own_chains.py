@@ -86,7 +86,7 @@ def train(task, alone, resume=None, stop=None):
     return read_steps(task.metrics), saved[-1] if saved else None
 
 
-def told(lines):
+def untimed(lines):
     """What does not depend on the hour."""
     apart = {"tokens_per_second", "flops_per_second", "mfu", "memory", "own_chains"}
     chains = [{k: v for k, v in line["own_chains"].items() if k != "seconds"} for line in lines]
@@ -156,7 +156,7 @@ def test_a_training_learns_goes_on_exactly_and_tells_what_was_written(world, alo
     assert len(whole) == 4
     _, checkpoint = train(task_of(world, tmp_path / "cut"), alone, stop=2)
     lines, _ = train(task_of(world, tmp_path / "cut"), alone, resume=checkpoint)
-    assert told(lines) == told(whole)
+    assert untimed(lines) == untimed(whole)
     chains = whole[0]["own_chains"]
     assert chains["chains"] == 2
     assert chains["tokens"] > 10

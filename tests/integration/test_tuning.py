@@ -7,7 +7,7 @@ import yaml
 
 from steper_ray.config.file import ConfigError, load_config
 from steper_ray.core.errors import DataError
-from steper_ray.recipes.tuning import OWN, tune
+from steper_ray.recipes.tuning import OWN, _as_yaml, tune
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -45,3 +45,11 @@ def test_what_cannot_be_tuned_is_said(tmp_path):
         tune(config_of(tmp_path, "tune.corpus=null"))
     with pytest.raises(ConfigError, match=r"reasoning\.max_steps=0.*greater than or equal to 1"):
         tune(config_of(tmp_path, "tune.settings={reasoning.max_steps: [0]}"))
+
+
+def test_a_nested_setting_is_written_as_the_config_reads_it():
+    written = _as_yaml(("retrieval.fusion.dense=0.3", 'reasoning.unit="chain"'))
+    assert yaml.safe_load(written) == {
+        "retrieval": {"fusion": {"dense": 0.3}},
+        "reasoning": {"unit": "chain"},
+    }
