@@ -103,6 +103,9 @@ class Reasoner:
         again = copy.copy(self)
         again._attempt = wrong.attempt + 1
         again._prompts = self._prompts.after(wrong.question.text, wrong.chain)
+        if self._larger is not None:
+            larger, prompts = self._larger
+            again._larger = larger, prompts.after(wrong.question.text, wrong.chain)
         return again
 
     async def draft(self, trajectory: Trajectory, number: int) -> str:
