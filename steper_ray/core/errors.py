@@ -5,6 +5,25 @@ The command line prints them without a traceback and exits with their `exit_stat
 
 from __future__ import annotations
 
+import re
+
+#: What Ray says, over thirty lines, of processes that its memory monitor ended.
+_OUT_OF_MEMORY = re.compile(
+    r"low on memory.*?IP: ([^,)]+).*?was ([\d.]+) ?GB used / ([\d.]+) ?GB", re.DOTALL | re.IGNORECASE
+)
+
+
+def in_one_line(error: object, limit: int = 300) -> str:
+    """What a library's error says, in one line of at most `limit` characters; its type where it says nothing.
+
+    Where Ray ended a process because its node ran out of memory, the line says just that.
+    """
+    said = str(error)
+    if found := _OUT_OF_MEMORY.search(said):
+        node, used, most = found.groups()
+        return f"node {node} ran out of memory ({used} of {most} GB), and Ray ended processes there"
+    return " ".join(said.split())[:limit].strip() or type(error).__name__
+
 
 class SteperError(Exception):
     """Base of every error that the project raises on purpose."""

@@ -21,7 +21,7 @@ from typing import IO, Any
 from upath.implementations.cloud import CloudPath
 from upath.registry import register_implementation
 
-from steper_ray.core.errors import StorageError
+from steper_ray.core.errors import StorageError, in_one_line
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def _patiently(call: Callable[..., Any], scheme: str, *args: Any, **kwargs: Any)
         except _FINAL:
             raise
         except Exception as error:
-            said = " ".join(str(error).split())
+            said = in_one_line(error)
             if isinstance(error, PermissionError) or "credentials" in said.lower():
                 raise StorageError(
                     f"{where}: the store refuses access: {said}. Check its credentials"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from steper_ray.core.errors import DataError
+from steper_ray.core.errors import DataError, in_one_line
 
 PREFIX = "hub:"
 _FORM = (
@@ -46,6 +46,5 @@ def hub_files(name: str, setting: str) -> list[Path]:
     try:
         dataset = load_dataset(repository, config, split=split, revision=revision)
     except Exception as error:  # of the network, the hub's client and every file format
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise DataError(f"{setting}={name}: cannot be loaded: {reason}") from error
+        raise DataError(f"{setting}={name}: cannot be loaded: {in_one_line(error)}") from error
     return [Path(one["filename"]) for one in dataset.cache_files]

@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from steper_ray.cluster import Need, lacking
 from steper_ray.core import errors
-from steper_ray.core.errors import EngineDeadError, EngineSetupError, OwedError, SteperError
+from steper_ray.core.errors import EngineDeadError, EngineSetupError, OwedError, SteperError, in_one_line
 from steper_ray.core.files import remove_unfinished
 from steper_ray.core.progress import Bar
 from steper_ray.rollouts.actor import Job, RolloutActor
@@ -271,7 +271,7 @@ def _alive(rows: Callable[[], Iterator[Any]]) -> Iterator[Any]:
 
 
 def _lost(error: BaseException | None = None) -> EngineDeadError:
-    said = f" ({' '.join(str(error).split())[:200]})" if error is not None else ""
+    said = f" ({in_one_line(error)})" if error is not None else ""
     return EngineDeadError(
         f"the Ray cluster lost this driver's node or its actors{said}. Committed shards are kept: start Ray again and "
         "run the same command"

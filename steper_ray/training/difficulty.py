@@ -8,10 +8,25 @@ they stay equal without communication. Knows no model and no Ray.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+
+#: How far log sigma has to move from 0, about: losses of a student that learns end at 0.05 to 0.4, sigma at their root.
+_WAY = 1.5
+
+
+def too_few_steps(steps: int, lr: float) -> str | None:
+    """A warning where so many steps cannot bring sigma near its optimum: Adam moves log sigma by about `lr` a step."""
+    if steps * lr >= _WAY:
+        return None
+    return (
+        f"in {steps} steps sigma moves to about {math.exp(-steps * lr):.2f} at most, and the weights hardly part: with "
+        f"train.sigma_lr={math.ceil(100 * _WAY / steps) / 100:g} instead of {lr:g} it comes near its optimum, or take "
+        "train.weighting=uniform"
+    )
 
 
 class DifficultyWeights:

@@ -21,7 +21,7 @@ import torch
 from transformers import GenerationConfig
 
 from steper_ray.core.copies import local, local_name
-from steper_ray.core.errors import TrainingError
+from steper_ray.core.errors import TrainingError, in_one_line
 from steper_ray.core.files import new_folder, remove_leftovers
 from steper_ray.core.probes import Probes, write_probes
 from steper_ray.core.sums import PROVENANCE, sums_damage, write_sums
@@ -94,7 +94,7 @@ def generation_config(model: str, end: int, trusted: bool = False) -> Generation
     except ValueError as error:
         raise TrainingError(
             f"{model}: its generation_config.json contradicts itself, and transformers would not write the student's: "
-            f"{' '.join(str(error).split())}"
+            f"{in_one_line(error)}"
         ) from error
     return config
 

@@ -8,6 +8,7 @@ torch.distributed.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from steper_ray.pretrained import load_shape, load_tokenizer
 from steper_ray.schema.records import LookAt, OwnChains, StepRecord
 from steper_ray.training.checkpoints import writing
 from steper_ray.training.data import Batch
-from steper_ray.training.difficulty import DifficultyWeights
+from steper_ray.training.difficulty import DifficultyWeights, too_few_steps
 from steper_ray.training.engine import Engine, Worker
 from steper_ray.training.exactness import check_exactness, probe, short_trees
 from steper_ray.training.export import export, export_kept
@@ -48,6 +49,8 @@ from steper_ray.training.students import Students
 from steper_ray.training.telemetry import Telemetry
 from steper_ray.training.together import first_message, load_together
 from steper_ray.training.validation import Best, HeldOut, best_and_last, due, sum_over_workers
+
+logger = logging.getLogger(__name__)
 
 #: Called by every worker with a function that writes its shard into a folder, and with the step it is of.
 Save = Callable[[Callable[[Path], None], int], None]
@@ -92,6 +95,12 @@ class Trainer:
             check_exactness(self._teacher, self._sample, self._config, name)
             self._losses = partial(self._teacher.losses_of, self._engine)
         self._difficulty = DifficultyWeights(N_TASKS, self._config.sigma_lr, self._config.log_sigma_bounds)
+        if (
+            worker.rank == 0
+            and self._learns_sigma
+            and (said := too_few_steps(self._steps, self._config.sigma_lr))
+        ):
+            logger.warning(said)
         self._filler = filler(load_tokenizer(task.model, trusted).eos_token_id)
         self._telemetry = Telemetry(load_shape(task.model, trusted), self._config, worker)
         held_out, validation = self._data.held_out, self._config.validation

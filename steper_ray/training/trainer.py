@@ -18,6 +18,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 from ray.train import (
+    ControllerError,
     FailureConfig,
     RunConfig,
     ScalingConfig,
@@ -28,7 +29,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 
 from steper_ray.cluster import Need, lacking
-from steper_ray.core.errors import TrainingError
+from steper_ray.core.errors import TrainingError, in_one_line
 from steper_ray.core.locks import locked
 from steper_ray.core.storage import for_arrow
 from steper_ray.training.checkpoints import Checkpoints, WriteError, writing
@@ -176,8 +177,8 @@ def _fit(tasks: Sequence[Task], run_dir: Path) -> None:
         if (cause := _write_error(error)) is not None:
             raise TrainingError(str(cause)) from error
         raise TrainingError(
-            f"training failed and was not brought back by {config.max_failures} restarts: {error}. Run it again to "
-            f"go on from the last checkpoint below {store}"
+            f"training failed and was not brought back by {config.max_failures} restarts: {reason(error)}. Run it "
+            f"again to go on from the last checkpoint below {store}"
         ) from error
     if outcome is not None:
         raise TrainingError(outcome)
@@ -198,8 +199,20 @@ class _Trainer(TorchTrainer):
                 ray.get(self._controller.abort.remote(), timeout=_ABORT_S)
 
 
+def _causes(error: TrainingFailedError) -> list[Exception]:
+    """What the workers raised, by rank; empty where the training failed outside of them."""
+    failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
+    found = [failures[rank] for rank in sorted(failures)]
+    return [getattr(one, "_base_exc", getattr(one, "health_check_failure", one)) for one in found]
+
+
 def _write_error(error: TrainingFailedError) -> WriteError | None:
     """A worker's error that says it all; the others failed because that worker was gone."""
-    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
-    causes = (getattr(failure, "_base_exc", failure) for failure in failures)
-    return next((cause for cause in causes if isinstance(cause, WriteError)), None)
+    return next((cause for cause in _causes(error) if isinstance(cause, WriteError)), None)
+
+
+def reason(error: TrainingFailedError) -> str:
+    """In one line: Ray's own words are a traceback of each worker, or pages about the node."""
+    if causes := _causes(error):
+        return f"{type(causes[0]).__name__} in a worker: {in_one_line(causes[0])}"
+    return in_one_line(error.controller_failure if isinstance(error, ControllerError) else error)

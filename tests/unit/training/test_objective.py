@@ -1,12 +1,13 @@
 """The objective and the difficulty weights: closed forms, independence of the cut, missing tasks, bounds."""
 
 import math
+import re
 
 import pytest
 import torch
 
 from steper_ray.config import TrainConfig
-from steper_ray.training.difficulty import DifficultyWeights
+from steper_ray.training.difficulty import DifficultyWeights, too_few_steps
 from steper_ray.training.objective import (
     effective_weights,
     task_divisors,
@@ -113,6 +114,19 @@ def test_sigma_comes_to_the_square_root_of_a_fixed_loss():
     for _ in range(400):
         weights.update(losses, ALL)
     torch.testing.assert_close(weights.log_sigma.exp(), losses.sqrt(), rtol=1e-2, atol=0)
+
+
+def test_a_run_whose_steps_bring_sigma_nowhere_near_its_optimum_is_told_of_a_rate_that_does():
+    said = too_few_steps(20, 0.02)
+    rate = float(re.search(r"sigma_lr=([\d.]+)", said).group(1))
+    slow, fast = (DifficultyWeights(1, lr, (-3, 3)) for lr in (0.02, rate))
+    for _ in range(20):
+        for weights in (slow, fast):
+            weights.update(torch.tensor([0.1]), (True,))
+    assert f"to about {slow.log_sigma.exp().item():.2f} at most" in said
+    assert slow.log_sigma.exp().item() > 0.6
+    assert fast.log_sigma.exp().item() == pytest.approx(0.1**0.5, rel=0.2)
+    assert too_few_steps(20, rate) is None
 
 
 def test_sigma_moves_along_the_gradient_that_autograd_gives():
