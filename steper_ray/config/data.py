@@ -161,6 +161,8 @@ class RetrievalConfig(Section):
     fusion: FusionConfig = FusionConfig()
     links: LinksConfig = LinksConfig()
     reranker: RerankerConfig = RerankerConfig()
+    cache_queries: int = Field(10_000, ge=0)
+    """The latest queries whose passages each process keeps in memory (about 1 KB a passage); 0: none."""
 
     @model_validator(mode="after")
     def _lucene(self) -> RetrievalConfig:

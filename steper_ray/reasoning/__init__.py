@@ -3,8 +3,11 @@
 from steper_ray.reasoning.events import Event, Finished, PassagesFound, ReasoningDelta, StepDone, StepStarted
 from steper_ray.reasoning.loop import Reasoner
 from steper_ray.reasoning.passages import PassagePool
+from steper_ray.reasoning.resuming import AT_START, Begun, Told
 
 __all__ = [
+    "AT_START",
+    "Begun",
     "Event",
     "Finished",
     "PassagePool",
@@ -13,4 +16,5 @@ __all__ = [
     "ReasoningDelta",
     "StepDone",
     "StepStarted",
+    "Told",
 ]

@@ -23,6 +23,7 @@ from steper_ray.prompts import PromptEncoder, PromptWriter, encoder_for
 from steper_ray.reasoning.draft import Draft
 from steper_ray.reasoning.events import Event, Finished, PassagesFound, ReasoningDelta, StepDone, StepStarted
 from steper_ray.reasoning.passages import PassagePool
+from steper_ray.reasoning.resuming import AT_START, Begun
 from steper_ray.reasoning.stopping import Written, answer_of, policy_for, reason_at_limit, sentences
 from steper_ray.retrieval.base import AsyncRetriever, Retriever, as_async
 from steper_ray.schema import Passage, Question, Step, StopReason, Trajectory, Usage
@@ -60,14 +61,19 @@ class Reasoner:
         self._prompts = _prompts(config, generator)
         self._larger = None if larger is None else (larger, _prompts(config, larger))
 
-    async def run(self, question: Question, emit: Emit = lambda event: None) -> Trajectory:
-        """Reasons to the end; `emit` is called with each event as it happens. Raises EngineDeadError alone."""
-        steps: list[Step] = []
+    async def run(
+        self, question: Question, emit: Emit = lambda event: None, begun: Begun = AT_START
+    ) -> Trajectory:
+        """Reasons to the end; `emit` is called with each event as it happens. Raises EngineDeadError alone.
+
+        `begun`: the steps that another engine wrote before it was lost; the events are those of the steps after them.
+        """
+        steps = list(begun.steps)
         error: str | None = None
         try:
             self._check(question)
             async with asyncio.timeout(self.config.deadline_s) as deadline:
-                reason = await self._steps(question, steps, emit)
+                reason = await self._steps(question, steps, emit, begun.query)
         except TimeoutError as failed:
             reason = StopReason.DEADLINE
             if not deadline.expired():  # a retriever's own
@@ -119,10 +125,10 @@ class Reasoner:
         index = number + 1
         return (await self._generate(index, prompt, self._seeded(question, index), lambda event: None)).piece
 
-    async def stream(self, question: Question) -> AsyncGenerator[Event, None]:
+    async def stream(self, question: Question, begun: Begun = AT_START) -> AsyncGenerator[Event, None]:
         """The events of `run`, Finished last. Closing the stream aborts the engine's request."""
         events: asyncio.Queue[Event | None] = asyncio.Queue()
-        task = asyncio.create_task(self.run(question, events.put_nowait))
+        task = asyncio.create_task(self.run(question, events.put_nowait, begun))
         task.add_done_callback(lambda _: events.put_nowait(None))
         try:
             while (event := await events.get()) is not None:
@@ -159,11 +165,15 @@ class Reasoner:
                 "(reasoning.max_question_chars)"
             )
 
-    async def _steps(self, question: Question, steps: list[Step], emit: Emit) -> StopReason:
+    async def _steps(
+        self, question: Question, steps: list[Step], emit: Emit, query: str | None
+    ) -> StopReason:
         pool = PassagePool(self.config)
         policy = policy_for(self.config, self._framework, question.text)
-        query: str | None = None
-        for index in range(1, self.config.max_steps + 1):
+        for step in steps:
+            pool.add(step.hits)
+            policy.follow(step)
+        for index in range(len(steps) + 1, self.config.max_steps + 1):
             sampling = self._seeded(question, index)
             if self.max_tokens is not None:
                 left = self.max_tokens - sum(step.usage.completion_tokens for step in steps)

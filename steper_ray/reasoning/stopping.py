@@ -51,6 +51,9 @@ class Policy(Protocol):
 
     def rule(self, written: Written) -> Ruling: ...
 
+    def follow(self, step: Step) -> None:
+        """Takes over a step that the policy of another engine ruled."""
+
 
 def policy_for(config: ReasoningConfig, framework: Framework, question: str) -> Policy:
     """A fresh policy for one question."""
@@ -75,6 +78,9 @@ class Fixed:
         sure = _known(written.spans.least(sentences(self._framework, written.piece)))
         return Ruling(written.piece, reason=_reason(written.piece), confidence=min(sure, default=None))
 
+    def follow(self, step: Step) -> None:
+        pass
+
 
 class Rounds:
     """All rounds run: each writes a whole chain again, and the answer of the last one counts."""
@@ -82,6 +88,9 @@ class Rounds:
     def rule(self, written: Written) -> Ruling:
         reason = _reason(written.piece)
         return Ruling(written.piece, reason=reason if written.last or reason is StopReason.EMPTY else None)
+
+    def follow(self, step: Step) -> None:
+        pass
 
 
 class Confident:
@@ -119,6 +128,15 @@ class Confident:
         self._unsure = True
         return self._accept(written.piece, len(parts), confidence)
 
+    def follow(self, step: Step) -> None:
+        self._accepted += len(sentences(self._framework, step.reasoning))
+        if step.taken_back:
+            self._tried.add(self._accepted)
+            if extract_answer(step.taken_back) is not None:
+                self._best = max(self._best, step.confidence or 0.0)
+        elif step.confidence is not None and step.confidence < self._least:
+            self._unsure = True
+
     def _accept(self, piece: str, size: int, confidence: float | None) -> Ruling:
         self._accepted += size
         reason = _reason(piece)
@@ -149,6 +167,10 @@ class Stable:
             return Ruling(piece, reason=StopReason.UNSURE, confidence=confidence)
         query = _query(self._framework, self._question, written, "", piece)
         return Ruling("", piece, query=query, confidence=confidence)
+
+    def follow(self, step: Step) -> None:
+        stated = extract_answer(step.taken_back or step.reasoning)
+        self._before = None if stated is None else comparable(stated)
 
 
 def sentences(framework: Framework, piece: str) -> list[str]:

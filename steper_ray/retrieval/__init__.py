@@ -1,6 +1,7 @@
 """Retrieval: search over passages by BM25 (ours or Lucene's), vectors or both, behind one protocol."""
 
 from steper_ray.retrieval.base import AsyncRetriever, Retriever, as_async, merge
+from steper_ray.retrieval.caching import CachedSearches, open_cached
 from steper_ray.retrieval.index import (
     IndexManifest,
     build_index,
@@ -14,6 +15,7 @@ from steper_ray.retrieval.store import LongPassages, long_passages
 
 __all__ = [
     "AsyncRetriever",
+    "CachedSearches",
     "IndexManifest",
     "LongPassages",
     "Retriever",
@@ -24,6 +26,7 @@ __all__ = [
     "index_folder",
     "long_passages",
     "merge",
+    "open_cached",
     "open_index",
     "read_manifest",
     "search_settings",

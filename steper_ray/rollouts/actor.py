@@ -23,11 +23,10 @@ import pyarrow as pa
 
 from steper_ray.config import EngineConfig, RetrievalConfig
 from steper_ray.core.copies import local
-from steper_ray.core.errors import EngineDeadError, SteperError
+from steper_ray.core.errors import EngineDeadError, SteperError, in_one_line
 from steper_ray.generation.base import Generator
 from steper_ray.reasoning import Reasoner
-from steper_ray.retrieval.base import Retriever
-from steper_ray.retrieval.index import open_index
+from steper_ray.retrieval import CachedSearches, open_cached
 from steper_ray.retrieval.store import PASSAGES, PassageStore
 from steper_ray.rollouts.annotation import AnnotationTeacher
 from steper_ray.rollouts.asker import Asker, Notes
@@ -67,10 +66,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class _Room:
-    """The teachers and verifiers of one spec."""
+    """The teachers and verifiers of one spec, and what both search."""
 
     groups: Sequence[Sequence[Teacher]]
     verifiers: dict[str, ModelVerifier]
+    searches: CachedSearches
 
 
 class RolloutActor:
@@ -85,7 +85,7 @@ class RolloutActor:
         self._engine: EngineConfig | None = None
         self._engines: list[Generator] = []
         self._loaded: dict[str, Generator] = {}
-        self._retrievers: dict[tuple[Path, RetrievalConfig, str], Retriever] = {}
+        self._retrievers: dict[tuple[Path, RetrievalConfig, str], CachedSearches] = {}
         self._rooms: dict[int, _Room] = {}
         self._failed: SteperError | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -100,7 +100,7 @@ class RolloutActor:
             if not isinstance(failed, SteperError):
                 logger.exception("a rollout actor failed")
                 said = (
-                    f"a rollout actor failed ({type(failed).__name__}: {' '.join(said.split())}; the trace is in Ray's "
+                    f"a rollout actor failed ({type(failed).__name__}: {in_one_line(failed)}; the trace is in Ray's "
                     "log). Committed shards are kept: the same command goes on from there"
                 )
             about = {"work": asdict(Work()), "kind": type(failed).__name__, "error": said}
@@ -121,6 +121,8 @@ class RolloutActor:
                 await self._notes.done("", (number, shard), Work())
             for name, folder in spec.scores.items():
                 await self._score(spec, digest, manifest, ScoreStore(folder), room.verifiers[name], asker)
+            # Of all shards under way: what was searched since the last one was made.
+            work.searches, work.cached_searches = room.searches.take_counts()
         return work
 
     async def _trajectories(
@@ -225,18 +227,18 @@ class RolloutActor:
             rewrite, find = spec.annotation.rewrite, PassageStore(local(spec.index) / PASSAGES).by_id
             rewriter = None if rewrite is None else Rewriter(await self._load(rewrite))
             teacher = AnnotationTeacher(retriever, spec.reasoning, find, spec.annotation.missing, rewriter)
-            return _Room([[teacher]], verifiers)
+            return _Room([[teacher]], verifiers, retriever)
         first, samples = spec.asking.first_sample, spec.asking.samples
         teachers = [
             Reasoner(retriever, generator, spec.reasoning, spec.sampling, spec.source, sample, larger)
             for sample in range(first, first + samples)
         ]
-        return _Room(groups(teachers, spec.asking), verifiers)
+        return _Room(groups(teachers, spec.asking), verifiers, retriever)
 
-    def _retriever(self, spec: RolloutSpec) -> Retriever:
+    def _retriever(self, spec: RolloutSpec) -> CachedSearches:
         key = spec.index, spec.retrieval, spec.corpus
         if key not in self._retrievers:
-            self._retrievers = {key: open_index(*key)}
+            self._retrievers = {key: open_cached(*key)}
         return self._retrievers[key]
 
     async def _load(self, config: EngineConfig) -> Generator:

@@ -80,4 +80,6 @@ class Progress:
             parts.append(f"{work.completion_tokens / seconds:,.0f} tokens/s")
         if work.cached_tokens:
             parts.append(f"{100 * work.cached_tokens / work.prompt_tokens:.0f} % of prompts cached")
+        if work.cached_searches:
+            parts.append(f"{100 * work.cached_searches / work.searches:.0f} % of searches cached")
         return ", ".join(parts)

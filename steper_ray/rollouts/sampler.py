@@ -16,7 +16,7 @@ from steper_ray.config import Config, EngineConfig, ReasoningConfig, RetrievalCo
 from steper_ray.core.errors import ModelError
 from steper_ray.generation import open_generator
 from steper_ray.reasoning import Reasoner
-from steper_ray.retrieval import open_index, search_settings
+from steper_ray.retrieval import open_cached, search_settings
 from steper_ray.rollouts.spec import absolute_reasoning, at_fixed_steps, reasoning_identity
 from steper_ray.schema import Question, Trajectory
 
@@ -84,7 +84,7 @@ class StudentSampler:
     """One worker's student. Not thread-safe."""
 
     def __init__(self, how: StudentRollouts, model: str) -> None:
-        retriever = open_index(how.index, how.retrieval, how.corpus)
+        retriever = open_cached(how.index, how.retrieval, how.corpus)
         self._generator: TransformersGenerator = open_generator(
             how.engine.model_copy(update={"model": model})
         )  # type: ignore[assignment]

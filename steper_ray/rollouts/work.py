@@ -11,7 +11,7 @@ from steper_ray.schema import Trajectory
 
 @dataclass(slots=True)
 class Work:
-    """Questions with an end, those among them that are owed, those with a right answer; steps and tokens."""
+    """Questions with an end, those among them that are owed, those with a right answer; steps, tokens, searches."""
 
     questions: int = 0
     owed: int = 0
@@ -20,6 +20,8 @@ class Work:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    searches: int = 0
+    cached_searches: int = 0
 
     @classmethod
     def of(cls, questions: int, trajectories: Sequence[Trajectory], asking: Asking, owed: int = 0) -> Work:

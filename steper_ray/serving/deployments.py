@@ -8,26 +8,30 @@ A client that leaves cancels Ingress' call, which cancels the engine's, which ab
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import psutil
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.handle import DeploymentHandle
 
 from steper_ray.config import AutoscaleConfig
-from steper_ray.core.errors import SteperError
-from steper_ray.retrieval import Retriever, open_index
+from steper_ray.core.errors import EngineDeadError, SteperError
+from steper_ray.retrieval import open_cached
 from steper_ray.schema import Hit
 from steper_ray.serving.asking import GRACE_SECONDS
 from steper_ray.serving.engine import ReasonEngine
 from steper_ray.serving.handles import EngineClient, ShardedRetriever, Students
-from steper_ray.serving.metrics import EngineMetrics, RequestMetrics
+from steper_ray.serving.metrics import EngineMetrics, RequestMetrics, SearchMetrics
 from steper_ray.serving.plan import EnginePlan, Plan
 from steper_ray.serving.traces import Traces
 from steper_ray.serving.web import WebSettings, make_app
+
+logger = logging.getLogger(__name__)
 
 HEALTH_SECONDS = 2.0
 INGRESS_CPUS = 0.25
@@ -40,14 +44,27 @@ INGRESS_SURGE_PERCENT = 100
 HAPROXY_ENV = "RAY_SERVE_ENABLE_HA_PROXY"
 
 
+class CountedSearches:
+    """The index, or one shard of it, in this process (`AsyncRetriever`)."""
+
+    def __init__(self, plan: Plan, shard: int = 0, shards: int = 1) -> None:
+        self._cached = open_cached(plan.index, plan.config.retrieval, plan.corpus, (shard, shards))
+        self._observe = SearchMetrics()
+
+    async def find(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        found = await asyncio.to_thread(self._cached.search, queries, k)
+        self._observe(*self._cached.take_counts())
+        return found
+
+
 class RetrieverReplica:
     """One shard of the index."""
 
     def __init__(self, plan: Plan, shard: int, shards: int) -> None:
-        self._retriever = open_index(plan.index, plan.config.retrieval, plan.corpus, (shard, shards))
+        self._searches = CountedSearches(plan, shard, shards)
 
     async def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        return await asyncio.to_thread(self._retriever.search, queries, k)
+        return await self._searches.find(queries, k)
 
 
 class EngineReplica(ReasonEngine):
@@ -60,18 +77,34 @@ class EngineReplica(ReasonEngine):
         )
 
         config = plan.config
-        retriever: Retriever | ShardedRetriever = (
-            ShardedRetriever(shards) if shards else open_index(plan.index, config.retrieval, plan.corpus)
-        )
+        retriever = ShardedRetriever(shards) if shards else CountedSearches(plan)
         students = open_students(engine.engine, engine.students)
         escalate = config.reasoning.escalate
         larger = None if escalate is None else open_generator(escalate.engine)
         super().__init__(
-            retriever, students, config.reasoning, config.sampling, config.serve, EngineMetrics(), larger
+            retriever,
+            students,
+            config.reasoning,
+            config.sampling,
+            config.serve,
+            EngineMetrics(),
+            larger,
+            end_replica,
         )
 
     async def __del__(self) -> None:  # Serve awaits it before the replica ends
         await self.close()
+
+
+def end_replica(error: EngineDeadError) -> None:
+    """Ends this replica, whose generator died, with the generator's processes: others are asked its questions at once.
+
+    Health checks would find out only after seconds, in which its empty queue draws most questions.
+    """
+    logger.critical("this replica ends: %s", error)
+    for process in psutil.Process().children(recursive=True):
+        process.kill()
+    os._exit(1)
 
 
 class IngressReplica:

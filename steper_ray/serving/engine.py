@@ -1,8 +1,8 @@
 """The engine's side of the endpoint: one retriever, one model, and a reasoner over both for each of its students.
 
-Closing a stream of events stops its reasoning and aborts what the generator does for it. A dead generator makes
-the engine unhealthy for good: its replica is replaced, never revived. An endpoint that refuses everybody does not: a
-new replica would meet the same settings, and the next question may find them corrected. Knows no HTTP and no Ray.
+Closing a stream of events stops its reasoning and aborts what the generator does for it. A dead generator makes the
+engine unhealthy for good: its replica ends and is replaced, never revived. An endpoint that refuses everybody does
+not: a new replica would meet the same settings, and the next question may find them corrected. No HTTP, no Ray.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from steper_ray.core.errors import (
     SteperError,
 )
 from steper_ray.generation.base import Chunk, Generator, Prompt
-from steper_ray.reasoning import Event, Finished, Reasoner
+from steper_ray.reasoning import AT_START, Begun, Event, Finished, Reasoner
 from steper_ray.retrieval import AsyncRetriever, Retriever, as_async
 from steper_ray.schema import Hit, Question, Trajectory
 from steper_ray.serving.faults import trace_of
@@ -58,6 +58,8 @@ class Ask:
     stop: Stop | None = None
     max_tokens: int | None = None
     """Tokens of the whole chain."""
+    begun: Begun = AT_START
+    """What another replica wrote of it before it died."""
 
 
 @dataclass(slots=True)
@@ -144,7 +146,7 @@ class ReasonEngine:
     """Answers questions, many at once, in one event loop.
 
     `students`: generators by name; `larger` that of `reasoning.escalate`. `observe` is called for each generation of a
-    student that ended.
+    student that ended, `died` when a generator is found dead.
     """
 
     def __init__(
@@ -156,8 +158,9 @@ class ReasonEngine:
         serve: ServeConfig,
         observe: Callable[[Generated], None] = lambda generated: None,
         larger: Generator | None = None,
+        died: Callable[[EngineDeadError], None] = lambda error: None,
     ) -> None:
-        self._stats, self._larger = EngineStats(), larger
+        self._stats, self._larger, self._died = EngineStats(), larger, died
         self._students = students
         budgeted = Budgeted(as_async(retriever), serve.retrieval_timeout_s)
         self._reasoners = {
@@ -191,7 +194,7 @@ class ReasonEngine:
         _last_error.set(errors)
         question = Question(ask.id, ask.question, answers=())
         try:
-            async with aclosing(self._limited(ask).stream(question)) as events:
+            async with aclosing(self._limited(ask).stream(question, ask.begun)) as events:
                 async for event in events:
                     if isinstance(event, Finished) and not event.trajectory.steps:
                         _raise_if_too_long(errors)
@@ -201,6 +204,7 @@ class ReasonEngine:
             raise
         except EngineDeadError as error:
             self._dead = error
+            self._died(error)
             raise
         except SteperError:
             raise

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray import serve
@@ -26,7 +26,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from ray.serve.schema import DeploymentStatus, ReplicaState  # type: ignore[attr-defined]
 
 from steper_ray.core.errors import EngineDeadError
-from steper_ray.reasoning import Event
+from steper_ray.reasoning import Event, Told
 from steper_ray.retrieval import merge
 from steper_ray.schema import Hit, Trajectory
 from steper_ray.serving.asking import EngineUnavailableError, OverloadedError
@@ -58,7 +58,8 @@ class EngineClient:
     """One engine deployment behind its handle, as the web side knows it (`asking.Engine`).
 
     A question whose replica dies is asked once more, of another one: reasoning changes nothing, and the deadline
-    stays. Once more only: it may be what the replica died of.
+    stays. A stream goes on there from the steps that were told. Once more only at the same step: it may be what the
+    replica died of.
     """
 
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
@@ -80,17 +81,18 @@ class EngineClient:
     async def events(self, ask: Ask) -> AsyncGenerator[Event, None]:
         await self._check_coming()
         with self._call_errors():
-            for last in (False, True):
-                begun = False
+            told, lost_at = Told(), -1
+            while True:
                 try:
-                    async with aclosing(self._events(ask)) as events:
+                    async with aclosing(self._events(replace(ask, begun=told.begun()))) as events:
                         async for event in events:
-                            begun = True
-                            yield event
+                            if (new := told.new(event)) is not None:
+                                yield new
                     return
                 except _GONE:
-                    if begun or last:
+                    if told.steps == lost_at:
                         raise
+                    lost_at = told.steps
 
     async def _events(self, ask: Ask) -> AsyncGenerator[Event, None]:
         call = self._handle.options(stream=True).parts.remote(ask)

@@ -77,6 +77,18 @@ class RequestMetrics:
         self._under_way.set(self._now[model], tags={"model": model})
 
 
+class SearchMetrics:
+    """Of the searches of one process; `cached`: yes or no."""
+
+    def __init__(self) -> None:
+        self._searches = _counter("steper_searches", "Queries, those found in the cache apart.", "cached")
+
+    def __call__(self, asked: int, cached: int) -> None:
+        for name, count in (("yes", cached), ("no", asked - cached)):
+            if count:
+                self._searches.inc(count, tags={"cached": name})
+
+
 class EngineMetrics:
     """Of each generation, as an engine sees it; `outcome`: done, aborted (its client left) or failed."""
 

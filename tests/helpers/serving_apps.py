@@ -15,9 +15,10 @@ from ray import serve
 
 from steper_ray.config import Config
 from steper_ray.config.file import load_config
+from steper_ray.core.errors import EngineDeadError
 from steper_ray.generation.base import Chunk
 from steper_ray.schema import Passage
-from steper_ray.serving.deployments import RetrieverReplica, bind
+from steper_ray.serving.deployments import RetrieverReplica, bind, end_replica
 from steper_ray.serving.engine import ReasonEngine
 from steper_ray.serving.handles import ShardedRetriever
 from steper_ray.serving.plan import make_plan
@@ -58,6 +59,36 @@ class HangingEngine(ReasonEngine):
         config = plan.config
         students = dict.fromkeys(engine.students, Endless())
         super().__init__(retriever, students, config.reasoning, config.sampling, config.serve)
+
+
+class DyingOnce(Endless):
+    """Ends its second step too; the first time of all it dies in the midst of it, and `died` is made."""
+
+    def __init__(self, died):
+        self._died = died
+
+    async def stream(self, prompt, sampling, stop=()):
+        begun = FIRST in prompt.reply
+        yield Chunk(REST if begun else FIRST)
+        if begun:
+            await asyncio.sleep(0.5)  # a real one's text is sent on while it writes
+            if not self._died.exists():
+                self._died.touch()
+                raise EngineDeadError("out of memory")
+            yield Chunk(" Cem. So the answer is: Cem.")
+        yield Chunk("", finish_reason="stop")
+
+
+class DyingEngine(ReasonEngine):
+    """Its generator dies once, and the replica with it, as a real one's."""
+
+    def __init__(self, plan, engine, shards):
+        retriever = scripted.KeywordRetriever(PASSAGES)
+        students = dict.fromkeys(engine.students, DyingOnce(plan.config.run_dir / "died"))
+        config = plan.config
+        super().__init__(
+            retriever, students, config.reasoning, config.sampling, config.serve, died=end_replica
+        )
 
 
 class DyingShard(RetrieverReplica):
@@ -140,3 +171,7 @@ def searching(plan, died: Path) -> serve.Application:
 
 def hanging(config: Config) -> serve.Application:
     return bind(make_plan(config), engine=serve.deployment(name="Engine")(HangingEngine))
+
+
+def dying(config: Config) -> serve.Application:
+    return bind(make_plan(config), engine=serve.deployment(name="Engine")(DyingEngine))

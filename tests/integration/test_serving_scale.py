@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from ray import serve
-from serving_apps import deploy, kill_replica, searching, serving, small_config
+from serving_apps import FIRST, REST, deploy, dying, kill_replica, searching, serving, small_config
 from waiting import wait_until
 
 from steper_ray.client import Answer, Client
@@ -15,6 +15,7 @@ from steper_ray.reasoning import Reasoner
 from steper_ray.retrieval import open_index
 from steper_ray.serving.deployments import bind
 from steper_ray.serving.plan import make_plan
+from steper_ray.serving.wire import DeltaEvent
 
 APART = [
     "serve.num_cpus=0.5",
@@ -92,6 +93,28 @@ def test_no_question_is_lost_when_a_replica_dies_under_it(service, expected, dep
             return await asyncio.gather(*asked)
 
     assert told(asyncio.run(killed_meanwhile())) == expected["big"] * 4
+
+
+def test_a_stream_whose_generator_dies_goes_on_where_it_was(service, tmp_path):
+    config = small_config(tmp_path, "reasoning.unit=chain", "serve.num_cpus=0.1")
+    deploy(dying(config), "dying")
+
+    async def streamed():
+        async with Client(f"{service.url}/dying", retries=0) as client:
+            return [event async for event in client.stream("Where was the director of Alba born?")]
+
+    try:
+        events = asyncio.run(streamed())
+    finally:
+        serve.delete("dying")
+    assert (tmp_path / "died").exists()
+    assert [type(event).__name__ for event in events if not isinstance(event, DeltaEvent)] == [
+        *["StepStartedEvent", "PassagesEvent", "StepOut"] * 2,
+        "Answer",
+    ]
+    written = [event.text for event in events if isinstance(event, DeltaEvent)]
+    assert "".join(written) == f"{FIRST}{REST} Cem. So the answer is: Cem."
+    assert events[-1].text == "Cem"
 
 
 def test_a_shard_that_dies_under_a_search_is_asked_again(service, tmp_path):

@@ -11,7 +11,8 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentResponseGenerator
 
 from steper_ray.core.errors import EngineSetupError
-from steper_ray.reasoning import ReasoningDelta, StepStarted
+from steper_ray.reasoning import Begun, ReasoningDelta, StepDone, StepStarted
+from steper_ray.schema import Step
 from steper_ray.serving import handles
 from steper_ray.serving.asking import EngineUnavailableError, OverloadedError
 from steper_ray.serving.engine import Ask
@@ -19,6 +20,8 @@ from steper_ray.serving.handles import EngineClient
 
 ASK = Ask("1", "Who?", 0.0, "student")
 FIRST, LATER = [StepStarted(1, "q")], [ReasoningDelta(1, "word")]
+DONE = Step(1, "q", (), "word")
+STEP = [*FIRST, *LATER, StepDone(DONE)]
 
 
 class Parts(DeploymentResponseGenerator):
@@ -45,7 +48,7 @@ class Handle:
     """Answers each call of a stream with the next of `streams`."""
 
     def __init__(self, *streams):
-        self.calls, self._streams = [], iter(streams)
+        self.asked, self.calls, self._streams = [], [], iter(streams)
 
     def options(self, *, stream):
         assert stream
@@ -56,6 +59,7 @@ class Handle:
         return self
 
     def remote(self, ask):
+        self.asked.append(ask)
         self.calls.append(next(self._streams))
         return self.calls[-1]
 
@@ -88,13 +92,23 @@ async def test_a_stream_that_kills_two_replicas_is_not_asked_a_third_time(known)
     assert len(handle.calls) == 2
 
 
-async def test_a_stream_that_has_begun_is_never_begun_anew(known):
-    handle = Handle(Parts(FIRST, ActorDiedError()), Parts(FIRST, LATER))
-    events = EngineClient(handle).events(ASK)
-    assert [await anext(events)] == FIRST
+async def test_a_stream_goes_on_at_another_replica_from_the_steps_that_were_told(known):
+    lost = [*STEP, StepStarted(2, "r"), ReasoningDelta(2, "more")]
+    handle = Handle(
+        Parts(lost, ActorDiedError()),
+        Parts([StepStarted(2, "r"), ReasoningDelta(2, "more or "), ReasoningDelta(2, "less")]),
+    )
+    assert await events_of(handle) == [*lost, ReasoningDelta(2, " or "), ReasoningDelta(2, "less")]
+    assert [ask.begun for ask in handle.asked] == [Begun(), Begun((DONE,), "r")]
+
+
+async def test_a_stream_that_loses_its_replica_twice_at_one_step_ends_and_once_at_each_does_not(known):
     with pytest.raises(EngineUnavailableError):
-        await anext(events)
-    assert len(handle.calls) == 1
+        await events_of(Handle(Parts(FIRST, ActorDiedError()), Parts(FIRST, LATER, ActorDiedError())))
+    handle = Handle(
+        Parts(FIRST, ActorDiedError()), Parts(STEP, ActorDiedError()), Parts([StepStarted(2, "r")])
+    )
+    assert await events_of(handle) == [*STEP, StepStarted(2, "r")]
 
 
 async def test_a_stream_that_is_left_is_cancelled_and_a_whole_one_is_not(known):

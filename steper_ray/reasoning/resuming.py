@@ -1,0 +1,78 @@
+"""What the events of a trajectory have told so far: where another engine goes on, and what of its events is new. Pure.
+
+- A step whose end was told is never written again, unless nothing tells the query of the next one.
+- Text of an unfinished step that was told is not told twice. Where the other engine writes it otherwise, the reader
+  gets no more of its text until StepDone, which holds the text that counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from steper_ray.reasoning.events import Event, PassagesFound, ReasoningDelta, StepDone, StepStarted
+from steper_ray.schema import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The steps of a trajectory that are done; `query` is that of the next one, None where the framework says it."""
+
+    steps: tuple[Step, ...] = ()
+    query: str | None = None
+
+
+#: No step is written yet.
+AT_START = Begun()
+
+
+class Told:
+    """The events that a reader has, of one trajectory after another of the same question."""
+
+    def __init__(self) -> None:
+        self._steps: list[Step] = []
+        self._index = 0  # of the step that was told to start last
+        self._query: str | None = None  # of a step that was told to start, and not to end
+        self._found = False
+        self._text = ""
+        self._written = ""  # of the same step, by the engine that writes now
+
+    @property
+    def steps(self) -> int:
+        """How many are done."""
+        return len(self._steps)
+
+    def begun(self) -> Begun:
+        """From where another engine goes on."""
+        if self._steps and self._query is None:
+            return Begun(tuple(self._steps[:-1]), self._steps[-1].query)
+        return Begun(tuple(self._steps), self._query)
+
+    def new(self, event: Event) -> Event | None:
+        """The event as far as the reader lacks it."""
+        match event:
+            case StepStarted(index, query):
+                self._written = ""
+                if index <= self._index:
+                    return None
+                self._index, self._query, self._found, self._text = index, query, False, ""
+            case PassagesFound(index):
+                if index <= self.steps or self._found:
+                    return None
+                self._found = True
+            case ReasoningDelta(index, text):
+                return self._more(index, text)
+            case StepDone(step):
+                if step.index <= self.steps:
+                    return None
+                self._steps.append(step)
+                self._query = None
+        return event
+
+    def _more(self, index: int, text: str) -> ReasoningDelta | None:
+        if index <= self.steps:
+            return None
+        self._written += text
+        if len(self._written) <= len(self._text) or not self._written.startswith(self._text):
+            return None
+        more, self._text = self._written[len(self._text) :], self._written
+        return ReasoningDelta(index, more)
