@@ -6,6 +6,7 @@ The resolved config is written beside every result. It knows no other room of th
 from steper_ray.config.base import Section
 from steper_ray.config.build import AnnotationConfig, BuildConfig, TeacherConfig, VerifyConfig
 from steper_ray.config.data import (
+    ClustersConfig,
     CorpusConfig,
     EncoderConfig,
     FusionConfig,
@@ -35,6 +36,7 @@ __all__ = [
     "AnnotationConfig",
     "AutoscaleConfig",
     "BuildConfig",
+    "ClustersConfig",
     "Config",
     "CorpusConfig",
     "DemoConfig",

@@ -103,6 +103,15 @@ class EncoderConfig(Section):
     """Runs Python code that the model brings along."""
 
 
+class ClustersConfig(Section):
+    """Vectors in clusters (an inverted file): a query is compared with those near it, and finds most of the best."""
+
+    number: Positive | None = None
+    """Of clusters; by default four times the square root of the number of passages."""
+    probes: Positive = 32
+    """Clusters that a query is compared with."""
+
+
 class RerankerConfig(Section):
     """A cross-encoder that ranks the best passages again."""
 
@@ -158,6 +167,8 @@ class RetrievalConfig(Section):
     stop_words: tuple[str, ...] | None = None
     """Words that are not searched for, instead of the language's (known for English alone)."""
     encoder: EncoderConfig = EncoderConfig()
+    clusters: ClustersConfig | None = None
+    """For dense and hybrid retrieval over millions of passages; without it every vector is compared."""
     fusion: FusionConfig = FusionConfig()
     links: LinksConfig = LinksConfig()
     reranker: RerankerConfig = RerankerConfig()
@@ -165,7 +176,11 @@ class RetrievalConfig(Section):
     """The latest queries whose passages each process keeps in memory (about 1 KB a passage); 0: none."""
 
     @model_validator(mode="after")
-    def _lucene(self) -> RetrievalConfig:
+    def _fitting(self) -> RetrievalConfig:
+        if self.clusters is not None and self.kind not in ("dense", "hybrid"):
+            raise ValueError(
+                "retrieval.clusters are of vectors: set retrieval.kind=dense or hybrid, or leave them out"
+            )
         if self.kind == "lucene" and self.links.weight:
             raise ValueError("retrieval.links: an index of Lucene has none: set retrieval.kind=bm25")
         if self.kind == "lucene" and (self.language != "english" or self.stop_words is not None):

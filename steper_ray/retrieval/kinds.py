@@ -26,7 +26,7 @@ def build(config: RetrievalConfig, passages: Path, aside: Path, folder: Path) ->
     if config.kind in ("bm25", "hybrid"):
         bm25.build(passages, aside, folder, config)
     if config.kind in ("dense", "hybrid"):
-        dense.build(passages, aside, folder, config.encoder)
+        dense.build(passages, aside, folder, config.encoder, config.clusters)
     if config.links.weight:
         links.build(passages, aside, folder)
 
@@ -61,7 +61,9 @@ def _ranker(folder: Path, passages: int, config: RetrievalConfig, part: tuple[in
     if config.kind in ("bm25", "hybrid"):
         rankers.append((bm25.Bm25Ranker(folder, passages, config, part), 1 - config.fusion.dense))
     if config.kind in ("dense", "hybrid"):
-        rankers.append((dense.DenseRanker(folder, passages, config.encoder), config.fusion.dense))
+        rankers.append(
+            (dense.DenseRanker(folder, passages, config.encoder, config.clusters), config.fusion.dense)
+        )
     found = rankers[0][0] if len(rankers) == 1 else Fused(rankers, config.fusion.method, config.fusion.depth)
     return links.Linked(found, folder, config.links) if config.links.weight else found
 
@@ -75,6 +77,8 @@ def search_settings(config: RetrievalConfig) -> dict[str, Any]:
     found = index_settings(config)
     if config.kind == "hybrid":
         found["fusion"] = config.fusion.model_dump()
+    if config.clusters is not None:
+        found["probes"] = config.clusters.probes
     if config.links.weight:
         found["links"] = config.links.model_dump()
     if config.reranker.model:
@@ -90,6 +94,7 @@ def index_settings(config: RetrievalConfig) -> dict[str, Any]:
     if config.kind in ("dense", "hybrid"):
         own = config.encoder.model_dump(mode="json", exclude={"batch_size", "num_gpus", "trust_remote_code"})
         found["encoder"] = own | {"model": _content(config.encoder.model)}
+        found["clusters"] = None if config.clusters is None else config.clusters.number or "auto"
     if config.links.weight:
         found["links"] = True
     return found

@@ -166,6 +166,7 @@ def usage_of(trajectory: Trajectory) -> UsageOut:
         prompt_tokens=sum(step.usage.prompt_tokens for step in trajectory.steps),
         completion_tokens=sum(step.usage.completion_tokens for step in trajectory.steps),
         cached_tokens=sum(step.usage.cached_tokens for step in trajectory.steps),
+        larger_tokens=sum(step.usage.larger_tokens for step in trajectory.steps),
     )
 
 
@@ -254,4 +255,5 @@ def _usage(usage: Usage) -> UsageOut:
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
         cached_tokens=usage.cached_tokens,
+        larger_tokens=usage.larger_tokens,
     )

@@ -82,11 +82,12 @@ class PassageOut(Wire):
 
 
 class UsageOut(Wire):
-    """Tokens read, written, and read from the engine's prefix cache."""
+    """Tokens read, written, read from the engine's prefix cache, and written by the model of `reasoning.escalate`."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    larger_tokens: int = 0
 
 
 class SentenceOut(Wire):

@@ -33,6 +33,10 @@ CASES: list[tuple[Change, list[Change]]] = [
     ({"corpus.kind": "plain", "corpus.questions": "q.jsonl"}, [{"corpus.passages": "p.jsonl"}]),
     ({"retrieval.kind": "lucene", "retrieval.links.weight": "0.5"}, [{"retrieval.kind": "bm25"}]),
     (
+        {"retrieval.clusters": "{probes: 8}"},
+        [{"retrieval.kind": "dense"}, {"retrieval.kind": "hybrid"}, {"retrieval.clusters": None}],
+    ),
+    (
         {"retrieval.kind": "lucene", "retrieval.language": "german"},
         [{"retrieval.language": None}, {"retrieval.kind": "bm25"}],
     ),

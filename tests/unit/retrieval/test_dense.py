@@ -21,10 +21,27 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from steper_ray.config import EncoderConfig, FusionConfig, LinksConfig, RerankerConfig, RetrievalConfig
+from steper_ray.config import (
+    ClustersConfig,
+    EncoderConfig,
+    FusionConfig,
+    LinksConfig,
+    RerankerConfig,
+    RetrievalConfig,
+)
 from steper_ray.core.errors import ModelError, RetrievalError
 from steper_ray.core.fingerprints import passages_fingerprint
-from steper_ray.retrieval import build_index, check_parts, dense, ensure_index, open_index, search_settings
+from steper_ray.retrieval import (
+    build_index,
+    check_parts,
+    clusters,
+    dense,
+    ensure_index,
+    open_index,
+    parts,
+    search_settings,
+)
+from steper_ray.retrieval.clusters import Clusters
 from steper_ray.retrieval.encoder import Encoder, encoder
 from steper_ray.retrieval.rank import Fused, Ranking
 from steper_ray.schema import Passage
@@ -124,6 +141,62 @@ def test_dense_search_is_exact_in_blocks_and_ties_go_by_the_order_of_the_corpus(
         assert list(threads.map(lambda q: retriever.search([q], 5)[0], queries * 5)) == retriever.search(
             queries * 5, 5
         )
+
+
+def test_over_all_clusters_the_search_finds_what_the_exact_one_does(folder: Path, tmp_path: Path) -> None:
+    corpus = [*TWINS, *PASSAGES]
+    exact = RetrievalConfig(kind="dense", encoder=EncoderConfig(model=str(folder)))
+    clustered = exact.model_copy(update={"clusters": ClustersConfig(number=6, probes=6)})
+    queries = ["w1 w2 w3", "w7 w9", "t4", "t1 w1 w2 w3", " "]
+    found = [
+        ensure_index(corpus, config, tmp_path / str(n)).search(queries, 7)
+        for n, config in enumerate((exact, clustered))
+    ]
+    for all_of_them, near in zip(*found, strict=True):
+        assert [hit.passage for hit in near] == [hit.passage for hit in all_of_them]
+        np.testing.assert_allclose([h.score for h in near], [h.score for h in all_of_them], rtol=1e-5)
+
+
+def test_the_nearest_clusters_hold_most_of_the_best_and_the_others_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    centres = random.standard_normal((20, 32))
+    vectors = centres[random.integers(0, 20, 4000)] + 0.3 * random.standard_normal((4000, 32))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+    made = [tmp_path / f"{n}.npz" for n in range(4)]
+    for n, path in enumerate(made):
+        parts.save(path, vectors[1000 * n : 1000 * n + 1000])
+    clusters.build(made, tmp_path, tmp_path, ClustersConfig(number=40), 4000)
+    few, recalled = Clusters(tmp_path, probes=4), []
+    for vector in (centres[:10] + 0.3 * random.standard_normal((10, 32))).astype(np.float32):
+        near = few.near(vector)
+        assert sum(end - first for first, end in near) < 1500
+        found = [position for position, _ in dense._search(few, vector, 10)]
+        exact = np.argsort(-(vectors.astype(np.float32) @ vector), kind="stable")[:10]
+        recalled.append(len(set(found) & set(exact.tolist())))
+    assert np.mean(recalled) > 9
+
+
+@pytest.mark.parametrize(
+    ("built", "opened"),
+    [
+        (None, ClustersConfig()),
+        (ClustersConfig(), None),
+        (ClustersConfig(), ClustersConfig(number=3)),
+    ],
+)
+def test_an_index_with_other_clusters_is_refused_and_with_other_probes_opened(
+    folder: Path, tmp_path: Path, built: ClustersConfig | None, opened: ClustersConfig | None
+) -> None:
+    config = RetrievalConfig(kind="dense", encoder=EncoderConfig(model=str(folder)), clusters=built)
+    build_index(PASSAGES, config, tmp_path / "index")
+    with pytest.raises(RetrievalError, match=r"built with retrieval\.clusters"):
+        open_index(tmp_path / "index", config.model_copy(update={"clusters": opened}))
+    if built is not None:
+        one = config.model_copy(update={"clusters": built.model_copy(update={"probes": 1})})
+        assert 0 < len(open_index(tmp_path / "index", one).search(["w1"], 50)[0]) < 50
+        assert search_settings(one) != search_settings(config)
 
 
 @pytest.mark.parametrize("kind", ["bm25", "dense", "hybrid"])
