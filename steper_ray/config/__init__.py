@@ -21,6 +21,7 @@ from steper_ray.config.reasoning import (
     PromptConfig,
     ReasoningConfig,
     SamplingConfig,
+    SearchConfig,
 )
 from steper_ray.config.run import Config, DemoConfig, EvaluateConfig, JudgeConfig, TuneConfig
 from steper_ray.config.serve import (
@@ -56,6 +57,7 @@ __all__ = [
     "RetrievalConfig",
     "RetrieverServeConfig",
     "SamplingConfig",
+    "SearchConfig",
     "Section",
     "ServeConfig",
     "SoftTargetsConfig",

@@ -96,6 +96,19 @@ class EscalateConfig(Section):
     """A step whose least likely token has a probability below this is thrown away, and written by the larger model."""
 
 
+class SearchConfig(Section):
+    """Several candidates of each step are written, and the best chains go on."""
+
+    candidates: int = Field(4, ge=2, le=32)
+    """Of each step of each chain: one as `sampling` says, the others at `temperature`."""
+    beams: Positive = 1
+    """Chains that go on after each step."""
+    temperature: float = Field(0.7, gt=0)
+    score: Literal["logprob", "grounding", "agreement"] = "logprob"
+    """By which the best ones are found: mean log-probability of a token; share of a step's claims that are found in the
+    passages; share of a step's candidates that say the same."""
+
+
 class ReasoningConfig(PromptConfig):
     """The multi-step loop."""
 
@@ -117,6 +130,8 @@ class ReasoningConfig(PromptConfig):
     miniature's students spend many more steps, most of them on what is right (unit `chain` gains by that)."""
     escalate: EscalateConfig | None = None
     """Let a larger model write the steps that the model doubts; not in training, which asks the student alone."""
+    search: SearchConfig | None = None
+    """Write several candidates of each step; not in training, which asks for one."""
     k: int = Field(4, ge=0)
     """Passages a step (the paper: 4). 0: none are searched for, so a model answers from what it knows."""
     max_passages: Positive = 20
@@ -135,6 +150,14 @@ class ReasoningConfig(PromptConfig):
     """Text put before every prompt; by default the framework's own where `few_shot` is set."""
     few_shot: bool = False
     """Show the project's own demonstrations (for models that were not trained on the format)."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> ReasoningConfig:
+        if self.search is not None and self.escalate is not None:
+            raise ValueError(
+                "reasoning.search and reasoning.escalate: set one of them, and leave the other out"
+            )
+        return self
 
     @property
     def prompt(self) -> PromptConfig:

@@ -38,6 +38,10 @@ class Draft:
         self._tokens = 0
         self._reported: Usage | None = None
 
+    @property
+    def mean_logprob(self) -> float | None:
+        return sum(self.logprobs) / len(self.logprobs) if self.logprobs else None
+
     def add(self, chunk: Chunk) -> str:
         """The chunk's part of the piece's text."""
         self._tokens += len(chunk.token_ids)

@@ -15,18 +15,19 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from functools import lru_cache
 
-from steper_ray.config import ReasoningConfig, SamplingConfig
+from steper_ray.config import ReasoningConfig, SamplingConfig, SearchConfig
 from steper_ray.core.errors import EngineDeadError, GenerationError, RefusedError, RetrievalError
-from steper_ray.frameworks import framework_of, layout_for, rewrites
+from steper_ray.frameworks import framework_of, layout_for
 from steper_ray.generation.base import Generator, Prompt, prompt_size
 from steper_ray.prompts import PromptEncoder, PromptWriter, encoder_for
+from steper_ray.reasoning.chain import Chain
 from steper_ray.reasoning.draft import Draft
 from steper_ray.reasoning.events import Event, Finished, PassagesFound, ReasoningDelta, StepDone, StepStarted
-from steper_ray.reasoning.passages import PassagePool
 from steper_ray.reasoning.resuming import AT_START, Begun
-from steper_ray.reasoning.stopping import Written, answer_of, policy_for, reason_at_limit, sentences
+from steper_ray.reasoning.search import search
+from steper_ray.reasoning.stopping import answer_of, reason_at_limit, sentences
 from steper_ray.retrieval.base import AsyncRetriever, Retriever, as_async
-from steper_ray.schema import Passage, Question, Step, StopReason, Trajectory, Usage
+from steper_ray.schema import Question, Step, StopReason, Trajectory, Usage
 
 Emit = Callable[[Event], None]
 _Writer = tuple[Generator, PromptEncoder | PromptWriter]
@@ -57,7 +58,6 @@ class Reasoner:
             source,
         )
         self._framework = framework_of(config.framework)
-        self._rewrites = rewrites(self._framework)
         self._prompts = _prompts(config, generator)
         self._larger = None if larger is None else (larger, _prompts(config, larger))
 
@@ -68,12 +68,12 @@ class Reasoner:
 
         `begun`: the steps that another engine wrote before it was lost; the events are those of the steps after them.
         """
-        steps = list(begun.steps)
+        chain = Chain(self.config, self._framework, question.text, begun)
         error: str | None = None
         try:
             self._check(question)
             async with asyncio.timeout(self.config.deadline_s) as deadline:
-                reason = await self._steps(question, steps, emit, begun.query)
+                reason = await self._steps(question, chain, emit)
         except TimeoutError as failed:
             reason = StopReason.DEADLINE
             if not deadline.expired():  # a retriever's own
@@ -89,7 +89,7 @@ class Reasoner:
             raise
         except GenerationError as failed:
             reason, error = StopReason.GENERATOR_FAILED, str(failed)
-        trajectory = self._end(question, steps, reason, error)
+        trajectory = self._end(question, chain.steps, reason, error)
         emit(Finished(trajectory))
         return trajectory
 
@@ -165,72 +165,76 @@ class Reasoner:
                 "(reasoning.max_question_chars)"
             )
 
-    async def _steps(
-        self, question: Question, steps: list[Step], emit: Emit, query: str | None
-    ) -> StopReason:
-        pool = PassagePool(self.config)
-        policy = policy_for(self.config, self._framework, question.text)
-        for step in steps:
-            pool.add(step.hits)
-            policy.follow(step)
-        for index in range(len(steps) + 1, self.config.max_steps + 1):
-            sampling = self._seeded(question, index)
-            if self.max_tokens is not None:
-                left = self.max_tokens - sum(step.usage.completion_tokens for step in steps)
-                if left <= 0:
-                    break
-                sampling = sampling.model_copy(update={"max_tokens": min(left, sampling.max_tokens)})
-            chain = tuple(step.reasoning for step in steps)
-            if query is None:
-                query = self._framework.next_query(question.text, chain)
-            emit(StepStarted(index, query))
+    async def _steps(self, question: Question, chain: Chain, emit: Emit) -> StopReason:
+        if self.config.search is not None:
+            return await self._search(self.config.search, question, chain, emit)
+        while chain.index <= self.config.max_steps:
+            sampling = self._sampling_of(question, chain)
+            if sampling is None:
+                break
+            emit(StepStarted(chain.index, chain.query()))
+            emit(await self._look_up(chain))
             started = time.monotonic()
-            if self._rewrites:
-                pool, chain = PassagePool(self.config), ()
-            found = (await self._retriever.find([query], self.config.k))[0] if self.config.k else []
-            retrieved = time.monotonic()
-            hits = pool.add(found)
-            emit(PassagesFound(index, hits, len(found) - len(hits), retrieved - started))
-            prompt = self._prompts.prompt(question.text, pool.passages, chain)
-            made = await self._generate(index, prompt, sampling, emit)
+            made = await self._generate(chain.index, chain.prompt(self._prompts), sampling, emit)
             if self._doubts(made):
-                made = await self._escalate(made, index, (question.text, pool.passages, chain), sampling)
-            asked = (*(step.query for step in steps), query)
-            ruling = policy.rule(
-                Written(made.piece, made.spans, chain, asked, index == self.config.max_steps)
-            )
-            logprobs = made.logprobs
-            if made.piece and not logprobs and self.config.stop == "confident":
+                made = await self._escalate(made, chain, sampling)
+            if made.piece and not made.logprobs and self.config.stop == "confident":
                 _warn_of_silence(self._source, "reasoning.stop=confident behaves like fixed")
-            step = Step(
-                index=index,
-                query=query,
-                hits=hits,
-                reasoning=ruling.kept,
-                mean_logprob=sum(logprobs) / len(logprobs) if logprobs else None,
-                usage=made.usage,
-                retrieval_seconds=retrieved - started,
-                generation_seconds=time.monotonic() - retrieved,
-                taken_back=ruling.taken_back,
-                confidence=ruling.confidence,
-                duplicates=len(found) - len(hits),
-            )
-            steps.append(step)
-            emit(StepDone(step))
-            if ruling.reason is not None:
-                return ruling.reason
-            query = ruling.query
-        return reason_at_limit(steps)
+            reason = chain.take(made, time.monotonic() - started)
+            emit(StepDone(chain.steps[-1]))
+            if reason is not None:
+                return reason
+        return reason_at_limit(chain.steps)
 
-    def _seeded(self, question: Question, index: int) -> SamplingConfig:
+    async def _search(self, config: SearchConfig, question: Question, chain: Chain, emit: Emit) -> StopReason:
+        async def write(chain: Chain, number: int) -> Draft | None:
+            plain = number % config.candidates == 0
+            sampling = self._sampling_of(
+                question, chain, 0 if plain else number, None if plain else config.temperature
+            )
+            if sampling is None:
+                return None
+            prompt = chain.prompt(self._prompts)
+            made = await self._generate(chain.index, prompt, sampling, lambda event: None)
+            if made.piece and not made.logprobs and config.score == "logprob":
+                _warn_of_silence(self._source, "reasoning.search.score=logprob takes the first candidate")
+            return made
+
+        return await search(config, chain, self.config.max_steps, self._look_up, write, emit)
+
+    async def _look_up(self, chain: Chain) -> PassagesFound:
+        """Searches for the next step's passages, and puts them into its prompt."""
+        started = time.monotonic()
+        found = (await self._retriever.find([chain.query()], self.config.k))[0] if self.config.k else []
+        return chain.add(found, time.monotonic() - started)
+
+    def _sampling_of(
+        self, question: Question, chain: Chain, candidate: int = 0, temperature: float | None = None
+    ) -> SamplingConfig | None:
+        """The sampling of the next step; None where no tokens are left."""
+        sampling = self._seeded(question, chain.index, candidate, temperature)
+        if self.max_tokens is None:
+            return sampling
+        left = self.max_tokens - sum(step.usage.completion_tokens for step in chain.steps)
+        if left <= 0:
+            return None
+        return sampling.model_copy(update={"max_tokens": min(left, sampling.max_tokens)})
+
+    def _seeded(
+        self, question: Question, index: int, candidate: int = 0, temperature: float | None = None
+    ) -> SamplingConfig:
         """The sampling of one step of one sample: each draws separate numbers, the same in every run."""
-        if self._sampling.temperature == 0:
+        if temperature is None:
+            temperature = self._sampling.temperature
+        if temperature == 0:
             return self._sampling
         name = f"{self._sampling.seed} {self._sample} {index} {question.id}"
         if self._attempt:
             name += f" {self._attempt}"
+        if candidate:
+            name += f" candidate {candidate}"
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) >> 1  # engines take 31 bits
-        return self._sampling.model_copy(update={"seed": seed})
+        return self._sampling.model_copy(update={"seed": seed, "temperature": temperature})
 
     def _doubts(self, made: Draft) -> bool:
         """Whether the larger model is to write the piece."""
@@ -242,17 +246,11 @@ class Reasoner:
             _warn_of_silence(self._source, "reasoning.escalate asks no larger model")
         return bool(sure) and min(sure) < escalate.below
 
-    async def _escalate(
-        self,
-        doubted: Draft,
-        index: int,
-        asked: tuple[str, Sequence[Passage], Sequence[str]],
-        sampling: SamplingConfig,
-    ) -> Draft:
+    async def _escalate(self, doubted: Draft, chain: Chain, sampling: SamplingConfig) -> Draft:
         """The piece as the larger model writes it, with the tokens of both."""
         assert self._larger is not None
-        _, prompts = self._larger
-        made = await self._generate(index, prompts.prompt(*asked), sampling, lambda event: None, self._larger)
+        prompt = chain.prompt(self._larger[1])
+        made = await self._generate(chain.index, prompt, sampling, lambda event: None, self._larger)
         made.usage = _with_larger(doubted.usage, made.usage)
         return made
 

@@ -22,6 +22,11 @@ class PassagePool:
         self._passages: list[Passage] = []
         self._seen: set[tuple[str, str]] = set()
 
+    def copy(self) -> PassagePool:
+        other = PassagePool(self._config)
+        other._passages, other._seen = list(self._passages), set(self._seen)
+        return other
+
     @property
     def passages(self) -> tuple[Passage, ...]:
         return tuple(self._passages)

@@ -65,7 +65,13 @@ def student_rollouts(config: Config, index: Path, corpus: str) -> StudentRollout
             "weights change with every step; set engine.kind=transformers for this training"
         )
     reasoning = at_fixed_steps(config).reasoning.model_copy(
-        update={"demonstrations": None, "few_shot": False, "deadline_s": None, "escalate": None}
+        update={
+            "demonstrations": None,
+            "few_shot": False,
+            "deadline_s": None,
+            "escalate": None,
+            "search": None,
+        }
     )
     sampling = {"temperature": config.train.on_policy.temperature, "seed": config.train.seed}
     return StudentRollouts(

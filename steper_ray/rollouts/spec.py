@@ -136,7 +136,9 @@ class RolloutSpec:
 def reasoning_identity(config: ReasoningConfig) -> dict[str, Any]:
     """The settings, with the demonstrations file by its content: an edited prompt is another prompt."""
     unused = {"confidence"} if config.stop == "fixed" else set[str]()
-    settings = config.model_dump(mode="json", exclude={"demonstrations", "escalate", *unused})
+    settings = config.model_dump(mode="json", exclude={"demonstrations", "escalate", "search", *unused})
+    if config.search is not None:
+        settings["search"] = config.search.model_dump(mode="json")
     if (escalate := config.escalate) is not None:
         settings["escalate"] = {"below": escalate.below, "engine": engine_identity(escalate.engine)}
     if config.demonstrations is not None:

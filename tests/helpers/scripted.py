@@ -29,8 +29,8 @@ class ScriptedGenerator:
 
     Characters of `doubted` texts have a log-probability of -3, all others -0.5; with `silent` none is told.
 
-    `prompts` records what was asked as text, `asked` as it came, `seeds`, `stops` and `limits` (of tokens) those of
-    each request; `aborted` counts the streams that were closed before their end.
+    `prompts` records what was asked as text, `asked` as it came, `seeds`, `stops`, `temperatures` and `limits` (of
+    tokens) those of each request; `aborted` counts the streams that were closed before their end.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class ScriptedGenerator:
         self.seeds: list[int] = []
         self.stops: list[tuple[str, ...]] = []
         self.limits: list[int] = []
+        self.temperatures: list[float] = []
         self.aborted = 0
         self._replies, self._hang_at = list(replies), hang_at
         self._doubted, self._silent = doubted, silent
@@ -59,6 +60,7 @@ class ScriptedGenerator:
         self.prompts.append(prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt))
         self.seeds.append(sampling.seed)
         self.limits.append(sampling.max_tokens)
+        self.temperatures.append(sampling.temperature)
         number = len(self.prompts) - 1
         reply = self._replies[number]
         if isinstance(reply, Exception):

@@ -33,6 +33,13 @@ CASES: list[tuple[Change, list[Change]]] = [
     ({"corpus.kind": "plain", "corpus.questions": "q.jsonl"}, [{"corpus.passages": "p.jsonl"}]),
     ({"retrieval.kind": "lucene", "retrieval.links.weight": "0.5"}, [{"retrieval.kind": "bm25"}]),
     (
+        {
+            "reasoning.search": "{beams: 2}",
+            "reasoning.escalate": "{engine: {kind: openai, model: m, url: 'http://h/v1'}}",
+        },
+        [{"reasoning.search": None}, {"reasoning.escalate": None}],
+    ),
+    (
         {"retrieval.clusters": "{probes: 8}"},
         [{"retrieval.kind": "dense"}, {"retrieval.kind": "hybrid"}, {"retrieval.clusters": None}],
     ),
