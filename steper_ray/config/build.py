@@ -45,6 +45,10 @@ class TeacherConfig(Section):
     """One of several teachers. What is not set is that of `sampling` and `build`."""
 
     engine: EngineConfig
+    datasets: tuple[str, ...] = ()
+    """Data sets of the questions it is asked, as the corpus names them (`musique`, ...); by default all."""
+    hops: tuple[Positive, ...] = ()
+    """Hops of the questions it is asked; by default any number, and those whose number is not known."""
     samples: Positive = 1
     temperature: float | None = Field(None, ge=0)
     engines: Positive | None = None

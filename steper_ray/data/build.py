@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -16,6 +17,7 @@ from steper_ray.data.assemble import assemble
 from steper_ray.data.report import BuildReport
 from steper_ray.frameworks import framework_of, rewrites
 from steper_ray.models import absolute_engine
+from steper_ray.rollouts.questions import QuestionFile
 from steper_ray.rollouts.scores import score_folders
 from steper_ray.rollouts.set import RolloutSet, owed_report
 from steper_ray.rollouts.shards import DamagedShardError
@@ -99,6 +101,7 @@ def _rollouts(config: Config, source: Source, sets: list[RolloutSet]) -> int:
     from steper_ray.rollouts.run import run
 
     made = 0
+    _check_routes(_teachers(config), source.questions)
     for teacher in _teachers(config):
         spec, pool = _spec(config, teacher, source.index, source.corpus, sets)
         sets.append(RolloutSet(spec, source.questions))
@@ -106,6 +109,20 @@ def _rollouts(config: Config, source: Source, sets: list[RolloutSet]) -> int:
         run([spec], source.questions, pool, what="trajectories")
         made += new
     return made
+
+
+def _check_routes(teachers: Sequence[TeacherConfig], questions: QuestionFile) -> None:
+    """Raises DataError where a question is asked of no teacher."""
+    routes = [Asking(datasets=teacher.datasets, hops=teacher.hops) for teacher in teachers]
+    if Asking() in routes:
+        return
+    left = [question for question in questions if not any(route.wants(question) for route in routes)]
+    if left:
+        raise DataError(
+            f"build.teachers: {len(left)} of {questions.count} questions are asked of no teacher, such as "
+            f"'{left[0].id}' (data set '{left[0].dataset}', hops {left[0].hops}): name them in a teacher's `datasets` "
+            "and `hops`, or add a last teacher without either"
+        )
 
 
 def _teachers(config: Config) -> tuple[TeacherConfig, ...]:
@@ -128,6 +145,8 @@ def _spec(
         until_right=build.until_right,
         self_correct=build.self_correct,
         match=build.match,
+        datasets=teacher.datasets,
+        hops=teacher.hops,
     )
     spec = RolloutSpec(
         engine=engine,

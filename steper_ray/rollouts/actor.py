@@ -141,7 +141,7 @@ class RolloutActor:
         asked = await _all(
             asker.ask(spec, question, group, earlier, tag)
             for question in questions
-            if question.id not in earlier.unwanted
+            if question.id not in earlier.unwanted and spec.asking.wants(question)
             for group in room.groups
         )
         made = list(chain.from_iterable(one.finals for one in asked))

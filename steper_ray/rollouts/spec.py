@@ -31,7 +31,7 @@ from steper_ray.models import absolute_engine, model_fingerprint
 from steper_ray.retrieval import search_settings
 from steper_ray.rollouts.annotation import VERSION as ANNOTATION_VERSION
 from steper_ray.rollouts.shards import ShardStore
-from steper_ray.schema import SCHEMA_VERSION, StopReason, Trajectory
+from steper_ray.schema import SCHEMA_VERSION, Question, StopReason, Trajectory
 
 #: Raised by hand when a change of the code makes the same inputs give other trajectories.
 TRAJECTORY_VERSION = 3
@@ -40,13 +40,22 @@ TRAJECTORY_VERSION = 3
 @dataclass(frozen=True, slots=True)
 class Asking:
     """How often a question is asked: `samples` of it from number `first_sample` on, none more once one is right
-    (`until_right`), and a second chance for a wrong answer (`self_correct`)."""
+    (`until_right`), and a second chance for a wrong answer (`self_correct`). Where `datasets` or `hops` are named, only
+    their questions are asked."""
 
     samples: int = 1
     first_sample: int = 0
     until_right: bool = False
     self_correct: bool = False
     match: Literal["exact", "contains"] = "exact"
+    datasets: tuple[str, ...] = ()
+    hops: tuple[int, ...] = ()
+
+    def wants(self, question: Question) -> bool:
+        """Whether the teacher is asked this question."""
+        return (not self.datasets or question.dataset in self.datasets) and (
+            not self.hops or question.hops in self.hops
+        )
 
     def is_right(self, trajectory: Trajectory) -> bool:
         return trajectory.stop_reason is StopReason.ANSWERED and is_right(
@@ -123,6 +132,11 @@ class RolloutSpec:
                     "self_correct": self.asking.self_correct,
                     "until_right": self.asking.until_right,
                     "before": [store.identity for store in self.before] if self.asking.until_right else [],
+                }
+            if self.asking.datasets or self.asking.hops:
+                identity["asked_of"] = {
+                    "datasets": sorted(self.asking.datasets),
+                    "hops": sorted(self.asking.hops),
                 }
             if self.asking.first_sample:
                 identity["first_sample"] = self.asking.first_sample

@@ -162,6 +162,11 @@ def test_a_second_teacher_is_asked_what_the_first_got_wrong_and_each_row_tells_i
     assert (again.shards_run, made_by(again)) == (0, made)
     everyone = build_data(configure(*config, "build.keep=all"))
     assert [len(ids) for ids in made_by(everyone).values()] == [5, 5]
+    routed = teachers.replace("base'}", "base'}, hops: [2]")
+    two = [question.id for question in QUESTIONS[:5] if question.hops == 2]
+    made = made_by(build_data(configure(config[0], routed, "build.keep=all")))
+    assert 0 < len(two) < 5
+    assert (made["miniature:base"], len(made["miniature:teacher"])) == (two, 5)
 
 
 def test_a_wrong_answer_gets_a_second_chance_that_a_rerun_does_not_repeat(configure):

@@ -231,6 +231,7 @@ def test_what_circumstances_did_is_owed_and_what_the_question_did_is_final():
         "reasoning.k=3",
         "reasoning.max_passage_chars=500",
         "reasoning.long_passages=leave_out",
+        "build.teachers=[{engine: {model: 'miniature:teacher'}, hops: [2]}]",
         "reasoning.search={beams: 2}",
         "reasoning.escalate={engine: {kind: openai, model: m, url: 'http://h/v1'}}",
         "reasoning.framework=self_ask",

@@ -6,11 +6,11 @@ import pytest
 from distilled import rollout_set, trajectory
 from scripted import CharTokenizer, KeywordRetriever, ScriptedGenerator
 
-from steper_ray.config import Config, ReasoningConfig, SamplingConfig
+from steper_ray.config import Config, EngineConfig, ReasoningConfig, SamplingConfig, TeacherConfig
 from steper_ray.config.file import ConfigError, load_config
-from steper_ray.core.errors import GenerationError, PromptTooLongError
+from steper_ray.core.errors import DataError, GenerationError, PromptTooLongError
 from steper_ray.data.assemble import assemble
-from steper_ray.data.build import _spec, _teachers
+from steper_ray.data.build import _check_routes, _spec, _teachers
 from steper_ray.data.examples import make_examples
 from steper_ray.data.filtering import choose, drop_reason
 from steper_ray.data.inspection import DataSet
@@ -50,6 +50,23 @@ async def asked(generator, asking=CORRECTED, n=1, finals=None, attempts=None, **
 def samples(generator, n=1, **config):
     how = (KeywordRetriever(PASSAGES), generator, ReasoningConfig(**config), SamplingConfig(temperature=1))
     return [Reasoner(*how, "teacher", number) for number in range(n)]
+
+
+def test_a_question_that_no_teacher_is_asked_is_an_error_and_both_fixes_work(tmp_path):
+    rows = [
+        Question(f"q{n}", "Who?", ("Bo",), hops=n, dataset="musique" if n < 4 else "hotpotqa")
+        for n in (2, 3, 4)
+    ]
+    questions = write_questions(tmp_path / "questions", rows, 2)
+    routed = [teacher(datasets=("musique",), hops=(2,)), teacher(hops=(4,))]
+    with pytest.raises(DataError, match=r"1 of 3 questions .* such as 'q3' \(data set 'musique', hops 3\)"):
+        _check_routes(routed, questions)
+    _check_routes([teacher(datasets=("musique",), hops=(2, 3)), routed[1]], questions)
+    _check_routes([*routed, teacher()], questions)
+
+
+def teacher(**route):
+    return TeacherConfig(engine=EngineConfig(), **route)
 
 
 async def test_samples_are_taken_until_one_is_right():
