@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -17,6 +16,7 @@ from statistics import fmean
 
 from steper_ray.config import SearchConfig
 from steper_ray.core.answers import comparable
+from steper_ray.core.awaiting import together
 from steper_ray.core.claims import grounding
 from steper_ray.reasoning.chain import Chain
 from steper_ray.reasoning.draft import Draft
@@ -58,11 +58,11 @@ async def search(
     told, spent = len(chain.steps), list[Usage]()
     kept = [Beam(chain.copy())]
     while going := [beam for beam in kept if beam.reason is None and beam.chain.index <= most]:
-        await asyncio.gather(*(look_up(beam.chain) for beam in going))
+        await together(look_up(beam.chain) for beam in going)
         started = time.monotonic()
         n = config.candidates
-        drafts = await asyncio.gather(
-            *(write(beam.chain, at * n + number) for at, beam in enumerate(going) for number in range(n))
+        drafts = await together(
+            write(beam.chain, at * n + number) for at, beam in enumerate(going) for number in range(n)
         )
         written = [draft for draft in drafts if draft is not None]
         if not written:

@@ -12,7 +12,7 @@ import asyncio
 import gc
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, fields
 from itertools import chain
@@ -22,6 +22,7 @@ from typing import NoReturn, TypeVar
 import pyarrow as pa
 
 from steper_ray.config import EngineConfig, RetrievalConfig
+from steper_ray.core.awaiting import together
 from steper_ray.core.copies import local
 from steper_ray.core.errors import EngineDeadError, SteperError, in_one_line
 from steper_ray.generation.base import Generator
@@ -94,7 +95,7 @@ class RolloutActor:
         """Makes and commits shards, each a row {spec, shard} of numbers. An error is the only row of its batch."""
         rows = batch.to_pylist()
         try:
-            works = await _all(self._in_turn(row["spec"], row["shard"]) for row in rows)
+            works = await together(self._in_turn(row["spec"], row["shard"]) for row in rows)
         except Exception as failed:
             said = str(failed)
             if not isinstance(failed, SteperError):
@@ -138,7 +139,7 @@ class RolloutActor:
         earlier = await asyncio.to_thread(Earlier.read, spec, digest)
         if earlier.manifest is not None and earlier.is_complete:
             return earlier.manifest, Work.of(len(questions), earlier.finals, spec.asking)
-        asked = await _all(
+        asked = await together(
             asker.ask(spec, question, group, earlier, tag)
             for question in questions
             if question.id not in earlier.unwanted and spec.asking.wants(question)
@@ -170,7 +171,7 @@ class RolloutActor:
             await asyncio.to_thread(store.read, shard, trajectories)
         )
         missing = [t for t in trajectories if t.id not in scores]
-        found = await _all(asker.scores(trajectory, verifier) for trajectory in missing)
+        found = await together(asker.scores(trajectory, verifier) for trajectory in missing)
         scores |= {t.id: one for t, one in zip(missing, found, strict=True) if one is not None}
         chains = {t.id: chain_digest(t) for t in trajectories if t.id in scores}
         ordered = {t.id: scores[t.id] for t in trajectories if t.id in scores}
@@ -276,15 +277,3 @@ class RolloutActor:
         for engine in self._engines:
             if self._loop is not None:
                 asyncio.run_coroutine_threadsafe(engine.close(), self._loop).result(_CLOSE_SECONDS)
-
-
-async def _all(asks: Iterable[Awaitable[T]]) -> list[T]:
-    """All results. An error that ends the run cancels what else is asked; the shard is then not committed."""
-    tasks = [asyncio.ensure_future(ask) for ask in asks]
-    try:
-        return await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steper_ray.config import Config, EngineConfig, ReasoningConfig, RetrievalConfig, SamplingConfig
+from steper_ray.core.awaiting import together
 from steper_ray.core.errors import ModelError
 from steper_ray.generation import open_generator
 from steper_ray.reasoning import Reasoner
@@ -103,11 +104,7 @@ class StudentSampler:
     def answer(self, questions: Sequence[Question], sample: int) -> list[Trajectory]:
         """One trajectory a question, in their order; each `sample` has its own draws. Raises EngineDeadError."""
         reasoner = self._reasoner.with_sample(sample)
-
-        async def ask_all() -> list[Trajectory]:
-            return await asyncio.gather(*(reasoner.run(question) for question in questions))
-
-        return asyncio.run(ask_all())
+        return asyncio.run(together(reasoner.run(question) for question in questions))
 
     def close(self) -> None:
         """Ends the engine."""

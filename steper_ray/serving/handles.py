@@ -25,6 +25,7 @@ from ray.serve.exceptions import (
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from ray.serve.schema import DeploymentStatus, ReplicaState  # type: ignore[attr-defined]
 
+from steper_ray.core.awaiting import together
 from steper_ray.core.errors import EngineDeadError
 from steper_ray.reasoning import Event, Told
 from steper_ray.retrieval import merge
@@ -200,7 +201,7 @@ class ShardedRetriever:
     async def find(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """See `Retriever.search`. Raises RetrievalError."""
         searches = (_until_answered(shard.search, list(queries), k) for shard in self.shards)
-        return merge(await asyncio.gather(*searches), k)
+        return merge(await together(searches), k)
 
 
 async def _until_answered(method: Any, *args: Any) -> Any:

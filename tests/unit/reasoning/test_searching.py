@@ -6,6 +6,7 @@ import pytest
 from scripted import CharTokenizer, KeywordRetriever, ScriptedGenerator
 
 from steper_ray.config import ReasoningConfig, SamplingConfig
+from steper_ray.core.errors import GenerationError
 from steper_ray.reasoning import (
     Begun,
     Finished,
@@ -101,6 +102,12 @@ def test_without_log_probabilities_the_first_candidate_goes_on_and_it_is_said(ca
     found, _, _ = run([WRONG, RIGHT, END, LOST], silent=True, max_steps=2)
     assert found.chain == (WRONG, END)
     assert "reasoning.search.score=logprob takes the first candidate" in caplog.text
+
+
+def test_a_candidate_that_fails_ends_the_question_and_aborts_the_others():
+    found, _, generator = run([RIGHT * 10, GenerationError("status 500")])
+    assert (found.stop_reason, found.error) == (StopReason.GENERATOR_FAILED, "status 500")
+    assert generator.aborted == 1
 
 
 def test_where_no_tokens_are_left_the_best_chain_so_far_is_the_end():
