@@ -61,6 +61,9 @@ class OnPolicyConfig(Section):
     reward: Literal["none", "exact", "f1"] = "none"
     """Reward where it is known (DGPO): of a chain with reward r the loss is r x cross-entropy on its own words +
     (1 - r) x divergence from the teacher. `exact`: r is 1 for a right answer; `f1`: its F1 score; `none`: r is 0."""
+    step_weights: Literal["equal", "divergence"] = "equal"
+    """`divergence`: the loss of a step that is further from the teacher than one before it in the chain weighs less, as
+    the inverse of the two (after SOD)."""
 
 
 class TrainConfig(Section):
@@ -218,6 +221,11 @@ class TrainConfig(Section):
         if self.soft_targets.share != 1:
             raise ValueError(
                 "method on_policy has no chain of a teacher to copy: leave soft_targets.share out"
+            )
+        if self.on_policy.step_weights == "divergence" and self.packing != "tree":
+            raise ValueError(
+                "on_policy.step_weights=divergence compares the steps of a tree: set packing=tree "
+                f"({self.packing} is set), or step_weights=equal"
             )
         if self.steps != "all":
             raise ValueError(f"method on_policy learns all steps: steps={self.steps} goes with method steper")

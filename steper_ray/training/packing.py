@@ -65,8 +65,9 @@ class Packed:
     """Rows ready for a causal language model. Shapes: (rows, length) unless said otherwise.
 
     `tree`, `branch` and `cut` define attention (see `attention.py`); `example` is the index of the example
-    a supervised token belongs to, over the whole batch, or -1; `task`, `weight` and `reward` have shape (examples,).
-    `spans` are the trees of each row; `taught` the same targets in the same order, as their teacher reads them.
+    a supervised token belongs to, over the whole batch, or -1; `task`, `weight`, `reward` and `chain`, the index of an
+    example's tree, have shape (examples,). `spans` are the trees of each row; `taught` the same targets in the same
+    order, as their teacher reads them.
     """
 
     input_ids: torch.Tensor
@@ -79,6 +80,7 @@ class Packed:
     task: torch.Tensor
     weight: torch.Tensor
     reward: torch.Tensor
+    chain: torch.Tensor
     spans: tuple[tuple[Span, ...], ...]
     taught: Packed | None = None
 
@@ -167,6 +169,7 @@ def pack_rows(trees: Sequence[Tree], rows: Sequence[Sequence[int]], pad_id: int)
         task=torch.tensor([b.task for b in branches]),
         weight=torch.tensor([b.weight for b in branches], dtype=torch.float32),
         reward=torch.tensor([b.reward for b in branches], dtype=torch.float32),
+        chain=torch.tensor([t for t, tree in enumerate(trees) for _ in tree.branches]),
         spans=tuple(spans),
         taught=_taught(trees, rows, pad_id),
     )

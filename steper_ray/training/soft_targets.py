@@ -36,6 +36,7 @@ class Teacher(Forward):
     ) -> None:
         name = resolve_model(name)
         self._targets: SoftTargetsConfig = targets
+        self._weighs_steps = config.method == "on_policy" and config.on_policy.step_weights == "divergence"
         self._vocabulary = shared_vocabulary(student, name, config.trust_remote_code)
         shape = load_shape(name, config.trust_remote_code)
         parameters = model_size(shape, config.model_copy(update={"lora": None})).parameters
@@ -73,7 +74,23 @@ class Teacher(Forward):
         token_losses = (1 - copied) * apart
         if bool(copied.any()):
             token_losses = token_losses + copied * cross_entropy(logits.float(), labels, reduction="none")
-        return example_means(token_losses, example, packed)
+        losses = example_means(token_losses, example, packed)
+        if self._weighs_steps:
+            losses = losses * step_weights(example_means(apart.detach(), example, packed), packed.chain)
+        return losses
+
+
+def step_weights(divergence: torch.Tensor, chain: torch.Tensor) -> torch.Tensor:
+    """The trust in the teacher at each step: the least divergence of its chain so far, over its own; at most 1.
+
+    `divergence` and `chain` have shape (examples,), the steps of a chain in order. A student that has gone astray is
+    past what the teacher knows, and one that comes back is taught in full again (after SOD, arXiv 2605.07725).
+    """
+    least, weights = dict[int, float](), list[float]()
+    for of, value in zip(chain.tolist(), divergence.tolist(), strict=True):
+        least[of] = min(least.get(of, value), value)
+        weights.append(least[of] / value if value > 0 else 1.0)
+    return divergence.new_tensor(weights)
 
 
 def divergences(

@@ -97,6 +97,10 @@ CASES: list[tuple[Change, list[Change]]] = [
     ({"train.attention": "eager"}, [{"train.packing": "padded"}]),
     ({"train.method": "vanilla_kd", "train.steps": "first_final"}, [{"train.method": "steper"}]),
     ({"train.method": "on_policy"}, [{"train.soft_targets.teacher": "org/model"}]),
+    (
+        ON_POLICY | {"train.on_policy.step_weights": "divergence", "train.packing": "rows"},
+        [{"train.packing": None}, {"train.on_policy.step_weights": "equal"}],
+    ),
     (ON_POLICY | {"train.soft_targets.share": "0.5"}, [{"train.soft_targets.share": None}]),
     (
         ON_POLICY | {"train.method": "steper", "train.soft_targets.privileged": "true"},

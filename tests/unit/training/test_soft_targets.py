@@ -7,9 +7,14 @@ import pytest
 import torch
 from torch.nn.functional import kl_div
 
+from steper_ray.config import TrainConfig
 from steper_ray.core.errors import TrainingError
 from steper_ray.models import resolve_model
-from steper_ray.training.soft_targets import divergences, shared_vocabulary
+from steper_ray.pretrained import load_model
+from steper_ray.training.engine import Worker
+from steper_ray.training.forward import Forward
+from steper_ray.training.packing import Branch, Tree, pack
+from steper_ray.training.soft_targets import Teacher, divergences, shared_vocabulary, step_weights
 
 
 def logits(tokens=700, vocabulary=11):
@@ -50,6 +55,40 @@ def test_a_temperature_softens_both_and_keeps_the_gradients_size():
     soft = kl_div((student / 4).log_softmax(-1), (teacher / 4).softmax(-1), reduction="none").sum(-1) * 16
     assert torch.allclose(divergences(student, teacher, 0.0, 4.0), soft, atol=1e-5)
     assert divergences(student[:0], teacher[:0], 0.0, 1.0).shape == (0,)
+
+
+def test_a_step_further_from_the_teacher_than_one_before_it_weighs_less_and_one_that_comes_back_does_not():
+    divergence = torch.tensor([0.2, 0.8, 0.1, 0.4, 0.5, 0.0, 0.3], requires_grad=True)
+    weights = step_weights(divergence, torch.tensor([0, 0, 0, 0, 1, 1, 1]))
+    torch.testing.assert_close(weights, torch.tensor([1.0, 0.25, 1.0, 0.25, 1.0, 1.0, 0.0]))
+    assert not weights.requires_grad
+
+
+def test_the_losses_of_a_chains_steps_are_weighed_and_those_of_other_chains_are_not():
+    """Two trees of two and one steps, the teacher another model than the student."""
+    trees = [
+        Tree((1, 2, 3), (Branch(2, (4,), (5, 6), 0), Branch(3, (4,), (5, 7, 8), 2))),
+        Tree((9,), (Branch(1, (4,), (8,), 2),)),
+    ]
+    packed = pack(trees, 32, 0)
+    assert packed.chain.tolist() == [0, 0, 1]
+    found = {}
+    for how in ("equal", "divergence"):
+        config = TrainConfig(
+            method="on_policy",
+            soft_targets={"teacher": "miniature:teacher", "share": 1.0},
+            on_policy={"step_weights": how},
+            zero_stage=0,
+        )
+        worker = Worker(0, 1, torch.device("cpu"))
+        student = resolve_model("miniature:base")
+        teacher = Teacher("miniature:teacher", config.soft_targets, student, config, worker)
+        model = load_model(student, False, dtype=torch.float32, attn_implementation="eager")
+        forward = Forward(model, model, config.attention, torch.float32, worker.device)
+        found[how] = teacher.losses_of(forward, packed)
+    expected = found["equal"] * step_weights(found["equal"].detach(), packed.chain)
+    torch.testing.assert_close(found["divergence"], expected)
+    assert found["divergence"].requires_grad
 
 
 def test_a_teacher_with_another_tokenizer_is_refused_with_both_names(tmp_path):
