@@ -1,10 +1,10 @@
-"""A service whose engines are killed while it is asked: questions that are right, wrong, told twice, and lost.
+"""A service whose engines are killed while it answers: right, wrong and lost questions, and steps sent twice.
 
     python benchmarks/chaos_service.py --json PATH [--questions 300] [--clients 32] [--every 10] [--replicas 2]
 
 The miniature's teacher answers on a Ray Serve of this machine, every other question as a stream; the clients ask once.
-Every so many seconds the process of one engine replica, drawn from --seed, is killed (SIGKILL). What undisturbed
-questions were answered before is what counts as right.
+Every `--every` seconds the process of one engine replica, drawn from `--seed`, is killed (SIGKILL). An answer is right
+if it equals, with its chain, the one given before without kills.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python benchmarks/clusters.py --data FOLDER --encoder FOLDER --json PATH [--vectors 300000] [--passages 4000]
 
-FOLDER holds sets (`musique/corpus.jsonl[.gz]`, `questions.jsonl`). So many of their passages, drawn at random, are
-encoded, and 200 questions; each vector is repeated with noise (a cosine of about 0.8 to its own) up to the number asked
-for. Both ways search the same vectors one query at a time, in turn over three rounds in one process.
+FOLDER holds sets (`musique/corpus.jsonl[.gz]`, `questions.jsonl`). `--passages` of their passages, drawn at
+random, and 200 questions are encoded; each vector is repeated with noise (a cosine of about 0.8 to its own) up to
+`--vectors`. Both ways search the same vectors one query at a time, in turn over three rounds in one process.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from steper_ray.reasoning.events import Event, Finished, PassagesFound, ReasoningDelta, StepDone, StepStarted
 from steper_ray.reasoning.loop import Reasoner
 from steper_ray.reasoning.passages import PassagePool
-from steper_ray.reasoning.resuming import AT_START, Begun, Told
+from steper_ray.reasoning.resuming import AT_START, Begun, SentEvents
 
 __all__ = [
     "AT_START",
@@ -14,7 +14,7 @@ __all__ = [
     "PassagesFound",
     "Reasoner",
     "ReasoningDelta",
+    "SentEvents",
     "StepDone",
     "StepStarted",
-    "Told",
 ]

@@ -1,8 +1,8 @@
-"""What the events of a trajectory have told so far: where another engine goes on, and what of its events is new. Pure.
+"""The events of a trajectory that were sent: where another engine continues, and what of its events is new. Pure.
 
-- A step whose end was told is never written again, unless nothing tells the query of the next one.
-- Text of an unfinished step that was told is not told twice. Where the other engine writes it otherwise, the reader
-  gets no more of its text until StepDone, which holds the text that counts.
+- A step whose end was sent is not written again, unless the query of the next one is unknown.
+- Text of an unfinished step is not sent twice. Where the other engine writes another text, nothing of it is sent
+  before StepDone, which holds the text that counts.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Begun:
 AT_START = Begun()
 
 
-class Told:
-    """The events that a reader has, of one trajectory after another of the same question."""
+class SentEvents:
+    """What a reader has of a question, by one engine after another."""
 
     def __init__(self) -> None:
         self._steps: list[Step] = []
-        self._index = 0  # of the step that was told to start last
-        self._query: str | None = None  # of a step that was told to start, and not to end
+        self._index = 0  # of the step that started last
+        self._query: str | None = None  # of a step that has started and not ended
         self._found = False
         self._text = ""
         self._written = ""  # of the same step, by the engine that writes now
@@ -42,12 +42,12 @@ class Told:
         return len(self._steps)
 
     def begun(self) -> Begun:
-        """From where another engine goes on."""
+        """Where another engine continues."""
         if self._steps and self._query is None:
             return Begun(tuple(self._steps[:-1]), self._steps[-1].query)
         return Begun(tuple(self._steps), self._query)
 
-    def new(self, event: Event) -> Event | None:
+    def unsent(self, event: Event) -> Event | None:
         """The event as far as the reader lacks it."""
         match event:
             case StepStarted(index, query):

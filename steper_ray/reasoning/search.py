@@ -55,7 +55,7 @@ async def search(
     `look_up` puts the next step's passages into a chain, `write` makes the n-th candidate of its next step (None: no
     tokens are left).
     """
-    told, spent = len(chain.steps), list[Usage]()
+    emitted, spent = len(chain.steps), list[Usage]()
     kept = [Beam(chain.copy())]
     while going := [beam for beam in kept if beam.reason is None and beam.chain.index <= most]:
         await together(look_up(beam.chain) for beam in going)
@@ -79,10 +79,10 @@ async def search(
         kept = sorted([*waiting, *made], key=lambda beam: beam.rank, reverse=True)[: config.beams]
         chain.steps[:] = kept[0].chain.steps
         if config.beams == 1:
-            told = _tell(chain.steps, told, emit)
+            emitted = _emit_steps(chain.steps, emitted, emit)
     if late := spent[len(kept[0].scores) :]:
         chain.steps[-1] = replace(chain.steps[-1], usage=_total((chain.steps[-1].usage, *late)))
-    _tell(chain.steps, told, emit)
+    _emit_steps(chain.steps, emitted, emit)
     return kept[0].reason or reason_at_limit(chain.steps)
 
 
@@ -122,9 +122,9 @@ def _total(usages: Iterable[Usage]) -> Usage:
     return Usage(*map(sum, zip(*map(astuple, usages), strict=True)))
 
 
-def _tell(steps: Sequence[Step], told: int, emit: Callable[[Event], None]) -> int:
-    """Emits the events of the steps from `told` on; returns the number of all."""
-    for step in steps[told:]:
+def _emit_steps(steps: Sequence[Step], emitted: int, emit: Callable[[Event], None]) -> int:
+    """Emits the events of the steps from `emitted` on; returns the number of all."""
+    for step in steps[emitted:]:
         emit(StepStarted(step.index, step.query))
         emit(PassagesFound(step.index, step.hits, step.duplicates, step.retrieval_seconds))
         emit(ReasoningDelta(step.index, step.reasoning))

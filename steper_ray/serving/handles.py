@@ -27,7 +27,7 @@ from ray.serve.schema import DeploymentStatus, ReplicaState  # type: ignore[attr
 
 from steper_ray.core.awaiting import together
 from steper_ray.core.errors import EngineDeadError
-from steper_ray.reasoning import Event, Told
+from steper_ray.reasoning import Event, SentEvents
 from steper_ray.retrieval import merge
 from steper_ray.schema import Hit, Trajectory
 from steper_ray.serving.asking import EngineUnavailableError, OverloadedError
@@ -59,8 +59,8 @@ class EngineClient:
     """One engine deployment behind its handle, as the web side knows it (`asking.Engine`).
 
     A question whose replica dies is asked once more, of another one: reasoning changes nothing, and the deadline
-    stays. A stream goes on there from the steps that were told. Once more only at the same step: it may be what the
-    replica died of.
+    stays. A stream continues there after the last step that was sent. Once more only at the same step: it may be what
+    the replica died of.
     """
 
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
@@ -82,18 +82,18 @@ class EngineClient:
     async def events(self, ask: Ask) -> AsyncGenerator[Event, None]:
         await self._check_coming()
         with self._call_errors():
-            told, lost_at = Told(), -1
+            sent, lost_at = SentEvents(), -1
             while True:
                 try:
-                    async with aclosing(self._events(replace(ask, begun=told.begun()))) as events:
+                    async with aclosing(self._events(replace(ask, begun=sent.begun()))) as events:
                         async for event in events:
-                            if (new := told.new(event)) is not None:
+                            if (new := sent.unsent(event)) is not None:
                                 yield new
                     return
                 except _GONE:
-                    if told.steps == lost_at:
+                    if sent.steps == lost_at:
                         raise
-                    lost_at = told.steps
+                    lost_at = sent.steps
 
     async def _events(self, ask: Ask) -> AsyncGenerator[Event, None]:
         call = self._handle.options(stream=True).parts.remote(ask)

@@ -1,4 +1,4 @@
-"""A trajectory that loses its engine after any event goes on elsewhere, to the same end and with nothing told twice."""
+"""A trajectory that loses its engine after any event continues elsewhere to the same end; nothing is sent twice."""
 
 import asyncio
 from dataclasses import replace
@@ -12,9 +12,9 @@ from steper_ray.reasoning import (
     PassagesFound,
     Reasoner,
     ReasoningDelta,
+    SentEvents,
     StepDone,
     StepStarted,
-    Told,
 )
 from steper_ray.schema import Passage, Question, Step
 
@@ -52,10 +52,10 @@ CASES = {
 }
 
 
-def events_of(case, told):
-    """The events of an engine that goes on from what was told."""
+def events_of(case, sent):
+    """The events of an engine that goes on from what was sent."""
     replies, doubted, settings = CASES[case]
-    begun = told.begun()
+    begun = sent.begun()
     generator = ScriptedGenerator(replies[len(begun.steps) :], CharTokenizer(), doubted=doubted)
     reasoner = Reasoner(KeywordRetriever(PASSAGES), generator, ReasoningConfig(**settings), SamplingConfig())
     events = []
@@ -80,28 +80,28 @@ def _timeless(step):
 
 @pytest.mark.parametrize("case", CASES)
 def test_after_any_event_another_engine_goes_on_to_the_same_end(case):
-    whole = [timeless(event) for event in events_of(case, Told())]
+    whole = [timeless(event) for event in events_of(case, SentEvents())]
     for cut in range(len(whole)):
-        told = Told()
-        seen = [timeless(told.new(event)) for event in whole[:cut]]
-        rest = [new for event in events_of(case, told) if (new := told.new(event)) is not None]
+        sent = SentEvents()
+        seen = [timeless(sent.unsent(event)) for event in whole[:cut]]
+        rest = [new for event in events_of(case, sent) if (new := sent.unsent(event)) is not None]
         assert seen + [timeless(event) for event in rest] == whole
 
 
 def test_steps_that_were_told_are_not_written_again():
-    told = Told()
-    for event in events_of("fixed", Told())[:-2]:  # up to the text of the last step
-        told.new(event)
-    again = events_of("fixed", told)
+    sent = SentEvents()
+    for event in events_of("fixed", SentEvents())[:-2]:  # up to the text of the last step
+        sent.unsent(event)
+    again = events_of("fixed", sent)
     assert [event.step.index for event in again if isinstance(event, StepDone)] == [len(WRITTEN)]
 
 
 def test_text_that_another_engine_writes_otherwise_is_left_to_the_end_of_its_step():
-    told = Told()
+    sent = SentEvents()
     done = StepDone(Step(1, "q", (), "Alba is by Bo."))
     for event in (StepStarted(1, "q"), ReasoningDelta(1, "Alba was")):
-        assert told.new(event) == event
-    assert told.new(StepStarted(1, "q")) is None
+        assert sent.unsent(event) == event
+    assert sent.unsent(StepStarted(1, "q")) is None
     for text in ("Alba ", "is by", " Bo."):
-        assert told.new(ReasoningDelta(1, text)) is None
-    assert told.new(done) == done
+        assert sent.unsent(ReasoningDelta(1, text)) is None
+    assert sent.unsent(done) == done
