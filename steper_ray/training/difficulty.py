@@ -19,7 +19,7 @@ _WAY = 1.5
 
 
 def too_few_steps(steps: int, lr: float) -> str | None:
-    """A warning where so many steps cannot bring sigma near its optimum: Adam moves log sigma by about `lr` a step."""
+    """The warning for a run too short for sigma to come near its optimum: Adam moves log sigma by about `lr` a step."""
     if steps * lr >= _WAY:
         return None
     return (

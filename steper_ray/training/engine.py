@@ -194,8 +194,8 @@ class Engine(Forward):
 
 
 def _give_back_freed() -> None:
-    """Freed memory to the system: glibc keeps what rows of other lengths left, in an arena for each thread."""
-    with suppress(AttributeError):  # a C library of its own
+    """Returns freed memory to the system: glibc keeps what rows of other lengths left, in an arena for each thread."""
+    with suppress(AttributeError):  # musl and macOS have no malloc_trim
         ctypes.CDLL(None).malloc_trim(0)
 
 

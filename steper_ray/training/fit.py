@@ -23,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 #: Ray ends the workers of a host that is fuller than this.
 _HOST_SHARE = 0.95
-#: What Ray's own processes, the driver and the system took there besides, measured on a host of 25 GB.
-_OTHERS = 2.3e9
 #: Suggest a change only if what remains is at most this share of the need.
 _HELP = 0.99
 #: Rows below this are not halved.
@@ -47,7 +45,7 @@ def worker_memory(device: torch.device, on_this_host: int) -> Memory:
     limits = [
         int(text) for file in _LIMITS if file.is_file() and (text := file.read_text().strip()).isdigit()
     ]
-    host = max(1.0, _HOST_SHARE * min([total, *limits]) - _OTHERS) / on_this_host
+    host = _HOST_SHARE * min([total, *limits]) / on_this_host
     if device.type == "cuda":
         return Memory(torch.cuda.get_device_properties(device).total_memory, host)
     return Memory(host, host)
