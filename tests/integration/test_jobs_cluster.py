@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -19,6 +20,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import yaml
+from manifests import read_values, render
 from waiting import answers, wait_until
 
 from steper_ray.core.files import write_text
@@ -158,12 +161,13 @@ def cluster(bucket):
 
 @pytest.fixture(scope="module")
 def run_dir(cluster, bucket):
-    """A run whose three jobs were submitted one after another, with what each of them printed."""
+    """A run whose three jobs were submitted one after another, as the manifests name them, with what each printed."""
     folder = as_path(f"{bucket}/run")
-    for job in ("build_data", "train", "evaluate"):
-        done = cluster.submit(
-            "python", f"jobs/{job}.py", "--config", "jobs/configs/miniature.yaml", f"run_dir={folder}", *SMALL
-        )
+    options = [f"jobs.{job}.options={json.dumps(SMALL)}" for job in ("build", "train", "evaluate")]
+    values = read_values(overrides=["config=jobs/configs/miniature.yaml", f"run_dir={folder}", *options])
+    for job in values["jobs"]:
+        (manifest,) = yaml.safe_load_all(render([job], values))
+        done = cluster.submit(*shlex.split(manifest["spec"]["entrypoint"].replace("/app/", "")))
         assert done.returncode == 0, f"{job}: {done.stdout[-4000:]}\n{done.stderr[-2000:]}"
         write_text(folder / f"{job}.log", done.stdout)
     return folder
@@ -203,23 +207,19 @@ def test_a_folder_that_the_nodes_do_not_share_is_refused_and_a_node_named_before
 
 def test_serve_run_answers_with_the_student_of_the_run(cluster, run_dir, tmp_path):
     port = free_port()
-    config = {
-        "http_options": {"host": "127.0.0.1", "port": port},
-        "applications": [
-            {
-                "name": "steper",
-                "import_path": "steper_ray.serving.app:build",
-                "route_prefix": "/",
-                "args": {
-                    "config": str(ROOT / "jobs/configs/miniature.yaml"),
-                    "run_dir": str(run_dir),
-                    "model": str(run_dir / "models" / "steper"),
-                },
-            }
-        ],
-    }
+    options = json.dumps(["engine.model=RUN_DIR/models/steper"])
+    values = read_values(
+        overrides=[
+            f"config={ROOT}/jobs/configs/miniature.yaml",
+            f"run_dir={run_dir}",
+            f"service.options={options}",
+            "service.replicas=1",
+        ]
+    )
+    config = yaml.safe_load(render(["serve"], values))
+    config["http_options"]["port"] = port
     file = tmp_path / "serve.yaml"
-    file.write_text(json.dumps(config))  # JSON is YAML
+    file.write_text(yaml.safe_dump(config))
     command = cluster.on_head("serve", "run", "--address", f"127.0.0.1:{cluster.gcs}", str(file))
     service = subprocess.Popen(
         command,

@@ -1,12 +1,17 @@
-"""Manifests, cluster files and the image: they parse, name only what exists, and agree on versions with the package."""
+"""What cluster/ makes: valid objects of Kubernetes, KubeRay and Ray, which name only what exists."""
 
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import jsonschema
+import kuberay_schema
+import kubernetes_validate
+import manifests
 import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
@@ -17,30 +22,22 @@ from steper_ray.core.errors import SteperError, StorageError
 from steper_ray.serving.app import ServeArgs
 
 ROOT = Path(__file__).parents[2]
-MANIFESTS = sorted((ROOT / "cluster" / "kuberay").glob("*.yaml"))
-RAY_UP = sorted((ROOT / "cluster" / "ray-up").glob("*.yaml"))
+KUBERNETES = ["storage", "network", "cluster", "build", "train", "evaluate", "service"]
+JOBS = ["build", "train", "evaluate"]
 COMMAND = re.compile(r"python (?:/app/)?(\S+\.py) --config (?:/app/)?(\S+\.yaml)")
 
 
-def documents(path):
-    return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+def rendered(*names, **changes):
+    overrides = [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in changes.items()]
+    return list(yaml.safe_load_all(manifests.render(list(names), manifests.read_values(overrides=overrides))))
 
 
 def ray_objects():
-    return [d for path in MANIFESTS for d in documents(path) if d["apiVersion"].startswith("ray.io")]
-
-
-def clusters():
-    """The RayCluster spec of every Ray object, wherever its kind keeps it."""
-    for item in ray_objects():
-        spec = item["spec"]
-        yield spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
+    return [item for item in rendered(*KUBERNETES) if item["apiVersion"].startswith("ray.io")]
 
 
 def pods():
-    for spec in clusters():
-        for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
-            yield group["template"]["spec"]
+    return [template["spec"] for item in ray_objects() for template in kuberay_schema.pod_templates(item)]
 
 
 def pinned(name):
@@ -49,103 +46,199 @@ def pinned(name):
     return next(match.group(1) for match in found if match)
 
 
-def test_every_kind_of_ray_object_is_there():
-    assert sorted(item["kind"] for item in ray_objects()) == ["RayCluster", "RayJob", "RayJob", "RayService"]
-    assert {item["apiVersion"] for item in ray_objects()} == {"ray.io/v1"}
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"redis": "redis:6379", "service__gateway": "", "storage__class": "nfs"},
+        {"gpu_node__gpus": 0, "service__node": {"cpu": 4, "memory": "8Gi", "gpus": 0}},
+    ],
+    ids=["as it is", "a Redis, no gateway, a storage class", "no GPUs"],
+)
+def test_every_object_fits_the_schemas_of_kubernetes_and_kuberay(changes):
+    items = rendered(*KUBERNETES, **changes)
+    assert [item["kind"] for item in items] == [
+        "PersistentVolumeClaim",
+        *["NetworkPolicy"] * 2,
+        "RayCluster",
+        *["RayJob"] * 3,
+        "RayService",
+        "PodDisruptionBudget",
+    ]
+    for item in items:
+        kuberay_schema.check(item)
 
 
-def test_commands_in_manifests_and_readme_name_files_that_exist():
-    texts = [*MANIFESTS, *RAY_UP, ROOT / "cluster" / "README.md"]
-    commands = [match for path in texts for match in COMMAND.findall(path.read_text(encoding="utf-8"))]
+@pytest.mark.parametrize(
+    ("where", "name", "value"),
+    [
+        ("rayClusterConfig.headGroupSpec", "rayStartParam", {}),
+        ("rayClusterConfig", "rayVersion", 2.6),
+        ("rayClusterConfig.headGroupSpec.template.spec", "securityContexts", {}),
+        ("rayClusterConfig.headGroupSpec.template.spec.securityContext", "runAsUser", "ray"),
+    ],
+)
+def test_the_schemas_refuse_a_field_that_is_misspelt_or_of_another_type(where, name, value):
+    (service, _) = rendered("service")
+    inner = service["spec"]
+    for part in where.split("."):
+        inner = inner[part]
+    inner[name] = value
+    with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError)):
+        kuberay_schema.check(service)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["biuld"], "nothing is called `biuld`. There are: storage, network, cluster, service, serve, aws"),
+        (["build", "job.build.nodes=2"], "job.build.nodes=2: no value is called `job`. Near it: jobs"),
+        (["build", "jobs.build.node=2"], "no value is called `jobs.build.node`. Near it: nodes"),
+        (["build", "storage=2"], "storage=2: `storage` has parts: set size, class in it"),
+        (["build", "slurm-build"], "`slurm-build` is a script: ask for it alone"),
+        (["build", "--values", "nowhere.yaml"], "No such file or directory: 'nowhere.yaml'"),
+    ],
+)
+def test_a_wrong_name_or_value_is_named_in_one_line_with_what_is_near(words, told):
+    command = [sys.executable, ROOT / "cluster" / "manifests.py", *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert told in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_values_of_a_file_go_before_the_projects_and_those_of_the_call_before_both(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("image: mine:1\nhead: {cpu: 8}\nidle_minutes: 1\n")
+    values = manifests.read_values(mine, ["idle_minutes=2", "storage.size=5Gi"])
+    theirs = manifests.read_values()
+    assert values["head"] == {"cpu": 8, "memory": theirs["head"]["memory"]}
+    assert (values["image"], values["idle_minutes"], values["storage"]["size"]) == ("mine:1", 2, "5Gi")
+
+
+def test_commands_of_jobs_and_readme_name_files_that_exist():
+    texts = [(ROOT / "cluster" / "README.md").read_text(encoding="utf-8")]
+    texts += [item["spec"]["entrypoint"] for item in rendered(*JOBS)]
+    commands = [match for text in texts for match in COMMAND.findall(text)]
     assert len(commands) >= 6
     missing = {name for command in commands for name in command if not (ROOT / name).is_file()}
     assert missing == set()
 
 
 def test_a_job_runs_its_own_script_in_the_image_and_ends_its_cluster():
-    jobs = {item["metadata"]["name"]: item["spec"] for item in ray_objects() if item["kind"] == "RayJob"}
-    scripts = {name: COMMAND.search(spec["entrypoint"]).group(1) for name, spec in jobs.items()}
-    assert scripts == {"steper-build": "jobs/build_data.py", "steper-train": "jobs/train.py"}
-    for spec in jobs.values():
+    specs = {item["metadata"]["name"]: item["spec"] for item in rendered(*JOBS)}
+    scripts = {name: COMMAND.search(spec["entrypoint"]).group(1) for name, spec in specs.items()}
+    assert scripts == {
+        "steper-build": "jobs/build_data.py",
+        "steper-train": "jobs/train.py",
+        "steper-evaluate": "jobs/evaluate.py",
+    }
+    for spec in specs.values():
         # KubeRay puts the entrypoint into a shell command of its own: a second command would run beside the job.
         assert not set(spec["entrypoint"]) & set("&|;")
         assert (spec["submissionMode"], spec["shutdownAfterJobFinishes"]) == ("SidecarMode", True)
 
 
 def test_the_pods_of_a_job_hold_the_gpus_its_config_asks_for():
-    for item in ray_objects():
-        if item["kind"] != "RayJob":
-            continue
-        config = load_config(ROOT / COMMAND.search(item["spec"]["entrypoint"]).group(2))
+    for item in rendered(*JOBS):
+        entrypoint = item["spec"]["entrypoint"].split()
+        config = load_config(ROOT / COMMAND.search(item["spec"]["entrypoint"]).group(2), entrypoint[4:])
         (worker,) = item["spec"]["rayClusterSpec"]["workerGroupSpecs"]
         limits = worker["template"]["spec"]["containers"][0]["resources"]["limits"]
+        evaluate = config.evaluate
         assert int(limits["nvidia.com/gpu"]) == config.build.num_gpus == config.train.workers
-        assert int(limits["cpu"]) >= config.train.workers * config.train.num_cpus
+        assert int(limits["nvidia.com/gpu"]) >= evaluate.engines * evaluate.num_gpus
+        assert int(limits["cpu"]) >= max(
+            config.train.workers * config.train.num_cpus, evaluate.engines * evaluate.num_cpus
+        )
 
 
-def test_the_service_imports_a_module_that_exists_and_its_config_resolves():
-    (service,) = [item["spec"] for item in ray_objects() if item["kind"] == "RayService"]
-    (app,) = yaml.safe_load(service["serveConfigV2"])["applications"]
-    module, _, builder = app["import_path"].partition(":")
+def test_the_service_imports_a_module_that_exists_and_its_config_resolves(monkeypatch):
+    ((service, _), (deploy,)) = rendered("service"), rendered("serve")
+    applications = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"]
+    assert applications == deploy["applications"]
+    (app,) = ServeDeploySchema.model_validate(deploy).applications
+    module, _, builder = app.import_path.partition(":")
     source = ROOT / Path(*module.split(".")).with_suffix(".py")
     assert f"def {builder}(" in source.read_text(encoding="utf-8")
-    config = app["args"]["config"].removeprefix("/app/")
-    resolved = load_config(ROOT / config, app["args"]["overrides"])
-    assert resolved.engine.model.startswith("/app/runs/")
-    assert service["upgradeStrategy"]["type"] == "NewClusterWithIncrementalUpgrade"
-    assert service["rayClusterConfig"]["enableInTreeAutoscaling"]
-
-
-def test_the_file_for_serve_deploy_fits_serves_schema_and_its_arguments_resolve(monkeypatch):
-    text = (ROOT / "cluster/serve/reasoner.yaml").read_text(encoding="utf-8")
-    (app,) = ServeDeploySchema.model_validate(yaml.safe_load(text)).applications
     monkeypatch.chdir(ROOT)
-    config = ServeArgs(**app.args).resolve()
-    assert app.import_path == "steper_ray.serving.app:build"
-    assert [student.name for student in config.serve.students] == ["steper"]
-    assert (config.serve.replicas, config.serve.autoscale.max_replicas, config.serve.retriever.shards) == (
-        2,
-        8,
-        2,
-    )
-    assert "token" not in re.sub("#.*", "", text)
+    config = ServeArgs(**app.args | {"config": app.args["config"].removeprefix("/app/")}).resolve()
+    assert (config.engine.model, config.serve.replicas) == ("/app/runs/paper_hotpotqa/models/steper", 2)
+    assert service["spec"]["rayClusterConfig"]["enableInTreeAutoscaling"]
 
 
 def test_clusters_run_the_pinned_ray_with_token_auth_and_autoscaler_v2():
-    for spec in clusters():
+    for item in ray_objects():
+        spec = kuberay_schema.ray_cluster(item)
         assert spec["rayVersion"] == pinned("ray")
         assert spec["authOptions"] == {"mode": "token"}
         assert spec["autoscalerOptions"]["version"] == "v2"
 
 
-def test_every_pod_runs_the_one_image_without_root_and_mounts_only_its_volumes():
+def test_every_pod_runs_the_one_image_without_root_and_writes_only_to_its_volumes():
     for pod in pods():
         assert pod["securityContext"]["runAsNonRoot"]
         (container,) = pod["containers"]
         assert container["image"] == "REGISTRY/steper-ray:0.1.0"
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
         volumes = {volume["name"] for volume in pod["volumes"]}
         assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+        assert {"/tmp", "/home/ray"} <= {mount["mountPath"] for mount in container["volumeMounts"]}
 
 
 def test_no_secret_is_written_down():
     for pod in pods():
         for variable in pod["containers"][0]["env"]:
             assert "value" not in variable, variable["name"]
+    (deploy,) = rendered("serve")
+    assert "token" not in str(deploy).lower()
 
 
-@pytest.mark.parametrize("path", RAY_UP, ids=lambda path: path.stem)
-def test_a_ray_up_file_satisfies_rays_schema_and_starts_the_image_with_token_auth(path):
-    (config,) = documents(path)
+def test_the_policies_and_the_budget_select_pods_that_there_are():
+    labels = [
+        template["metadata"]["labels"]
+        for item in ray_objects()
+        for template in kuberay_schema.pod_templates(item)
+    ]
+    parts = {label["app.kubernetes.io/component"] for label in labels}
+    assert {label["app.kubernetes.io/part-of"] for label in labels} == {"steper"}
+    (everyone, callers) = rendered("network")
+    (selected,) = callers["spec"]["podSelector"]["matchExpressions"]
+    assert everyone["spec"]["podSelector"] == {"matchLabels": {"app.kubernetes.io/part-of": "steper"}}
+    assert set(selected["values"]) <= parts
+    assert rendered("service")[1]["spec"]["selector"]["matchLabels"]["app.kubernetes.io/component"] in parts
+
+
+@pytest.mark.parametrize("name", ["aws", "gcp", "own"])
+def test_a_ray_up_file_satisfies_rays_schema_and_starts_the_image_with_token_auth(name):
+    (config,) = rendered(name)
     ray = Path(importlib.util.find_spec("ray").origin).parent
-    local = config.pop(
-        "min_workers", None
-    )  # a field of local clusters that Ray takes out before it validates
+    # A field of local clusters that Ray takes out before it validates.
+    local = config.pop("min_workers", None)
     assert (local is not None) == (config["provider"]["type"] == "local")
     jsonschema.validate(
         config, json.loads((ray / "autoscaler" / "ray-schema.json").read_text(encoding="utf-8"))
     )
     assert config["docker"]["image"] == "REGISTRY/steper-ray:0.1.0"
     assert "-e RAY_AUTH_MODE=token" in config["docker"]["run_options"]
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_script_for_slurm_is_one_that_bash_reads_and_runs_the_job_of_the_checkout(job):
+    values = manifests.read_values(
+        overrides=["slurm.checkout=/home/me/steper", "run_dir=/shared/run", "slurm.port=7"]
+    )
+    script = manifests.render([f"slurm-{job}"], values)
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    assert f"#SBATCH --nodes={values['jobs'][job]['nodes']}\n" in script
+    command = script.splitlines()[-1].split()
+    assert command[:2] == ["python", f"/home/me/steper/jobs/{values['jobs'][job]['script']}.py"]
+    assert command[3:5] == ["/home/me/steper/jobs/configs/paper_hotpotqa.yaml", "run_dir=/shared/run"]
+    assert '--address "$head:7" --min-nodes "$SLURM_NNODES" --' in script
 
 
 def test_the_image_copies_only_what_exists_and_docker_is_given():
