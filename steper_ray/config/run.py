@@ -52,6 +52,8 @@ class EvaluateConfig(Section):
     """GPUs reserved for each engine actor; set it to `engine.tensor_parallel_size` with vLLM on a GPU cluster."""
     judge: JudgeConfig | None = None
     """The judge of chains."""
+    timed_questions: Positive = 20
+    """Questions that `steper paper fig6` asks one after the other, for the seconds and the energy of one."""
 
 
 class DemoConfig(Section):

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from itertools import accumulate, islice
@@ -35,6 +36,7 @@ GPUS = {
 }
 #: Shares of those peaks that engines reach: in the middle of what is published for dense models.
 COMPUTE_SHARE, BANDWIDTH_SHARE = 0.4, 0.6
+_BILLIONS = re.compile(r"(\d+(?:\.\d+)?)B\b", re.IGNORECASE)
 _WIDTHS = (14, 16, 16, 14)  # of the table's columns
 
 
@@ -231,6 +233,13 @@ def parameters(engine: EngineConfig, params: float | None = None) -> float:
             "or its speed by --tokens-per-second or --from RUN_DIR"
         )
     return params
+
+
+def model_size(model: str) -> float:
+    """Parameters by a model's name, or its files. Raises ModelError."""
+    if match := _BILLIONS.search(model):
+        return float(match[1]) * 1e9
+    return parameters(EngineConfig(model=model))
 
 
 def text(made: Estimate) -> str:

@@ -59,8 +59,8 @@ def evaluate(
     config = config.model_copy(update={"run_dir": config.run_dir.resolve()})
     files = _files(config, jobs)
     with locked(config.run_dir, "evaluation"):
-        test_set = _open_test_set(config, questions)
-        sets = {job: RolloutSet(_spec(config, job, test_set), test_set.questions) for job in jobs}
+        test_set = open_test_set(config, questions)
+        sets = {job: RolloutSet(spec_of(config, job, test_set), test_set.questions) for job in jobs}
 
         def count() -> dict[EvalJob, EvalScores]:
             return {job: _scores(config, job, files[job], sets[job]) for job in jobs}
@@ -81,8 +81,8 @@ def predict(config: Config, job: EvalJob) -> Predictions:
     """
     config = config.model_copy(update={"run_dir": config.run_dir.resolve()})
     with locked(config.run_dir, "evaluation"):
-        test_set = _open_test_set(config, None, answered=False)
-        found = RolloutSet(_spec(config, job, test_set), test_set.questions)
+        test_set = open_test_set(config, None, answered=False)
+        found = RolloutSet(spec_of(config, job, test_set), test_set.questions)
         stem = config.run_dir / "predictions" / job_files(config.run_dir, job).shards.name
         written = _asked(
             config, [found], test_set, lambda: write_predictions(stem, lambda: _predicted(found))
@@ -143,8 +143,9 @@ def _files(config: Config, jobs: Sequence[EvalJob]) -> dict[EvalJob, JobFiles]:
     return {job: files for files, job in seen.items()}
 
 
-def _open_test_set(config: Config, questions: Sequence[Question] | None, *, answered: bool = True) -> Source:
-    """`retrieval.index_dir` is the index of the top-level corpus; another test set has another index."""
+def open_test_set(config: Config, questions: Sequence[Question] | None, *, answered: bool = True) -> Source:
+    """The test set's questions and index, which is made where it is missing. `retrieval.index_dir` is the index of the
+    top-level corpus; another test set has another one."""
     own, source = config.evaluate, config.evaluate.corpus or config.corpus
     retrieval = config.retrieval
     if source != config.corpus:
@@ -167,7 +168,8 @@ def _ask(config: Config, sets: Sequence[RolloutSet], test_set: Source, *, shown:
     run([found.spec for found in sets], test_set.questions, pool, what="evaluate", shown=shown)
 
 
-def _spec(config: Config, job: EvalJob, test_set: Source) -> RolloutSpec:
+def spec_of(config: Config, job: EvalJob, test_set: Source) -> RolloutSpec:
+    """The rollouts of a job."""
     return RolloutSpec(
         engine=absolute_engine(config.engine.model_copy(update={"model": job.model})),
         sampling=config.sampling,

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from steper_ray.core.answers import Score, score
+from steper_ray.core.answers import Score, contains, score
 from steper_ray.core.errors import DataError
 from steper_ray.schema import Question, StopReason, Trajectory
 
@@ -23,6 +23,7 @@ _WRONG = Score(em=0.0, f1=0.0, acc=0.0, acc_words=0.0)
 METRICS = (
     *("em", "f1", "acc", "acc_words", "recall", "duplicates", "mean_steps"),
     *("prompt_tokens", "completion_tokens", "larger_tokens"),
+    *("sub_answers", "started", "deviation"),
 )
 
 
@@ -46,6 +47,9 @@ class EvalScores:
     tokens are the mean of one question's sum over its steps (`larger_tokens` are those that the model of
     `reasoning.escalate` wrote). `recall` is None where no question names its gold
     passages; `duplicates` is the share of found passages that were found before, or came after the prompt was full.
+    Of questions with a gold decomposition (None where there are none): `sub_answers`, the share of sub-questions whose
+    answer the chain states; `started`, the share of chains whose first step states one that needs no other;
+    `deviation`, by how many steps the chain is longer or shorter than the decomposition.
     `recall_by_step[s - 1]` is the recall after step s; a question that ended earlier keeps its last recall.
     `errors` questions failed and count as wrong; `owed` of them have no end yet and are asked again by a rerun.
     """
@@ -67,6 +71,9 @@ class EvalScores:
     by_hops: Mapping[str, GroupScores]
     by_steps: Mapping[str, GroupScores]
     larger_tokens: float
+    sub_answers: float | None
+    started: float | None
+    deviation: float | None
 
 
 def judge(trajectory: Trajectory) -> Score:
@@ -100,6 +107,20 @@ def recall_after_steps(trajectory: Trajectory) -> tuple[float, ...] | None:
     return tuple(recalls)
 
 
+def follows_decomposition(trajectory: Trajectory) -> tuple[float, float, float] | None:
+    """`sub_answers`, `started` and `deviation` of EvalScores for one trajectory; None without a gold decomposition."""
+    subs = trajectory.question.decomposition
+    if not subs:
+        return None
+    steps = [step.reasoning for step in trajectory.steps]
+    chain, first = " ".join(steps), steps[0] if steps else ""
+    stated = [contains(chain, sub.answer) for sub in subs]
+    started = max((contains(first, sub.answer) for sub in subs if "#" not in sub.question), default=0.0)
+    # The answer stands in the last hop's step or in one of its own.
+    off = max(len(subs) - len(steps), len(steps) - len(subs) - 1, 0)
+    return sum(stated) / len(subs), started, float(off)
+
+
 def score_trajectories(trajectories: Iterable[Trajectory]) -> EvalScores:
     """The scores of one evaluation. Raises DataError where there is nothing to score."""
     scored = Scored()
@@ -124,6 +145,9 @@ class Scored:
         "larger",
         "new",
         "repeated",
+        "sub_answers",
+        "started",
+        "deviation",
         "failed",
         "owed",
     )
@@ -156,6 +180,7 @@ class Scored:
             new=len(trajectory.passages),
             repeated=sum(step.duplicates for step in trajectory.steps),
             failed=failed(trajectory),
+            follows=follows_decomposition(trajectory),
         )
         if recalls is not None:
             for step, recall in enumerate(recalls):
@@ -164,7 +189,7 @@ class Scored:
 
     def add_owed(self, question: Question) -> None:
         """A question without an end: wrong, and asked again by a rerun."""
-        self._row(question, _WRONG, failed=True, owed=True)
+        self._row(question, _WRONG, failed=True, owed=True, follows=None)
 
     def extend(self, other: Scored) -> None:
         for name, column in self._columns.items():
@@ -201,11 +226,21 @@ class Scored:
             by_hops=self._grouped("hops", [row for row in rows if self._columns["hops"][row] >= 0]),
             by_steps=self._grouped("steps", ended),
             larger_tokens=self._mean("larger", ended),
+            sub_answers=self._mean_known("sub_answers", rows),
+            started=self._mean_known("started", rows),
+            deviation=self._mean_known("deviation", rows),
         )
 
     def _row(
-        self, question: Question, score: Score, *, recall: float | None = None, **numbers: float
+        self,
+        question: Question,
+        score: Score,
+        *,
+        follows: tuple[float, float, float] | None,
+        recall: float | None = None,
+        **numbers: float,
     ) -> None:
+        sub_answers, started, deviation = follows or (math.nan, math.nan, math.nan)
         row = {
             "em": score.em,
             "f1": score.f1,
@@ -213,20 +248,21 @@ class Scored:
             "acc_words": score.acc_words,
             "recall": math.nan if recall is None else recall,
             "hops": -1 if question.hops is None else question.hops,
+            "sub_answers": sub_answers,
+            "started": started,
+            "deviation": deviation,
             **numbers,
         }
         for name, column in self._columns.items():
             column.append(row.get(name, 0.0))
 
     def _group(self, rows: Sequence[int]) -> GroupScores:
-        recall = self._columns["recall"]
-        known = [row for row in rows if not math.isnan(recall[row])]
         return GroupScores(
             n=len(rows),
             em=self._mean("em", rows),
             f1=self._mean("f1", rows),
             acc=self._mean("acc", rows),
-            recall=self._mean("recall", known) if known else None,
+            recall=self._mean_known("recall", rows),
             mean_steps=self._mean("steps", rows),
         )
 
@@ -248,6 +284,10 @@ class Scored:
     def _sum(self, name: str, rows: Sequence[int]) -> float:
         column = self._columns[name]
         return math.fsum(column[row] for row in rows)
+
+    def _mean_known(self, name: str, rows: Sequence[int]) -> float | None:
+        known = [row for row in rows if not math.isnan(self._columns[name][row])]
+        return self._mean(name, known) if known else None
 
     def _mean(self, name: str, rows: Sequence[int]) -> float:
         return self._sum(name, rows) / len(rows) if rows else 0.0

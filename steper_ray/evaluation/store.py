@@ -30,7 +30,7 @@ from steper_ray.rollouts.set import RolloutSet
 from steper_ray.rollouts.shards import ShardStore
 from steper_ray.schema import Trajectory
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True, slots=True)

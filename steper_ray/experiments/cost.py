@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,7 +20,7 @@ from steper_ray.data.estimate import (
     Lengths,
     Options,
     Profile,
-    parameters,
+    model_size,
     roofline,
     step_tokens,
     total,
@@ -34,7 +33,6 @@ OFFICIAL = {"2wiki": (167_454, 12_576), "hotpotqa": (90_447, 7_405), "musique": 
 _GPU = "H100"
 #: Mean tokens of demonstrations, passage and question: those of the three sets in the configs' layout.
 _LENGTHS = Lengths(preamble=600, passage=150, question=25)
-_BILLIONS = re.compile(r"(\d+(?:\.\d+)?)B\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +94,6 @@ def cost(paper: Paper, chosen: Sequence[tuple[Experiment, str]]) -> str:
     )
 
 
-def size(model: str) -> float:
-    """Parameters by a model's name, or its files. Raises ModelError."""
-    if match := _BILLIONS.search(model):
-        return float(match[1]) * 1e9
-    return parameters(Config().engine.model_copy(update={"model": model}))
-
-
 def _count(corpus: CorpusConfig, part: int) -> int:
     """Questions of a corpus; `part` is 0 for training, 1 for test questions, where they are not here."""
     try:
@@ -119,13 +110,13 @@ def _asking(config: Config, model: str, questions: int) -> float:
     steps = reasoning.max_steps
     profile = Profile((1.0,) * steps, (reasoning.k,) * steps, (SENTENCE_TOKENS,) * steps)
     tokens = total(step_tokens(questions, _LENGTHS, profile, reasoning.max_passages))
-    seconds = roofline(config, Options(_GPU, params=size(model)), tokens, questions, [])
+    seconds = roofline(config, Options(_GPU, params=model_size(model)), tokens, questions, [])
     return seconds / 3600 * config.engine.tensor_parallel_size
 
 
 def _training(paper: Paper, student: Student, trajectories: int) -> Cost:
     config, train = paper.config(student.setting), paper.training(student).config
-    params, steps = size(train.student), config.reasoning.max_steps
+    params, steps = model_size(train.student), config.reasoning.max_steps
     passages = min(config.reasoning.k * steps, config.reasoning.max_passages)
     learned = [steps] if train.method == "vanilla_kd" else range(1, steps + 1)
     branches = sum(_LENGTHS.question + SENTENCE_TOKENS * step for step in learned)

@@ -75,6 +75,8 @@ class Experiment:
     abroad: bool = False
     judged: bool = False
     """Whether the pairs are also rated by the model of `evaluate.judge`, where one is set."""
+    timed: bool = False
+    """Whether each row is also asked some questions one by one, for their seconds, tokens and energy."""
 
 
 def experiments(sizes: Mapping[str, str], abroad: Sequence[str]) -> dict[str, Experiment]:
@@ -142,6 +144,21 @@ def experiments(sizes: Mapping[str, str], abroad: Sequence[str]) -> dict[str, Ex
             datasets=("hotpotqa", "musique"),
         ),
         Experiment(
+            "table4",
+            "How valid the chains are (Table 4)",
+            (
+                Arm("teacher", TEACHER),
+                Arm("student as it was", BASE, (_SHOWN,)),
+                vanilla,
+                steper,
+                closed,
+            ),
+            metrics=("acc", "sub_answers", "started", "deviation"),
+            pairs=_against("StepER", "Vanilla-KD", "student as it was", "teacher"),
+            datasets=("2wiki", "hotpotqa", "musique"),
+            judged=True,
+        ),
+        Experiment(
             "table5",
             "The teacher by the most steps it may take (Table 5)",
             tuple(Arm(f"S = {steps}", TEACHER, (("max_steps", steps),)) for steps in range(3, 8)),
@@ -197,6 +214,21 @@ def experiments(sizes: Mapping[str, str], abroad: Sequence[str]) -> dict[str, Ex
             datasets=tuple(abroad),
             abroad=True,
         ),
+        Experiment(
+            "fig6",
+            "Accuracy and the seconds of a question (Fig. 6)",
+            (
+                *(Arm(f"StepER, {size}", "steper", size=size) for size in sizes),
+                *(() if sizes else (steper,)),
+                Arm("teacher, IRCoT", TEACHER),
+                Arm("teacher, Self-Ask", TEACHER, (("framework", "self_ask"), _SHOWN)),
+            ),
+            pairs=tuple(
+                (f"StepER, {size}" if size else "StepER", "teacher, IRCoT") for size in (sizes or ("",))
+            ),
+            datasets=("2wiki",),
+            timed=True,
+        ),
         Experiment("fig7", "The path of sigma (Fig. 7)", (steper,), shows="sigma"),
     )
     return {one.name: one for one in found}
@@ -212,10 +244,7 @@ def choose(known: Mapping[str, Experiment], names: Sequence[str]) -> list[Experi
         raise SteperError(f"name an experiment: {', '.join(known)}, or all")
     unknown = [name for name in names if name not in known and name != "all"]
     if unknown:
-        raise SteperError(
-            f"no experiment '{unknown[0]}': there are {', '.join(known)}, and all. Not built: Table 4 and "
-            "Fig. 6 (seconds a question)"
-        )
+        raise SteperError(f"no experiment '{unknown[0]}': there are {', '.join(known)}, and all")
     wanted = list(known) if "all" in names else list(dict.fromkeys(names))
     if "fig4" in names and not known["fig4"].arms:
         raise SteperError("fig4 compares students of several sizes: name each with --student NAME=FOLDER")

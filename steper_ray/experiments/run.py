@@ -14,6 +14,8 @@ from pathlib import Path
 from steper_ray import stages
 from steper_ray.cluster import connect
 from steper_ray.config import Config
+from steper_ray.core.errors import ModelError
+from steper_ray.data.estimate import model_size
 from steper_ray.evaluation.judging import Judged, judge_evaluations
 from steper_ray.evaluation.pipeline import EvalJob, evaluate
 from steper_ray.evaluation.results import Curves, assemble_results, read_metrics
@@ -21,6 +23,7 @@ from steper_ray.evaluation.scores import EvalScores, GroupScores
 from steper_ray.evaluation.spread import Spread, aggregate, aggregate_groups
 from steper_ray.evaluation.statistics import Comparison, Interval, compare, holm, interval
 from steper_ray.evaluation.store import Answers, clusters_among, read_answers
+from steper_ray.evaluation.timing import Timing, time_jobs
 from steper_ray.experiments.plan import BASE, STUDENTS, TEACHER, Arm, Experiment
 from steper_ray.rollouts.spec import at_fixed_steps
 from steper_ray.training.trainer import TrainJob, train
@@ -63,6 +66,9 @@ class Row:
     scores: Mapping[str, Spread]
     acc: Interval
     by_steps: Mapping[str, GroupScores]
+    timing: Timing | None = None
+    """Of the first seed's model, where the experiment times its rows."""
+    parameters: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +146,24 @@ class Paper:
             config = self.config(setting)
             connect(config.run_dir)
             scores[setting] = evaluate(config, wanted)
+        timings = {
+            setting: time_jobs(self.config(setting), wanted)
+            for setting, wanted in self._timed_jobs(chosen).items()
+        }
         experiments = {experiment.name: experiment for experiment, _ in chosen}
         return [
-            self._outcome(experiment, [data for one, data in chosen if one is experiment], scores)
+            self._outcome(experiment, [data for one, data in chosen if one is experiment], scores, timings)
             for experiment in experiments.values()
         ]
+
+    def _timed_jobs(self, chosen: Iterable[tuple[Experiment, str]]) -> dict[Setting, list[EvalJob]]:
+        """Of each row of a timed experiment and unit, the first seed's evaluation."""
+        found: dict[Setting, dict[EvalJob, None]] = {}
+        for experiment, data in chosen:
+            for arm in self.arms(experiment, data) if experiment.timed else ():
+                jobs = found.setdefault(self._asked(arm, data), {})
+                jobs |= {self._jobs(arm, data, unit)[0]: None for unit in self._units(arm, data)}
+        return {setting: list(jobs) for setting, jobs in found.items()}
 
     def _asked(self, arm: Arm, data: str) -> Setting:
         return Setting(data, arm.framework)
@@ -191,6 +210,7 @@ class Paper:
         experiment: Experiment,
         datasets: Sequence[str],
         scores: Mapping[Setting, Mapping[str, Mapping[str, EvalScores]]],
+        timings: Mapping[Setting, Mapping[EvalJob, Timing]],
     ) -> Outcome:
         rows, comparisons = list[Row](), list[tuple[str, Comparison]]()
         for data in datasets:
@@ -198,13 +218,16 @@ class Paper:
             for arm in self.arms(experiment, data):
                 asked = self._asked(arm, data)
                 for unit in self._units(arm, data):
-                    names = [job.name for job in self._jobs(arm, data, unit)]
+                    jobs = self._jobs(arm, data, unit)
                     run_dir = self.config(asked).run_dir
-                    found = [read_answers(run_dir, name, unit) for name in names]
+                    found = [read_answers(run_dir, job.name, unit) for job in jobs]
                     answers[arm.label, unit] = found
-                    rows.append(
-                        _row(data, arm.label, unit, [scores[asked][name][unit] for name in names], found)
-                    )
+                    row = _row(data, arm.label, unit, [scores[asked][job.name][unit] for job in jobs], found)
+                    if experiment.timed:
+                        row = replace(
+                            row, timing=timings[asked][jobs[0]], parameters=_parameters(jobs[0].model)
+                        )
+                    rows.append(row)
             comparisons += [(data, one) for one in _compared(experiment, answers)]
         corrected = holm([one for _, one in comparisons])
         named = [(data, one) for (data, _), one in zip(comparisons, corrected, strict=True)]
@@ -232,6 +255,13 @@ class Paper:
             log = self.config(student.setting).run_dir / "training" / student.name / "metrics.jsonl"
             logs.append(read_metrics(log, student.recipe, student.seed))
         return assemble_results({}, {}, trainings=logs).sigma
+
+
+def _parameters(model: str) -> float | None:
+    try:
+        return model_size(model)
+    except ModelError:  # behind an endpoint
+        return None
 
 
 def _row(data: str, label: str, unit: str, seeds: Sequence[EvalScores], answers: Sequence[Answers]) -> Row:

@@ -8,7 +8,7 @@ from textwrap import fill
 
 from steper_ray.evaluation.curves import shares_of
 from steper_ray.evaluation.figures import ABILITY_COLOURS
-from steper_ray.evaluation.plots import BarPanel, Bars, Line, LinePanel, draw, standalone
+from steper_ray.evaluation.plots import N_COLOURS, BarPanel, Bars, Line, LinePanel, draw, standalone
 from steper_ray.evaluation.report import p_text
 from steper_ray.evaluation.results import Curves, thin
 from steper_ray.evaluation.spread import Spread
@@ -17,8 +17,23 @@ from steper_ray.experiments.plan import Experiment
 from steper_ray.experiments.published import JUDGED_FIG3, PUBLISHED, TABLE6
 from steper_ray.experiments.run import Outcome, Row
 
-_HEADINGS = {"em": "EM", "f1": "F1", "acc": "Acc", "recall": "recall", "duplicates": "duplicates"}
-_SHARES = frozenset(("recall", "duplicates"))  # from 0 to 1, as the paper has them
+_HEADINGS = {
+    "em": "EM",
+    "f1": "F1",
+    "acc": "Acc",
+    "recall": "recall",
+    "duplicates": "duplicates",
+    "sub_answers": "sub-questions",
+    "started": "right start",
+    "deviation": "steps off",
+}
+#: Shares from 0 to 1, as the paper has them, and steps.
+_PLAIN = frozenset(("recall", "duplicates", "deviation"))
+_VALID = (
+    "\nsub-questions: the share of the gold decomposition's answers that the chain states; right start: the share of "
+    "chains whose first step states one that needs no other (beside the paper's judged initialization); steps off: by "
+    "how many steps the chain is longer or shorter than the decomposition. HotpotQA has no decompositions.\n"
+)
 _NONE = "\N{EN DASH}"
 _POINTS = 9
 _LABEL = 12  # characters of a line below a bar
@@ -32,7 +47,9 @@ def markdown(outcome: Outcome) -> str:
     elif experiment.shows == "sigma":
         body = [_sigma(data, curves) for data, curves in outcome.sigma.items()]
     else:
-        body = [_scores(outcome), _comparisons(outcome.comparisons), _judged(outcome)]
+        valid = _VALID if "sub_answers" in experiment.metrics else ""
+        shown = _timed(outcome) if experiment.timed else _scores(outcome) + valid
+        body = [shown, _comparisons(outcome.comparisons), _judged(outcome)]
     return "\n".join([f"## {experiment.title}", "", *(part for part in body if part)])
 
 
@@ -50,6 +67,15 @@ def figure(outcome: Outcome) -> str | None:
             return standalone(
                 draw([BarPanel("Acc, %", [fill(label, _LABEL) for label in labels], series, "")])
             )
+        case "fig6":
+            points = {
+                row.label: (row.timing.seconds.mean, 100 * row.acc.mean) for row in outcome.rows if row.timing
+            }
+            lines = [
+                Line([seconds], [acc], at % N_COLOURS, label=label)
+                for at, (label, (seconds, acc)) in enumerate(points.items())
+            ]
+            return standalone(draw([LinePanel("Acc, %", lines, "seconds a question", markers=True)]))
         case "fig7":
             panels = [
                 LinePanel(
@@ -97,6 +123,46 @@ def _scores(outcome: Outcome) -> str:
     return f"{_table(headings, rows, left=3)}{_note(outcome.rows)}{source}\n"
 
 
+def _timed(outcome: Outcome) -> str:
+    """Fig. 6: what a question takes, and who is beaten by nobody in both seconds and accuracy."""
+    headings = ["data", "row", "unit", "parameters", "paper: s", "paper: Acc", "seconds a question", "Acc"]
+    rows, n = [], 0
+    for row in outcome.rows:
+        if (timing := row.timing) is None:
+            continue
+        paper = PUBLISHED.get((outcome.experiment.name, row.data), {}).get(row.label, {})
+        seconds, n = timing.seconds, timing.seconds.n
+        right = "not measured"
+        if timing.joules is not None:
+            right = f"{timing.joules / row.acc.mean:,.1f}" if row.acc.mean else "none right"
+        best = not any(
+            other.timing is not None
+            and other.timing.seconds.mean <= seconds.mean
+            and other.acc.mean >= row.acc.mean
+            and (other.timing.seconds.mean, other.acc.mean) != (seconds.mean, row.acc.mean)
+            for other in outcome.rows
+            if other.data == row.data
+        )
+        rows.append(
+            [
+                *(row.data, row.label, row.unit),
+                _NONE if row.parameters is None else f"{row.parameters / 1e6:,.1f} M",
+                *(_NONE if name not in paper else f"{paper[name]:g}" for name in ("seconds", "acc")),
+                f"{seconds.mean:.2f} [{seconds.low:.2f}, {seconds.high:.2f}]",
+                _cell(row, "acc"),
+                f"{timing.tokens:.0f}",
+                right,
+                "yes" if best else "",
+            ]
+        )
+    table = _table([*headings, "tokens", "joules a right answer", "on the frontier"], rows, left=3)
+    asked = (
+        f" Seconds, tokens and joules are those of {n} questions, asked one after the other. Nobody is both faster and "
+        "more accurate than who is on the frontier. The paper's teachers have 72 B parameters here."
+    )
+    return f"{table}{_note(outcome.rows)}{asked}\n"
+
+
 def _paper_data(experiment: Experiment, data: str) -> str:
     """The data set whose values stand beside ours: the same one, else the paper's first of this experiment."""
     known = [name for experiment_, name in PUBLISHED if experiment_ == experiment.name]
@@ -108,7 +174,7 @@ def _cell(row: Row, metric: str) -> str:
     spread: Spread | None = row.scores.get(metric)
     if spread is None:
         return _NONE
-    share = metric in _SHARES
+    share = metric in _PLAIN
     text = f"{spread.mean:.2f}" if share else f"{100 * spread.mean:.1f}"
     if spread.n > 1:
         text += f" ±{spread.std:.2f}" if share else f" ±{100 * spread.std:.1f}"

@@ -6,12 +6,13 @@ import pytest
 
 from steper_ray.config import EngineConfig, EscalateConfig
 from steper_ray.config.file import load_config
-from steper_ray.core.errors import DataError, LockedError, ModelError
+from steper_ray.core.errors import DataError, GenerationError, LockedError, ModelError
 from steper_ray.core.locks import locked
 from steper_ray.corpora import open_corpus
 from steper_ray.evaluation.pipeline import EvalJob, evaluate, predict
 from steper_ray.evaluation.scores import score_trajectories
 from steper_ray.evaluation.store import job_files, read_trajectories
+from steper_ray.evaluation.timing import time_jobs
 from steper_ray.generation import open_generator
 from steper_ray.reasoning import Reasoner
 from steper_ray.retrieval import ensure_index
@@ -94,6 +95,33 @@ def test_a_rerun_starts_no_actor_and_gives_the_same_scores(configure, monkeypatc
     monkeypatch.setattr("steper_ray.rollouts.run._pass", fail)
     assert evaluate(config, BASE) == first
     assert [file.stat().st_mtime_ns for file in files] == written
+
+
+def test_a_question_asked_alone_is_timed_once_and_what_was_measured_is_kept(configure, monkeypatch):
+    config = configure("evaluate.timed_questions=3")
+    jobs = [TEACHER[0], BASE[0]]
+    first = time_jobs(config, jobs)
+    for job, timing in first.items():
+        assert timing.seconds.n == 3
+        assert 0 < timing.seconds.low <= timing.seconds.mean
+        assert timing.joules is None or timing.joules > 0
+        (file,) = (config.run_dir / "eval" / "timing").glob(f"{job.name}-*.json")
+        assert "check" in json.loads(file.read_text())
+    # Both steps of up to twelve tokens.
+    assert 2 <= first[jobs[0]].tokens <= 24
+    with monkeypatch.context() as patch:
+        patch.setattr("steper_ray.evaluation.timing.in_order", lambda *_: pytest.fail("nothing is missing"))
+        assert time_jobs(config, jobs) == first
+    again = configure("evaluate.timed_questions=2")
+    assert time_jobs(again, jobs[:1])[jobs[0]].seconds.n == 2
+
+
+def test_a_question_that_cannot_be_answered_is_not_timed(configure):
+    config = configure("evaluate.timed_questions=1", "reasoning.max_question_chars=5")
+    with pytest.raises(GenerationError, match=r"could not be timed: .*max_question_chars"):
+        time_jobs(config, TEACHER)
+    with pytest.raises(DataError, match="fewer than two questions to time"):
+        time_jobs(configure("evaluate.corpus.limit=1"), TEACHER)
 
 
 def test_predictions_are_the_evaluations_answers_and_questions_without_answers_are_asked_too(

@@ -11,7 +11,7 @@ from steper_ray.evaluation.scores import (
     score_trajectories,
 )
 from steper_ray.evaluation.spread import aggregate, aggregate_groups, spread
-from steper_ray.schema import Hit, Passage, Question, Step, StopReason, Trajectory, Usage
+from steper_ray.schema import Hit, Passage, Question, Step, StopReason, SubQuestion, Trajectory, Usage
 
 
 def hits(ids):
@@ -54,6 +54,39 @@ def test_scores_are_means_over_questions():
     assert scores.acc == 0.75
     assert scores.mean_steps == 1.5
     assert (scores.prompt_tokens, scores.completion_tokens) == (15, 3)
+
+
+DECOMPOSED = Question(
+    "q",
+    "?",
+    ("Cem",),
+    decomposition=(SubQuestion("capital of Abo?", "Bru"), SubQuestion("mayor of #1?", "Cem")),
+)
+
+
+@pytest.mark.parametrize(
+    ("steps", "sub_answers", "started", "deviation"),
+    [
+        (["The capital is Bru.", "Its mayor is Cem.", "So the answer is: Cem."], 1.0, 1.0, 0.0),
+        (["The capital is Bru.", "Its mayor is Cem. So the answer is: Cem."], 1.0, 1.0, 0.0),
+        # Right by luck: what needs another fact is no right start.
+        (["Cem is a mayor.", "He is of Dor.", "Hm.", "So.", "So the answer is: Cem."], 0.5, 0.0, 2.0),
+        (["The capital is Bruno."], 0.0, 0.0, 1.0),
+        ([], 0.0, 0.0, 2.0),
+    ],
+)
+def test_chains_are_held_against_the_gold_decomposition(steps, sub_answers, started, deviation):
+    made = tuple(Step(number, "?", (), text) for number, text in enumerate(steps, 1))
+    found = score_trajectories(
+        [Trajectory(DECOMPOSED, "ircot", made, "Cem", StopReason.ANSWERED), trajectory("Cem")]
+    )
+    assert (found.sub_answers, found.started, found.deviation) == (sub_answers, started, deviation)
+
+
+def test_without_decompositions_there_is_nothing_to_hold_chains_against():
+    found = score_trajectories([trajectory("Cem")])
+    assert (found.sub_answers, found.started, found.deviation) == (None, None, None)
+    assert not {"sub_answers", "started", "deviation"} & set(aggregate([found]))
 
 
 def test_the_yes_no_rule_follows_each_questions_data_set():

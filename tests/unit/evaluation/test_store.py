@@ -9,7 +9,7 @@ from distilled import trajectory as distilled
 from steper_ray.config.file import load_config
 from steper_ray.core.answers import Score
 from steper_ray.core.errors import DataError
-from steper_ray.evaluation.pipeline import _spec
+from steper_ray.evaluation.pipeline import spec_of
 from steper_ray.evaluation.scores import score_trajectories
 from steper_ray.evaluation.store import (
     EvalJob,
@@ -98,7 +98,7 @@ def fingerprint(tmp_path):
         )
         questions = write_questions(tmp_path / "questions", [distilled(n).question for n in numbers], 2)
         found = rollout_set(tmp_path / "other", [distilled(1)])
-        spec = _spec(config, job, Source(questions, tmp_path, corpus))
+        spec = spec_of(config, job, Source(questions, tmp_path, corpus))
         return set_fingerprint(type(found)(spec, questions))
 
     return of

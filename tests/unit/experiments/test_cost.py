@@ -4,7 +4,8 @@ import pytest
 
 from steper_ray.config.file import load_config
 from steper_ray.core.errors import ModelError
-from steper_ray.experiments.cost import OFFICIAL, cost, size
+from steper_ray.data.estimate import model_size
+from steper_ray.experiments.cost import OFFICIAL, cost
 from steper_ray.experiments.paper import Scale, run_paper
 from steper_ray.experiments.plan import experiments
 from steper_ray.experiments.run import Paper
@@ -33,11 +34,11 @@ def test_hours_follow_the_questions_and_disk_the_students():
 
 
 def test_a_students_size_is_in_its_name_or_its_files():
-    assert size("Qwen/Qwen2.5-0.5B") == 0.5e9
-    assert size("meta-llama/Llama-3.1-70B-Instruct") == 70e9
-    assert 0.5e6 < size("miniature:base") < 2e6
+    assert model_size("Qwen/Qwen2.5-0.5B") == 0.5e9
+    assert model_size("meta-llama/Llama-3.1-70B-Instruct") == 70e9
+    assert 0.5e6 < model_size("miniature:base") < 2e6
     with pytest.raises(ModelError, match="not on this disk"):
-        size("someone/unknown")
+        model_size("someone/unknown")
 
 
 def test_a_dry_run_of_the_papers_scale_ends_with_hours_and_disk():

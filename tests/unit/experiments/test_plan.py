@@ -102,6 +102,13 @@ def test_students_of_several_sizes_start_from_their_own_models():
     assert models["base-large-few_shot_True"] == "c/d"
 
 
+def test_seconds_are_measured_of_students_of_all_sizes_or_of_the_one_there_is():
+    assert [arm.label for arm in KNOWN["fig6"].arms][:2] == ["StepER, small", "StepER, large"]
+    alone = experiments({}, [])["fig6"]
+    assert [arm.label for arm in alone.arms] == ["StepER", "teacher, IRCoT", "teacher, Self-Ask"]
+    assert alone.pairs == (("StepER", "teacher, IRCoT"),)
+
+
 def test_every_published_row_is_a_row_of_its_experiment():
     known = experiments(dict.fromkeys(("0.5B", "1.5B", "3B", "7B"), "m"), ["2wiki", "hotpotqa", "musique"])
     for (name, data), rows in PUBLISHED.items():

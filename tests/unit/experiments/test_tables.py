@@ -10,6 +10,7 @@ from steper_ray.evaluation.results import Curves
 from steper_ray.evaluation.scores import GroupScores
 from steper_ray.evaluation.spread import Spread
 from steper_ray.evaluation.statistics import Comparison, Interval
+from steper_ray.evaluation.timing import Timing
 from steper_ray.experiments.plan import experiments
 from steper_ray.experiments.run import Outcome, Row
 from steper_ray.experiments.tables import figure, markdown
@@ -68,6 +69,48 @@ def test_ratings_of_a_judge_stand_beside_those_of_the_papers_judge():
         *("+20.0", "+10.0 to +30.0", "0.020"),
     ]
     assert "judge" not in markdown(plain)
+
+
+def timed(label: str, seconds: float, acc: float, joules: float | None = None) -> Row:
+    took = Timing(Interval(seconds, seconds - 0.1, seconds + 0.1, 20, 18), 40.0, joules)
+    right = Interval(acc, acc - 0.1, acc + 0.1, 200, 180)
+    scores = {"acc": spread(acc)}
+    return replace(row(label, "2wiki"), scores=scores, acc=right, timing=took, parameters=7.6e9)
+
+
+def test_seconds_stand_beside_the_papers_with_energy_and_who_is_beaten_in_both():
+    rows = [
+        timed("StepER, 7B", 2.0, 0.5, 30.0),
+        timed("StepER, 3B", 1.0, 0.5),
+        timed("StepER, 0.5B", 0.5, 0.25),
+        timed("teacher, IRCoT", 9.0, 0.0, 30.0),
+    ]
+    made = outcome("fig6", *rows)
+    text = markdown(made)
+    assert cells(text, "2wiki | StepER, 7B")[3:] == [
+        *("7,600.0 M", "2.8", "56", "2.00 [1.90, 2.10]", "50.0 ±1.0 [40.0, 60.0]", "40", "60.0", ""),
+    ]
+    marks = {name: cells(text, f"2wiki | {name}")[-2:] for name in ("StepER, 3B", "StepER, 0.5B", "teacher")}
+    assert marks == {
+        "StepER, 3B": ["not measured", "yes"],
+        "StepER, 0.5B": ["not measured", "yes"],
+        "teacher": ["none right", ""],
+    }
+    assert "of 20 questions, asked one after the other" in text
+    svg = figure(made)
+    assert "seconds a question" in svg
+    assert "teacher, IRCoT" in svg
+
+
+def test_the_validity_of_chains_stands_in_percent_and_in_steps():
+    valid = {"sub_answers": spread(0.72), "started": spread(0.9), "deviation": spread(1.25)}
+    given = row("StepER")
+    text = markdown(outcome("table4", replace(given, scores={**given.scores, **valid})))
+    assert cells(text, "hotpotqa")[3:] == [
+        *("55.7", "72", "87.9", "\N{EN DASH}"),
+        *("61.0 ±1.0 [55.0, 67.0]", "72.0 ±1.0", "90.0 ±1.0", "1.25 ±0.01"),
+    ]
+    assert "HotpotQA has no decompositions." in text
 
 
 def test_recall_and_duplicates_are_shares_as_in_the_paper():
