@@ -17,10 +17,10 @@ from steper_ray.cli.data import estimate, export, inspect_data
 from steper_ray.cli.options import ConfigFile, DryRun, Overrides, run_stage
 from steper_ray.cli.results import compare, judge, paper, report, tune
 from steper_ray.config import Config
-from steper_ray.config.file import load_config
+from steper_ray.config.file import CONFIGS, load_config
 from steper_ray.core.errors import SteperError
 
-DEFAULT = Path("jobs/configs/miniature.yaml")
+DEFAULT = CONFIGS / "miniature.yaml"
 _HELP = """Distil a multi-step RAG teacher into a small student, on Ray.
 
 A run is one YAML file (--config); any setting may be replaced as SECTION.FIELD=VALUE. Every command continues where it

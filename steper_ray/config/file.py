@@ -22,6 +22,10 @@ class ConfigError(SteperError):
     """A config file or an override that cannot be used; the message names the field and the fix."""
 
 
+#: The project's configs: the checkout's, where one is in it, else those that came with the package.
+CONFIGS = Path("jobs/configs") if Path("jobs/configs").is_dir() else Path(__file__).parents[1] / "configs"
+
+
 def load_config(path: Path | str | None = None, overrides: Sequence[str] = ()) -> Config:
     """A checked config from a YAML file (or the defaults) with dotted overrides `a.b=value` on top.
 

@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from steper_ray.config import Config
-from steper_ray.config.file import load_config
+from steper_ray.config.file import CONFIGS, load_config
 from steper_ray.core.errors import SteperError
 from steper_ray.core.files import write_text
 from steper_ray.evaluation.power import power
@@ -21,7 +21,6 @@ from steper_ray.experiments.run import Paper
 from steper_ray.experiments.tables import figure, markdown
 
 Say = Callable[[str], None]
-_CONFIGS = Path("jobs/configs")
 #: Fig. 4's students in the paper.
 _SIZES = {size: f"Qwen/Qwen2.5-{size}" for size in ("0.5B", "1.5B", "3B", "7B")}
 
@@ -104,7 +103,7 @@ def _datasets(
 ) -> tuple[dict[str, Config], dict[str, Config]]:
     """The data sets by name, and those for students out of their domain."""
     if not files and scale is Scale.mini:
-        file = _CONFIGS / "miniature.yaml"
+        file = CONFIGS / "miniature.yaml"
         halves = {
             half: [
                 f"corpus.miniature.relations={half}",
@@ -115,7 +114,7 @@ def _datasets(
         }
         own = {"miniature": load_config(file, overrides)}
         return own, {half: load_config(file, [*given, *overrides]) for half, given in halves.items()}
-    found = files or [_CONFIGS / f"paper_{data}.yaml" for data in ("2wiki", "hotpotqa", "musique")]
+    found = files or [CONFIGS / f"paper_{data}.yaml" for data in ("2wiki", "hotpotqa", "musique")]
     configs = {file.stem.removeprefix("paper_"): load_config(file, overrides) for file in found}
     if len(configs) < len(found):
         raise SteperError("two data sets have one name: give their YAML files different names")

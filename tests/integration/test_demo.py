@@ -69,8 +69,10 @@ def test_tables_of_the_paper_take_what_the_demo_trained(demo):
     root, said = config.run_dir.parent, list[str]()
     logs = sorted((config.run_dir / "training").glob("*/metrics.jsonl"))
     before = [log.stat().st_mtime_ns for log in logs]
-    overrides = [*SMALL, f"run_dir={root}"]
-    run_paper(["table6", "table7", "fig7"], Scale.mini, [], overrides, [], dry_run=False, say=said.append)
+    overrides = [*SMALL, f"run_dir={root}", "evaluate.timed_questions=1"]
+    run_paper(
+        ["table6", "table7", "fig6", "fig7"], Scale.mini, [], overrides, [], dry_run=False, say=said.append
+    )
     table = (root / "paper" / "table7.md").read_text()
     assert table in said
     rows = [line for line in table.splitlines() if line.startswith("| miniature | ")]
@@ -78,6 +80,8 @@ def test_tables_of_the_paper_take_what_the_demo_trained(demo):
         3 * 2 + 2
     )  # scores: four rows in two units and one in one; comparisons
     assert "aggregation" in (root / "paper" / "fig7.svg").read_text()
+    fig6 = (root / "paper" / "fig6.md").read_text()
+    assert "of 1 questions, asked one after the other" in fig6
     assert [log.stat().st_mtime_ns for log in logs] == before
     assert sorted((config.run_dir / "training").glob("*/metrics.jsonl")) == logs
 
