@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from steper_ray.core.answers import Score, contains, score
+from steper_ray.core.claims import Ground
 from steper_ray.core.errors import DataError
 from steper_ray.schema import Question, StopReason, Trajectory
 
@@ -23,7 +24,7 @@ _WRONG = Score(em=0.0, f1=0.0, acc=0.0, acc_words=0.0)
 METRICS = (
     *("em", "f1", "acc", "acc_words", "recall", "duplicates", "mean_steps"),
     *("prompt_tokens", "completion_tokens", "larger_tokens"),
-    *("sub_answers", "started", "deviation"),
+    *("grounded", "sub_answers", "started", "deviation"),
 )
 
 
@@ -47,6 +48,8 @@ class EvalScores:
     tokens are the mean of one question's sum over its steps (`larger_tokens` are those that the model of
     `reasoning.escalate` wrote). `recall` is None where no question names its gold
     passages; `duplicates` is the share of found passages that were found before, or came after the prompt was full.
+    `grounded` is the share of a chain's steps of whose names and numbers each stands in the question or in a passage of
+    the prompt, as the stated answer in a passage; None where no step claims anything.
     Of questions with a gold decomposition (None where there are none): `sub_answers`, the share of sub-questions whose
     answer the chain states; `started`, the share of chains whose first step states one that needs no other;
     `deviation`, by how many steps the chain is longer or shorter than the decomposition.
@@ -71,6 +74,7 @@ class EvalScores:
     by_hops: Mapping[str, GroupScores]
     by_steps: Mapping[str, GroupScores]
     larger_tokens: float
+    grounded: float | None
     sub_answers: float | None
     started: float | None
     deviation: float | None
@@ -105,6 +109,16 @@ def recall_after_steps(trajectory: Trajectory) -> tuple[float, ...] | None:
         found.update(hit.passage.id for hit in step.hits)
         recalls.append(len(gold & found) / len(gold))
     return tuple(recalls)
+
+
+def grounded_share(trajectory: Trajectory) -> float | None:
+    """`grounded` of EvalScores for one trajectory."""
+    ground, standing = Ground(trajectory.question.text, ()), list[bool]()
+    for step in trajectory.steps:
+        ground.add(hit.passage for hit in step.hits)
+        if (shares := ground.shares(step.reasoning)) is not None:
+            standing.append(shares.grounding == 1)
+    return sum(standing) / len(standing) if standing else None
 
 
 def follows_decomposition(trajectory: Trajectory) -> tuple[float, float, float] | None:
@@ -145,6 +159,7 @@ class Scored:
         "larger",
         "new",
         "repeated",
+        "grounded",
         "sub_answers",
         "started",
         "deviation",
@@ -180,6 +195,7 @@ class Scored:
             new=len(trajectory.passages),
             repeated=sum(step.duplicates for step in trajectory.steps),
             failed=failed(trajectory),
+            grounded=grounded_share(trajectory),
             follows=follows_decomposition(trajectory),
         )
         if recalls is not None:
@@ -226,6 +242,7 @@ class Scored:
             by_hops=self._grouped("hops", [row for row in rows if self._columns["hops"][row] >= 0]),
             by_steps=self._grouped("steps", ended),
             larger_tokens=self._mean("larger", ended),
+            grounded=self._mean_known("grounded", rows),
             sub_answers=self._mean_known("sub_answers", rows),
             started=self._mean_known("started", rows),
             deviation=self._mean_known("deviation", rows),
@@ -238,6 +255,7 @@ class Scored:
         *,
         follows: tuple[float, float, float] | None,
         recall: float | None = None,
+        grounded: float | None = None,
         **numbers: float,
     ) -> None:
         sub_answers, started, deviation = follows or (math.nan, math.nan, math.nan)
@@ -248,6 +266,7 @@ class Scored:
             "acc_words": score.acc_words,
             "recall": math.nan if recall is None else recall,
             "hops": -1 if question.hops is None else question.hops,
+            "grounded": math.nan if grounded is None else grounded,
             "sub_answers": sub_answers,
             "started": started,
             "deviation": deviation,

@@ -153,7 +153,7 @@ def experiments(sizes: Mapping[str, str], abroad: Sequence[str]) -> dict[str, Ex
                 steper,
                 closed,
             ),
-            metrics=("acc", "sub_answers", "started", "deviation"),
+            metrics=("acc", "sub_answers", "started", "deviation", "grounded"),
             pairs=_against("StepER", "Vanilla-KD", "student as it was", "teacher"),
             datasets=("2wiki", "hotpotqa", "musique"),
             judged=True,

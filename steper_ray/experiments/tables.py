@@ -26,13 +26,15 @@ _HEADINGS = {
     "sub_answers": "sub-questions",
     "started": "right start",
     "deviation": "steps off",
+    "grounded": "grounded",
 }
 #: Shares from 0 to 1, as the paper has them, and steps.
 _PLAIN = frozenset(("recall", "duplicates", "deviation"))
 _VALID = (
     "\nsub-questions: the share of the gold decomposition's answers that the chain states; right start: the share of "
     "chains whose first step states one that needs no other (beside the paper's judged initialization); steps off: by "
-    "how many steps the chain is longer or shorter than the decomposition. HotpotQA has no decompositions.\n"
+    "how many steps the chain is longer or shorter than the decomposition (HotpotQA has none); grounded: the share of "
+    "steps whose names, numbers and answer stand in the passages.\n"
 )
 _NONE = "\N{EN DASH}"
 _POINTS = 9

@@ -83,6 +83,23 @@ def test_chains_are_held_against_the_gold_decomposition(steps, sub_answers, star
     assert (found.sub_answers, found.started, found.deviation) == (sub_answers, started, deviation)
 
 
+def test_a_step_is_grounded_where_all_it_names_was_found_by_then():
+    abo, bru = (
+        Hit(Passage(title, title, text), 1.0)
+        for title, text in (("Abo", "Its capital is Bru."), ("Bru", "By Cem."))
+    )
+    steps = (
+        Step(1, "?", (abo,), "The capital of Abo is Bru."),
+        Step(2, "?", (), "The mayor of Bru is Cem."),  # not found yet
+        Step(3, "?", (), "that is all."),  # claims nothing
+        Step(4, "?", (bru,), "So the answer is: Cem."),
+    )
+    question = Question("q", "Who is the mayor of the capital of Abo?", ("Cem",))
+    found = score_trajectories([Trajectory(question, "ircot", steps, "Cem", StopReason.ANSWERED)])
+    assert found.grounded == pytest.approx(2 / 3)
+    assert score_trajectories([trajectory("Cem")]).grounded is None
+
+
 def test_without_decompositions_there_is_nothing_to_hold_chains_against():
     found = score_trajectories([trajectory("Cem")])
     assert (found.sub_answers, found.started, found.deviation) == (None, None, None)
