@@ -14,6 +14,8 @@ from steper_ray.frameworks import Fact, Layout
 from steper_ray.generation.base import Generator, generate
 from steper_ray.prompts import PromptWriter, encoder_for
 
+#: Raised by hand when other sentences are taken of the same model.
+VERSION = 2
 _EXAMPLES = """\
 Question: What city did Hank Snow live in when he died?
 Answer: Nashville
@@ -65,13 +67,18 @@ class Rewriter:
 
 
 def is_faithful(written: str, fact: Fact) -> bool:
-    """Whether a text is one sentence that holds the answer and all names and numbers of the fact, and no others."""
+    """Whether a text is one sentence that holds the answer and all names and numbers of the fact, and no others.
+
+    Each name must be written as the fact writes it.
+    """
     if first_sentence(f"{written} Next") != (written, True):
         return False
     text = f" {comparable(written)} "
     given = f" {comparable(fact.question)} {comparable(fact.answer)} {comparable(fact.statement)} "
     ours, theirs = claims_of(fact.statement), claims_of(written)
     wanted = (*ours.names, *ours.numbers, comparable(fact.answer))
-    return all(f" {one} " in text for one in wanted) and all(
-        word in given.split() for claim in (*theirs.names, *theirs.numbers) for word in claim.split()
+    return (
+        all(f" {one} " in text for one in wanted)
+        and all(ours.wording[name] in written for name in ours.names)
+        and all(word in given.split() for claim in (*theirs.names, *theirs.numbers) for word in claim.split())
     )

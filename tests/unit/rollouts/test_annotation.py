@@ -307,6 +307,7 @@ async def test_where_a_fact_is_asked_for_first_its_passage_counts_when_it_is_sta
         ("In 1900, Bo was born.", True),
         ("Bo was born in 1900. He lived.", False),
         ("He was born in 1900.", False),
+        ("In 1900, bo was born.", False),
         ("Bo was born.", False),
         ("Bo was born in 1900 in Paris.", False),
         ("", False),
