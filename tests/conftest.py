@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +32,8 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
+_TESTS = Path(__file__).parent
+_UNIT = _TESTS / "unit"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DRIVERS = ("chromedriver",)
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
@@ -74,6 +77,15 @@ _PARTS: dict[str, Callable[[], str | None]] = {
     "namespaces": cache(_lack_of_namespaces),
     "vllm": cache(_lack_of_vllm),
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `-n 2 --dist loadgroup`: all that starts a Ray or trains in one process, file after file; beside it the rest,
+    a file at a time."""
+    for item in items:
+        alone = any(item.get_closest_marker(mark) for mark in ("chromium", "java", "vllm"))
+        beside = alone or item.path.is_relative_to(_UNIT)
+        item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(_TESTS)) if beside else "ray"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
