@@ -32,7 +32,7 @@ NO_DECOMPOSITION = "no_decomposition"
 TOO_MANY_HOPS = "too_many_hops"
 UNSUPPORTED = "unsupported"
 #: Raised by hand when the same questions and passages give other chains.
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,10 +198,11 @@ def _be(asked: _Question, preposition: str, answer: str) -> str | None:
 
 def _do(asked: _Question, preposition: str, answer: str) -> str | None:
     rest = asked.rest
-    place = base_verb(rest)
+    place, tag = base_verb(rest), {"did": "VBD", "does": "VBZ"}.get(asked.verb.lower())
+    if place is None and tag == "VBD":  # 'when did Guyana became a member': already in the past
+        place, tag = next((n for n, word in enumerate(rest) if n and is_form(word, tag)), None), None
     if place is None:
         return None
-    tag = {"did": "VBD", "does": "VBZ"}.get(asked.verb.lower())
     verb = rest[place] if tag is None else inflected(rest[place], tag)
     return _ordered(asked, rest[:place], verb, rest[place + 1 :], preposition, answer)
 

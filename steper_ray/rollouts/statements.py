@@ -23,6 +23,7 @@ _BLANK_BEFORE = re.compile(r"\s+(?=[?,;:.!]|['\u2019]s\b)")
 _TWICE = re.compile(r"\b(the|a|an) (?=(?:the|an?) )", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _INSIDE = re.compile(r"(?<=[^.!?:] )[^\W\d_a-z][^\W\d_]{2,}")  # capitalised, and not at a sentence's start
+_UNCLOSED = re.compile(r"\s*\([^)]*$")
 _QUOTES = re.compile(r"``\s*|\s*''")
 #: Participles that open a relation ('located in ...') which relations.txt does not have.
 _PARTICIPLES = frozenset(
@@ -80,7 +81,7 @@ def state(question: str, answer: str) -> str:
     answer = _QUOTES.sub('"', " ".join(answer.split()))
     subject, arrow, relation = (part.strip() for part in question.partition(">>"))
     if arrow:
-        return _sentence(_related(subject, relation, answer))
+        return _sentence(_related(_UNCLOSED.sub("", subject) or subject, relation, answer))
     clause = declare(question, answer)
     if clause is None:
         quoted = question.rstrip("?!. ").replace('"', "'")
@@ -137,7 +138,7 @@ def _filled(template: str, subject: str, answer: str) -> str:
 
 def _sentence(text: str) -> str:
     """One sentence by the reasoner's rule: closing marks inside are dropped, the last full stop counts."""
-    text = _upper(" ".join(text.split()))
+    text = _upper(_TWICE.sub("", " ".join(text.split())))
     while True:
         head, complete = first_sentence(f"{text} Next")
         if not complete or len(head) >= len(text):
