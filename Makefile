@@ -16,10 +16,10 @@ demo: setup ## the whole path on the miniature world: teacher, students, table, 
 	@$(BIN)/steper demo
 
 check: lint ## lint, and every test that needs no Ray, engine or browser
-	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not java and not vllm" tests/unit
+	@$(BIN)/python -m pytest -q -n 2 -m "not java and not vllm" tests/unit
 
 test: setup ## unit, integration and chaos tests; ARGS="-k packing" narrows them
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check .

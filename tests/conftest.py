@@ -13,8 +13,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from steper_ray.core.errors import RetrievalError
 
@@ -32,8 +34,8 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
-_TESTS = Path(__file__).parent
-_UNIT = _TESTS / "unit"
+#: Files of integration tests that start no Ray.
+_WITHOUT_RAY = ("test_generation_", "test_retrieval_", "test_serving_page")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DRIVERS = ("chromedriver",)
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
@@ -79,13 +81,16 @@ _PARTS: dict[str, Callable[[], str | None]] = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `-n 2 --dist loadgroup`: all that starts a Ray or trains in one process, file after file; beside it the rest,
-    a file at a time."""
-    for item in items:
-        alone = any(item.get_closest_marker(mark) for mark in ("chromium", "java", "vllm"))
-        beside = alone or item.path.is_relative_to(_UNIT)
-        item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(_TESTS)) if beside else "ray"))
+class _Scheduling(LoadScopeScheduling):
+    """For `-n 2`: all that starts a Ray or trains is run by one process, and the rest beside it, a file at a time."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return file if "/unit/" in file or Path(file).name.startswith(_WITHOUT_RAY) else "ray"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _Scheduling(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
