@@ -19,7 +19,7 @@ check: lint ## lint, and every test that needs no Ray, engine or browser
 	@$(BIN)/python -m pytest -q -n 2 -m "not java and not vllm" tests/unit
 
 test: setup ## unit, integration and chaos tests; ARGS="-k packing" narrows them
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest $(ARGS)
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check .

@@ -12,11 +12,8 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import pytest
-from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from steper_ray.core.errors import RetrievalError
 
@@ -34,8 +31,6 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
-#: Files of integration tests that start no Ray.
-_WITHOUT_RAY = ("test_generation_", "test_retrieval_", "test_serving_page")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DRIVERS = ("chromedriver",)
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
@@ -79,18 +74,6 @@ _PARTS: dict[str, Callable[[], str | None]] = {
     "namespaces": cache(_lack_of_namespaces),
     "vllm": cache(_lack_of_vllm),
 }
-
-
-class _Scheduling(LoadScopeScheduling):
-    """For `-n 2`: all that starts a Ray or trains is run by one process, and the rest beside it, a file at a time."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return file if "/unit/" in file or Path(file).name.startswith(_WITHOUT_RAY) else "ray"
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    return _Scheduling(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
