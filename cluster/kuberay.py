@@ -23,8 +23,8 @@ def storage(values: Document) -> list[Document]:
 
 
 def network(values: Document) -> list[Document]:
-    """Who may open a connection to a pod: this project's pods and KubeRay's operator, to any port (Ray's ask for the
-    token, but unpickle what they are sent); and whoever `service.callers` selects, to the service's."""
+    """Which connections pods accept: on every port from this project's pods and KubeRay's operator, on the service's
+    port from the pods that `service.callers` selects. Ray's ports ask for the token, but unpickle what they receive."""
     operator = {
         "namespaceSelector": {},
         "podSelector": {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}},

@@ -130,7 +130,7 @@ def follows_decomposition(trajectory: Trajectory) -> tuple[float, float, float] 
     chain, first = " ".join(steps), steps[0] if steps else ""
     stated = [contains(chain, sub.answer) for sub in subs]
     started = max((contains(first, sub.answer) for sub in subs if "#" not in sub.question), default=0.0)
-    # The answer stands in the last hop's step or in one of its own.
+    # The final answer may share the step of the last hop, or have a step of its own.
     off = max(len(subs) - len(steps), len(steps) - len(subs) - 1, 0)
     return sum(stated) / len(subs), started, float(off)
 

@@ -71,7 +71,9 @@ def figure(outcome: Outcome) -> str | None:
             )
         case "fig6":
             points = {
-                row.label: (row.timing.seconds.mean, 100 * row.acc.mean) for row in outcome.rows if row.timing
+                f"{row.label}, {row.unit}": (row.timing.seconds.mean, 100 * row.acc.mean)
+                for row in outcome.rows
+                if row.timing
             }
             lines = [
                 Line([seconds], [acc], at % N_COLOURS, label=label)

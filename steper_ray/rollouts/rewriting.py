@@ -14,8 +14,6 @@ from steper_ray.frameworks import Fact, Layout
 from steper_ray.generation.base import Generator, generate
 from steper_ray.prompts import PromptWriter, encoder_for
 
-#: Raised by hand when other sentences are taken of the same model.
-VERSION = 2
 _EXAMPLES = """\
 Question: What city did Hank Snow live in when he died?
 Answer: Nashville

@@ -30,7 +30,6 @@ from steper_ray.frameworks import framework_of
 from steper_ray.models import absolute_engine, model_fingerprint
 from steper_ray.retrieval import search_settings
 from steper_ray.rollouts.annotation import VERSION as ANNOTATION_VERSION
-from steper_ray.rollouts.rewriting import VERSION as REWRITING_VERSION
 from steper_ray.rollouts.shards import ShardStore
 from steper_ray.schema import SCHEMA_VERSION, Question, StopReason, Trajectory
 
@@ -118,7 +117,7 @@ class RolloutSpec:
             identity["annotation"] = {
                 "version": ANNOTATION_VERSION,
                 "missing": self.annotation.missing,
-                "rewrite": None if rewrite is None else [REWRITING_VERSION, engine_identity(rewrite)],
+                "rewrite": None if rewrite is None else engine_identity(rewrite),
             }
         if self.teacher == "engine":
             identity |= {

@@ -89,7 +89,7 @@ def test_the_schemas_refuse_a_field_that_is_misspelt_or_of_another_type(where, n
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["biuld"], "nothing is called `biuld`. There are: storage, network, cluster, service, serve, aws"),
         (["build", "job.build.nodes=2"], "job.build.nodes=2: no value is called `job`. Near it: jobs"),
@@ -99,11 +99,11 @@ def test_the_schemas_refuse_a_field_that_is_misspelt_or_of_another_type(where, n
         (["build", "--values", "nowhere.yaml"], "No such file or directory: 'nowhere.yaml'"),
     ],
 )
-def test_a_wrong_name_or_value_is_named_in_one_line_with_what_is_near(words, told):
+def test_a_wrong_name_or_value_ends_in_one_line_that_names_it_and_what_is_near(words, message):
     command = [sys.executable, ROOT / "cluster" / "manifests.py", *words]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
-    assert told in done.stderr
+    assert message in done.stderr
     assert done.stderr.count("\n") == 1
 
 

@@ -99,7 +99,7 @@ def test_seconds_stand_beside_the_papers_with_energy_and_who_is_beaten_in_both()
     assert "of 20 questions, asked one after the other" in text
     svg = figure(made)
     assert "seconds a question" in svg
-    assert "teacher, IRCoT" in svg
+    assert "teacher, IRCoT, chain" in svg
 
 
 def test_the_validity_of_chains_stands_in_percent_and_in_steps():
