@@ -1,7 +1,7 @@
 """Builds and trainings whose processes die and stall at random moments, over and over, until N faults were made.
 
-Each round runs `steper build` or `steper train` as a person would, again and again until it ends well, while every few
-seconds one of these happens, drawn from --seed:
+Each round runs `steper build` or `steper train` as a person would, again and again until it ends well. In each run one
+to three of these happen, at moments drawn from --seed:
 
     kill engine, notes, worker, rank    an actor, a task's or a training worker (SIGKILL)
     kill raylet, gcs, driver            Ray's own processes below the command, or the command itself
@@ -113,7 +113,7 @@ class Run:
 
 
 class Disturber(threading.Thread):
-    """Makes a fault every `every_s` seconds, give or take a half, while the command runs."""
+    """Makes `most` faults while the command runs, one every `every_s` seconds, give or take a half."""
 
     def __init__(self, run: Run, kinds: list[str], every_s: float, rng: random.Random, most: int) -> None:
         super().__init__(daemon=True)
@@ -155,7 +155,9 @@ def disturbed(stage: str, run_dir: Path, found: Found, args: argparse.Namespace,
     for _ in range(TRIES):
         run = Run(stage, run_dir)
         kinds = [kind for kind in KINDS[stage] if kind != "flip bit"]
-        disturber = Disturber(run, kinds, args.every, rng, args.faults - found.faults.total())
+        every_s = args.every * rng.uniform(0.3, 3)
+        most = min(rng.randint(1, 3), args.faults - found.faults.total())
+        disturber = Disturber(run, kinds, every_s, rng, most)
         disturber.start()
         status, said = run.end()
         disturber.stop()
@@ -166,6 +168,7 @@ def disturbed(stage: str, run_dir: Path, found: Found, args: argparse.Namespace,
         told = status in (2, 75) and "error: " in said
         if "Traceback" in said or not (told or status in (0, -signal.SIGKILL)):
             found.unexplained.append(f"{stage}, {dict(disturber.done)}: status {status}: {said[-600:]}")
+            print("unexplained:", found.unexplained[-1], flush=True)
         if status == 0:
             return
         if stage == "build" and found.faults.total() < args.faults and now and rng.random() < 0.2:
@@ -223,7 +226,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--faults", type=int, default=200)
-    parser.add_argument("--every", type=float, default=12.0, help="seconds between two faults")
+    parser.add_argument("--every", type=float, default=10.0, help="seconds between two faults, about")
     parser.add_argument("--stages", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)

@@ -30,10 +30,11 @@ from steper_ray.config.serve import (
     ServeConfig,
     StudentConfig,
 )
-from steper_ray.config.train import LoraConfig, OnPolicyConfig, SoftTargetsConfig, TrainConfig
+from steper_ray.config.train import BUILD, LoraConfig, OnPolicyConfig, SoftTargetsConfig, TrainConfig
 from steper_ray.config.validation import ValidationConfig
 
 __all__ = [
+    "BUILD",
     "AnnotationConfig",
     "AutoscaleConfig",
     "BuildConfig",

@@ -90,6 +90,10 @@ class BuildConfig(Section):
     keep: Literal["first", "all", "majority"] = "first"
     """Of a question's right trajectories: the first, all that differ, or the first if most samples agree on a right
     answer (a right answer that most samples do not give was luck; second chances have no vote)."""
+    logits: int = Field(0, ge=0, le=64)
+    """Likeliest tokens that are kept with the teacher's log-probabilities at each token it writes, for a student that
+    learns from them (`train.soft_targets.teacher=build`). vLLM, its server with `engine.tokenizer`, and transformers
+    give them; they cost no further pass of the teacher."""
     verify: VerifyConfig = VerifyConfig()
     """Checks of every step, after the answer's."""
     shard_size: Positive = 64
@@ -117,6 +121,10 @@ class BuildConfig(Section):
         if self.keep != "first" and self.until_right:
             raise ValueError(
                 f"keep '{self.keep}' chooses among all samples: leave `ask` out, or set keep=first"
+            )
+        if self.teacher == "annotation" and self.logits:
+            raise ValueError(
+                "annotations have no log-probabilities: leave `logits` out, or set teacher=engine"
             )
         if self.teacher == "annotation" and (self.teachers or self.self_correct):
             raise ValueError("annotations are no model: leave `teachers` and `self_correct` out")

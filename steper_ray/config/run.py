@@ -169,6 +169,23 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _logits(self) -> Config:
+        if not self.build.logits:
+            return self
+        for engine in (self.engine, *(teacher.engine for teacher in self.build.teachers)):
+            if engine.kind == "openai" and not engine.tokenizer:
+                raise ValueError(
+                    "build.logits needs the ids of the tokens, which an endpoint gives for prompts of ids: set "
+                    "engine.tokenizer to the model's, or build.logits=0"
+                )
+        if self.reasoning.escalate is not None:
+            raise ValueError(
+                "build.logits with reasoning.escalate: two models write the tokens, one of them in the other's place: "
+                "leave one of the two out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _samples(self) -> Config:
         if self.build.samples > 1 and self.build.teacher == "annotation":
             raise ValueError("build.samples > 1: annotations give one chain a question; set build.samples=1")

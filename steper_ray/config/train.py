@@ -13,6 +13,8 @@ from steper_ray.config.validation import ValidationConfig
 Weights = tuple[float, float, float]
 #: A teacher that is the student itself, as it starts.
 SELF = "self"
+#: No model but what the teacher of the build said at each token (`build.logits`).
+BUILD = "build"
 
 
 class LoraConfig(Section):
@@ -33,12 +35,14 @@ class LoraConfig(Section):
 class SoftTargetsConfig(Section):
     """A teacher's whole distribution of each target token beside the token itself (Hinton et al., arXiv 1503.02531).
 
-    The teacher reads the same step trees as the student, passages once, in the training itself: nothing is stored, and
-    any model with the student's tokenizer can be one.
+    A model reads the same step trees as the student, passages once, in the training itself: nothing is stored, and
+    any model with the student's tokenizer can be one. Or `build`: what the build's teacher said when it wrote them.
     """
 
     teacher: FolderOrName
-    """A model folder or hub name; or `self`, the student as it starts, which needs `privileged`."""
+    """A model folder or hub name; or `self`, the student as it starts, which needs `privileged`; or `build`: the
+    `build.logits` likeliest tokens at each token and the rest as one more, in the step that wrote it. What an example
+    repeats of earlier steps has cross-entropy alone: its teacher had fewer passages when it wrote that."""
     privileged: bool = False
     """The teacher sees the question's right chain, that of the build, in front of the passages (on-policy
     self-distillation, arXiv 2601.18734). In method `on_policy` alone."""
@@ -158,7 +162,7 @@ class TrainConfig(Section):
     @property
     def teacher(self) -> str | None:
         """The model that gives distributions, a folder or hub name; None without `soft_targets`."""
-        if self.soft_targets is None:
+        if self.soft_targets is None or self.soft_targets.teacher == BUILD:
             return None
         return self.student if self.soft_targets.teacher == SELF else self.soft_targets.teacher
 
@@ -204,6 +208,17 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _on_policy(self) -> TrainConfig:
+        stored = self.soft_targets is not None and self.soft_targets.teacher == BUILD
+        if stored and self.method == "on_policy":
+            raise ValueError(
+                "soft_targets.teacher=build has said nothing about the student's own chains: name a model, or set "
+                "method=steper"
+            )
+        if stored and self.soft_targets is not None and self.soft_targets.temperature != 1:
+            raise ValueError(
+                "soft_targets.teacher=build has the likeliest tokens alone, which cannot be softened: leave "
+                "soft_targets.temperature out, or name a model"
+            )
         if self.method != "on_policy":
             if self.soft_targets is not None and self.soft_targets.privileged:
                 raise ValueError(

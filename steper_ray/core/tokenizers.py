@@ -8,6 +8,8 @@ from itertools import pairwise
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
+from steper_ray.core.fingerprints import digest
+
 
 class Tokenizer(Protocol):
     """The part of a Hugging Face tokenizer that the project relies on."""
@@ -18,6 +20,17 @@ class Tokenizer(Protocol):
     def encode(self, text: str, *, add_special_tokens: bool = ...) -> list[int]: ...
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = ...) -> str: ...
+
+
+_vocabularies: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+
+
+def vocabulary_fingerprint(tokenizer: Any) -> str:
+    """Says whether two tokenizers give their ids to the same tokens. Computed once a tokenizer."""
+    found = _vocabularies.get(tokenizer)
+    if found is None:
+        found = _vocabularies[tokenizer] = digest(sorted(tokenizer.get_vocab().items()))[:16]
+    return found
 
 
 def plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:

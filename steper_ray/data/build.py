@@ -162,6 +162,7 @@ def _spec(
         asking=asking,
         before=tuple(found.spec.store for found in sets),
         verify=verify,
+        logits=build.logits,
         scores=score_folders(run_dir / "data" / "scores", engine, sampling, verify),
     )
     own = {name: getattr(teacher, name) for name in ("engines", "in_flight", "num_cpus", "num_gpus")}

@@ -17,6 +17,8 @@ from steper_ray.core.tokenizers import Tokenizer
 from steper_ray.schema import Usage
 
 Prompt = Sequence[int] | str | Conversation
+#: The likeliest tokens at one place, likeliest first, each with its log-probability.
+Likeliest = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,8 @@ class Chunk:
 
     The last chunk of a stream alone has a `finish_reason` ('stop' or 'length'). `usage` is that of the generation so
     far, in any chunk in which the engine reports it. `thinking`: the chunk is a thought that the
-    endpoint sends apart from the reply; its text is left out.
+    endpoint sends apart from the reply; its text is left out. `top`: at each of the token ids the likeliest tokens, as
+    many as the engine was opened for.
     Text is whole characters: a token that ends within one is held back until it is complete.
     """
 
@@ -35,6 +38,7 @@ class Chunk:
     finish_reason: str | None = None
     usage: Usage | None = None
     thinking: bool = False
+    top: tuple[Likeliest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

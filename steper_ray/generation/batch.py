@@ -13,9 +13,9 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from steper_ray.config import SamplingConfig
-from steper_ray.generation.base import Chunk
+from steper_ray.generation.base import Chunk, Likeliest
 from steper_ray.generation.prefixes import Prefix, PrefixStore
-from steper_ray.generation.sampling import choose, draws
+from steper_ray.generation.sampling import choose, draws, likeliest
 from steper_ray.generation.slots import SlotCache
 from steper_ray.generation.stops import StopStrings
 from steper_ray.generation.tokens import Decode, Detokenizer
@@ -66,7 +66,7 @@ class Running:
         """The prompt and the tokens written after it without the last: what is read when it joins."""
         return [*self.prompt, *self._written]
 
-    def accept(self, token: int, logprob: float, is_end: bool) -> Chunk:
+    def accept(self, token: int, logprob: float, is_end: bool, top: tuple[Likeliest, ...] = ()) -> Chunk:
         """Takes the next token; the chunk that ends the sequence has a finish reason."""
         self.next_token = token
         self.length += 1
@@ -75,8 +75,9 @@ class Running:
         stopped = stopped or is_end
         usage = Usage(len(self.prompt), len(self._written), self.cached)
         if not stopped and len(self._written) < self._max_tokens:
-            return Chunk(text, (token,), (logprob,), None, usage)
-        return Chunk(text + self._stop.flush(), (token,), (logprob,), "stop" if stopped else "length", usage)
+            return Chunk(text, (token,), (logprob,), None, usage, top=top)
+        reason = "stop" if stopped else "length"
+        return Chunk(text + self._stop.flush(), (token,), (logprob,), reason, usage, top=top)
 
 
 R = TypeVar("R", bound=Running)
@@ -106,10 +107,21 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 class Batch(Generic[R]):
-    """Runs on one thread. `end_ids` end a sequence; `rows` are the sequences under way."""
+    """Runs on one thread. `end_ids` end a sequence; `rows` are the sequences under way.
 
-    def __init__(self, model: Any, end_ids: frozenset[int], max_rows: int, max_model_len: int) -> None:
+    Each chunk has `top_logprobs` of the likeliest tokens.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        end_ids: frozenset[int],
+        max_rows: int,
+        max_model_len: int,
+        top_logprobs: int = 0,
+    ) -> None:
         self.rows: list[R] = []
+        self._top_logprobs = top_logprobs
         self.max_rows = max_rows
         self._model, self._end_ids, self._max_model_len = model, end_ids, max_model_len
         self._cache = self._new_cache()
@@ -184,9 +196,10 @@ class Batch(Generic[R]):
         ids, logprobs = choose(
             last, [row.sampling for row in rows], [row.uniform for row in rows], self._barred(last)
         )
+        tops = likeliest(last, self._top_logprobs)
         chunks = [
-            (row, row.accept(token, logprob, token in self._end_ids))
-            for row, token, logprob in zip(rows, ids, logprobs, strict=True)
+            (row, row.accept(token, logprob, token in self._end_ids, top))
+            for row, token, logprob, top in zip(rows, ids, logprobs, tops, strict=True)
         ]
         for at in reversed(range(len(rows))):
             if chunks[at][1].finish_reason is not None:

@@ -25,8 +25,11 @@ def open_students(config: EngineConfig, students: Mapping[str, str | None]) -> d
     return {name: engine.adapted(name) if folder else engine for name, folder in students.items()}
 
 
-def open_generator(config: EngineConfig) -> Generator:
+def open_generator(config: EngineConfig, top_logprobs: int = 0) -> Generator:
     """A loaded engine, ready for requests; `await close()` ends it. Raises ModelError.
+
+    With `top_logprobs` its chunks have so many of the likeliest tokens at each token (`Chunk.top`); an endpoint that
+    gives none raises EngineSetupError.
 
     It may be called before an event loop runs or inside one (loading blocks either way: seconds for transformers,
     up to minutes for vLLM). Then use the generator in one event loop only.
@@ -35,12 +38,12 @@ def open_generator(config: EngineConfig) -> Generator:
         case "transformers":
             from steper_ray.generation.transformers_engine import TransformersGenerator
 
-            return TransformersGenerator(config)
+            return TransformersGenerator(config, top_logprobs)
         case "vllm":
             from steper_ray.generation.vllm_engine import VllmGenerator
 
-            return VllmGenerator(config)
+            return VllmGenerator(config, top_logprobs=top_logprobs)
         case "openai":
             from steper_ray.generation.endpoint.client import OpenAIGenerator
 
-            return OpenAIGenerator(config)
+            return OpenAIGenerator(config, top_logprobs)

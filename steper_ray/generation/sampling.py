@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from steper_ray.config import SamplingConfig
+from steper_ray.generation.base import Likeliest
 
 
 def draws(sampling: SamplingConfig, count: int) -> tuple[float, ...]:
@@ -37,6 +38,15 @@ def choose(
         chosen[at] = _draw(allowed[at], [samplings[row] for row in drawn], [uniforms[row] for row in drawn])
     logprobs = logits.gather(-1, chosen[:, None])[:, 0] - logits.logsumexp(-1)
     return chosen.tolist(), logprobs.tolist()
+
+
+def likeliest(logits: torch.Tensor, count: int) -> list[tuple[Likeliest, ...]]:
+    """Of each row of [rows, vocabulary] its `count` likeliest tokens, in a tuple of one; empty for a count of 0."""
+    if not count:
+        return [()] * len(logits)
+    logprobs, ids = logits.float().log_softmax(-1).topk(min(count, logits.shape[-1]))
+    rows = zip(ids.tolist(), logprobs.tolist(), strict=True)
+    return [(tuple(zip(*row, strict=True)),) for row in rows]
 
 
 def _draw(

@@ -40,7 +40,7 @@ class TransformersGenerator:
     Raises ModelError if the model cannot be loaded or run this way. `close` ends the worker thread.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, top_logprobs: int = 0) -> None:
         self.tokenizer = engine_tokenizer(config)
         self.model = load_for(config)
         self._max_model_len, self._timeout_s = config.max_model_len, config.timeout_s
@@ -48,7 +48,8 @@ class TransformersGenerator:
         self._decode: Decode = decoder_of(copy.deepcopy(self.tokenizer))
         self._pulse = Pulse()
         ends = end_ids(self.model, self.tokenizer)
-        self._worker = _Worker(Batch(self.model, ends, config.max_batch, config.max_model_len))
+        size = config.max_batch, config.max_model_len
+        self._worker = _Worker(Batch(self.model, ends, *size, top_logprobs))
 
     @property
     def active(self) -> int:

@@ -24,7 +24,7 @@ from steper_ray.core.chat import end_of_turn
 from steper_ray.core.copies import local_name
 from steper_ray.core.errors import EngineDeadError, GenerationError, ModelError
 from steper_ray.generation.agreement import LISTED, Agreement
-from steper_ray.generation.base import Chunk, Prompt
+from steper_ray.generation.base import Chunk, Likeliest, Prompt
 from steper_ray.generation.tokens import engine_tokenizer, fit_tokens, model_prompt
 from steper_ray.generation.vllm_settings import ENVIRONMENT, lora_arguments, vllm_arguments
 from steper_ray.generation.waiting import Deadline, Pulse
@@ -46,13 +46,16 @@ class VllmGenerator:
     be made before an event loop runs or inside one, and is then used in one loop only.
     """
 
-    def __init__(self, config: EngineConfig, adapters: Mapping[str, str] = NO_ADAPTERS) -> None:
+    def __init__(
+        self, config: EngineConfig, adapters: Mapping[str, str] = NO_ADAPTERS, top_logprobs: int = 0
+    ) -> None:
         self.tokenizer = engine_tokenizer(config)
+        self._top_logprobs = top_logprobs
         self._max_model_len, self._timeout_s = config.max_model_len, config.timeout_s
         self._folder = resolve_model(config.model)
         adapters = {name: local_name(folder) for name, folder in adapters.items()}
         self._agreement = Agreement((self._folder, *adapters.values()), config.max_model_len)
-        self._llm: Any = _start(config, adapters)  # None once it is closed
+        self._llm: Any = _start(config, adapters, max(LISTED, top_logprobs))  # None once it is closed
         self._adapters = adapters
         self._vocabulary: int = self._llm.model_config.get_vocab_size()
         self._open: set[str] = set()  # requests whose streams are being read
@@ -84,14 +87,15 @@ class VllmGenerator:
         if self._llm is None:
             raise EngineDeadError(_CLOSED)
         await self._agreed(adapter)
-        outputs = self._outputs(ids, _params(sampling, max_tokens, stop, self._ends), adapter)
+        params = _params(sampling, max_tokens, stop, self._ends, self._top_logprobs)
+        outputs = self._outputs(ids, params, adapter)
         deadline = Deadline(self._timeout_s)
         written = 0
         async with aclosing(outputs):
             output = await deadline.begin(anext(outputs), self._pulse)
             while True:
                 self._pulse.beat()
-                chunk = _chunk(output, written)
+                chunk = _chunk(output, written, self._top_logprobs)
                 yield chunk
                 if chunk.finish_reason is not None:
                     return
@@ -182,17 +186,27 @@ class Adapted:
         await self._engine.close()
 
 
-def _chunk(output: Any, written: int) -> Chunk:
+def _chunk(output: Any, written: int, top_logprobs: int = 0) -> Chunk:
     """The new part of an output; `written` counts the tokens of the ones before it."""
     delta = output.outputs[0]
     ids = tuple(delta.token_ids)
-    logprobs = tuple(at[token].logprob for token, at in zip(ids, delta.logprobs or (), strict=True))
+    listed = delta.logprobs or ()
+    logprobs = tuple(at[token].logprob for token, at in zip(ids, listed, strict=True))
+    top = tuple(_likeliest(at, top_logprobs) for at in listed) if top_logprobs else ()
     # In every chunk: a stream that is cut after its first sentence has no last one.
     usage = Usage(len(output.prompt_token_ids), written + len(ids), output.num_cached_tokens or 0)
-    return Chunk(delta.text, ids, logprobs, delta.finish_reason if output.finished else None, usage)
+    return Chunk(delta.text, ids, logprobs, delta.finish_reason if output.finished else None, usage, top=top)
 
 
-def _params(sampling: SamplingConfig, max_tokens: int, stop: Sequence[str], ends: list[int]) -> Any:
+def _likeliest(listed: Mapping[int, Any], count: int) -> Likeliest:
+    """Of what vLLM lists at one token: beside the likeliest ones the token that was written, likely or not."""
+    ordered = sorted((-one.logprob, token) for token, one in listed.items())
+    return tuple((token, -value) for value, token in ordered[:count])
+
+
+def _params(
+    sampling: SamplingConfig, max_tokens: int, stop: Sequence[str], ends: list[int], top_logprobs: int = 0
+) -> Any:
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
     return SamplingParams(
@@ -203,12 +217,12 @@ def _params(sampling: SamplingConfig, max_tokens: int, stop: Sequence[str], ends
         min_tokens=min(sampling.min_tokens, max_tokens),
         stop=[string for string in stop if string],
         stop_token_ids=ends,  # besides those of the model's generation config
-        logprobs=0,  # of the sampled token alone
+        logprobs=top_logprobs,  # 0: of the sampled token alone
         output_kind=RequestOutputKind.DELTA,
     )
 
 
-def _start(config: EngineConfig, adapters: Mapping[str, str]) -> Any:
+def _start(config: EngineConfig, adapters: Mapping[str, str], max_logprobs: int) -> Any:
     """A running AsyncLLM."""
     folder = resolve_model(config.model)
     for name, value in ENVIRONMENT.items():
@@ -229,6 +243,7 @@ def _start(config: EngineConfig, adapters: Mapping[str, str]) -> Any:
                 **vllm_arguments(config, on_cpu),
                 **lora_arguments(adapters, on_cpu),
                 model=folder,
+                max_logprobs=max_logprobs,
                 distributed_executor_backend=_executor(config, on_cpu),
                 disable_log_stats=True,
             )

@@ -88,6 +88,7 @@ class Chain:
             taken_back=ruling.taken_back,
             confidence=ruling.confidence,
             duplicates=self._found.duplicates,
+            top_logprobs=made.top_logprobs,
         )
         self.steps.append(step)
         self._query = ruling.query

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Literal
 
-from steper_ray.core.errors import RefusedError
-from steper_ray.core.tokenizers import Tokenizer
+from steper_ray.core.errors import GenerationError, RefusedError
+from steper_ray.core.tokenizers import Tokenizer, vocabulary_fingerprint
 from steper_ray.frameworks.base import Framework
-from steper_ray.generation.base import Chunk
+from steper_ray.generation.base import Chunk, Likeliest
 from steper_ray.reasoning.confidence import TokenSpans
 from steper_ray.reasoning.reply import Reply
-from steper_ray.schema import Usage
+from steper_ray.schema import TopLogprobs, Usage
 
 
 class Draft:
@@ -32,6 +33,8 @@ class Draft:
         self.spans = TokenSpans(tokenizer)
         self.logprobs: list[float] = []
         self.usage = Usage()
+        self._tokenizer = tokenizer
+        self._top: list[tuple[int, Likeliest]] = []
         self._framework, self._one_sentence = framework, unit == "sentence"
         self._reply = Reply(framework.stop) if chat else None
         self._text = ""
@@ -42,6 +45,21 @@ class Draft:
     def mean_logprob(self) -> float | None:
         return sum(self.logprobs) / len(self.logprobs) if self.logprobs else None
 
+    @property
+    def top_logprobs(self) -> TopLogprobs | None:
+        """Of each token; None where the engine was opened for none. Raises GenerationError for what is no number."""
+        if not self._top:
+            return None
+        likeliest = [one for _, listed in self._top for one in listed]
+        if any(math.isnan(value) for _, value in likeliest):
+            raise GenerationError("the engine gave a log-probability that is no number")
+        return TopLogprobs(
+            vocabulary_fingerprint(self._tokenizer),
+            tuple(token for token, _ in self._top),
+            tuple(token for token, _ in likeliest),
+            tuple(value for _, value in likeliest),
+        )
+
     def add(self, chunk: Chunk) -> str:
         """The chunk's part of the piece's text."""
         self._tokens += len(chunk.token_ids)
@@ -50,6 +68,7 @@ class Draft:
             chunk = self._reply.push(chunk)
         self.spans.add(chunk)
         self.logprobs.extend(chunk.logprobs)
+        self._top.extend(zip(chunk.token_ids, chunk.top, strict=True) if chunk.top else ())
         self._text += chunk.text
         if self._one_sentence:
             self.piece, self.complete = self._framework.cut(self._text)

@@ -38,13 +38,13 @@ class Reply:
         """The chunk with the part of its text that is reply; without tokens where none is."""
         if chunk.thinking:
             self.thought += len(chunk.token_ids) or 1
-            return replace(chunk, text="", token_ids=(), logprobs=())
+            return replace(chunk, text="", token_ids=(), logprobs=(), top=())
         if self._begun:
             text = chunk.text
         elif not (text := self._opened(chunk.text)):
             if self._close:
                 self.thought += len(chunk.token_ids) or bool(chunk.text)
-                return replace(chunk, text="", token_ids=(), logprobs=())
+                return replace(chunk, text="", token_ids=(), logprobs=(), top=())
             return replace(chunk, text="")
         shown, self.stopped = self._stop.push(text)
         return replace(chunk, text=shown)

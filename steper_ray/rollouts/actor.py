@@ -215,7 +215,7 @@ class RolloutActor:
             await self._close()
             self._engine = spec.engine
             if spec.teacher == "engine":
-                await self._load(spec.engine)
+                await self._load(spec.engine, spec.logits)
         generator = self._engines[0] if spec.teacher == "engine" else None
         judge = larger = None
         if "judge" in spec.scores and spec.verify.judge_engine is not None:
@@ -242,13 +242,13 @@ class RolloutActor:
             self._retrievers = {key: open_cached(*key)}
         return self._retrievers[key]
 
-    async def _load(self, config: EngineConfig) -> Generator:
+    async def _load(self, config: EngineConfig, logits: int = 0) -> Generator:
         """An engine beside those that are there, or the one of these settings."""
         from steper_ray.generation import open_generator  # brings torch, which annotations do not need
 
         key = config.model_dump_json()
         if key not in self._loaded:
-            engine = open_generator(config)
+            engine = open_generator(config, logits)
             self._engines.append(engine)
             await engine.check()
             self._loaded[key] = engine

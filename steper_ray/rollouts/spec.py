@@ -99,6 +99,8 @@ class RolloutSpec:
     asking: Asking = Asking()
     before: tuple[ShardStore, ...] = ()
     verify: VerifyConfig = field(default_factory=VerifyConfig)
+    #: How many of the likeliest tokens are kept at each token (`build.logits`).
+    logits: int = 0
     #: Folder of each verifier that asks a model, by its name.
     scores: dict[str, Path] = field(default_factory=dict)
 
@@ -138,6 +140,8 @@ class RolloutSpec:
                     "datasets": sorted(self.asking.datasets),
                     "hops": sorted(self.asking.hops),
                 }
+            if self.logits:
+                identity["logits"] = self.logits
             if self.asking.first_sample:
                 identity["first_sample"] = self.asking.first_sample
         return identity

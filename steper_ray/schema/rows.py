@@ -17,6 +17,7 @@ from steper_ray.schema.types import (
     StepExample,
     StopReason,
     SubQuestion,
+    TopLogprobs,
     Trajectory,
     Usage,
 )
@@ -33,6 +34,14 @@ _USAGE = pa.struct(
         ("cached_tokens", pa.int64()),
         ("thinking_tokens", pa.int64()),
         ("larger_tokens", pa.int64()),
+    ]
+)
+_TOP = pa.struct(
+    [
+        ("vocabulary", pa.string()),
+        ("written", pa.list_(pa.int32())),
+        ("ids", pa.list_(pa.int32())),
+        ("logprobs", pa.list_(pa.float16())),
     ]
 )
 _QUESTION_FIELDS = [
@@ -59,6 +68,7 @@ _STEP = pa.struct(
         ("duplicates", pa.int64()),
         ("supported", pa.bool_()),
         ("injected", pa.string()),
+        ("top_logprobs", _TOP),
     ]
 )
 
@@ -134,7 +144,15 @@ def question_from_row(row: dict[str, Any]) -> Question:
 def step_from_row(row: dict[str, Any]) -> Step:
     hits = tuple(Hit(passage_from_row(hit["passage"]), hit["score"]) for hit in row["hits"])
     usage = Usage(**{name: tokens or 0 for name, tokens in row["usage"].items()})  # an older row has fewer
-    return Step(**{**row, "hits": hits, "usage": usage})
+    top = row.get("top_logprobs")  # an older row has none
+    if top is not None:
+        top = TopLogprobs(
+            top["vocabulary"],
+            tuple(top["written"]),
+            tuple(top["ids"]),
+            tuple(map(float, top["logprobs"])),
+        )
+    return Step(**{**row, "hits": hits, "usage": usage, "top_logprobs": top})
 
 
 def trajectory_from_row(row: dict[str, Any]) -> Trajectory:

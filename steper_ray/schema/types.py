@@ -104,6 +104,20 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class TopLogprobs:
+    """The likeliest tokens at each token that a step wrote, with the model's log-probabilities (`build.logits`).
+
+    `written` are the ids of what was written, from the step's first token on; `ids` and `logprobs` those of the
+    likeliest, likeliest first, the same number for each token. `vocabulary` is the fingerprint of what the ids mean.
+    """
+
+    vocabulary: str
+    written: tuple[int, ...]
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One round of retrieval and reasoning.
 
@@ -129,6 +143,7 @@ class Step:
     duplicates: int = 0
     supported: bool | None = None
     injected: str | None = None
+    top_logprobs: TopLogprobs | None = None
 
 
 def trajectory_id(question: str, sample: int, attempt: int) -> str:

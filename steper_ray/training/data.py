@@ -19,11 +19,11 @@ from random import Random
 
 import pyarrow.compute as pc
 
-from steper_ray.config import TrainConfig
+from steper_ray.config import BUILD, TrainConfig
 from steper_ray.core.errors import TrainingError
 from steper_ray.schema import Ability
 from steper_ray.training.objective import N_TASKS, TASKS
-from steper_ray.training.packing import Branch, Tree
+from steper_ray.training.packing import Branch, Said, Tree
 from steper_ray.training.selection import TASK, Rows, away, learned, measured, short
 from steper_ray.training.tokens import OpenTokens, Tokens
 
@@ -72,6 +72,7 @@ class Items:
 
     def __init__(self, tokens: OpenTokens, rows: Rows, config: TrainConfig) -> None:
         self._tokens, self._rows, self._config = tokens, rows, config
+        self._soft = config.soft_targets is not None and config.soft_targets.teacher == BUILD
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -82,14 +83,21 @@ class Items:
     def __getitem__(self, index: int) -> Item:
         chunk, row = self._tokens.place(int(self._rows[index]))
         name = chunk.ids[row].as_py()
-        *token_ids, cuts, ends, tasks = chunk.row(row)
+        *token_ids, cuts, ends, tasks, soft_ids, soft_logprobs = chunk.row(row)
         trunk, prompt, chain = (array("i", ids.tobytes()) for ids in token_ids)
+        soft = (
+            [of.reshape(len(chain), -1) for of in (soft_ids, soft_logprobs)]
+            if self._soft and len(soft_ids)
+            else []
+        )
+        starts = [0, *ends[:-1]]
         branches = tuple(
             Branch(
                 cut=int(cuts[step]),
                 prompt=prompt,
                 target=chain[: ends[step]] + array("i", [self._tokens.eos]),
                 task=int(tasks[step]),
+                said=Said(starts[step], *(of[starts[step] : ends[step]] for of in soft)) if soft else None,
             )
             for step in learned(tasks, [0, len(tasks)], lambda _: name, self._config).nonzero()[0].tolist()
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from steper_ray.prompts import PromptEncoder
 from steper_ray.schema import Ability, Trajectory, ability_of
+from steper_ray.training.alignment import Halves, Ints, likeliest
 from steper_ray.training.packing import Branch
 
 _TASK = {ability: number for number, ability in enumerate(Ability)}
@@ -25,6 +26,9 @@ class Encoded:
     ends: list[int]
     tasks: list[int]
     """The ability of each step, as its number."""
+    soft_ids: Ints
+    """Shape (len(chain), k): the likeliest tokens of the build's teacher (alignment.py)."""
+    soft_logprobs: Halves
 
     def own_words(self, end: int, reward: float = 0.0) -> tuple[Branch, ...]:
         """A branch a step whose target is what that step wrote, and `end` behind it: what was asked is its prompt.
@@ -45,15 +49,21 @@ class Encoded:
 
 
 def encode(trajectory: Trajectory, encoder: PromptEncoder) -> Encoded:
-    """The ids of a trajectory with the prompts of `encoder`."""
+    """The ids of a trajectory with the prompts of `encoder`. Raises ValueError as `likeliest`."""
     begin = encoder.trunk(())
-    trunk, chain, cuts, ends = list(begin), list[int](), list[int](), list[int]()
+    trunk, cuts, ends = list(begin), list[int](), list[int]()
+    chain, pieces = list[int](), list[list[int]]()
     for step in trajectory.steps:
         for hit in step.hits:
             trunk += encoder.trunk((hit.passage,))[len(begin) :]
-        chain += encoder.chain((step.reasoning,), begun=bool(chain))
+        pieces.append(encoder.chain((step.reasoning,), begun=bool(chain)))
+        chain += pieces[-1]
         cuts.append(len(trunk))
         ends.append(len(chain))
     n_steps = len(trajectory.steps)
     tasks = [_TASK[ability_of(step, n_steps)] for step in range(1, n_steps + 1)]
-    return Encoded(trunk, encoder.question(trajectory.question.text), chain, cuts, ends, tasks)
+    question, said = (
+        encoder.question(trajectory.question.text),
+        likeliest(pieces, trajectory.steps, encoder.tokenizer),
+    )
+    return Encoded(trunk, question, chain, cuts, ends, tasks, *said)

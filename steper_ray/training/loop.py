@@ -44,7 +44,7 @@ from steper_ray.training.objective import (
 from steper_ray.training.own_chains import StudentBatches
 from steper_ray.training.packing import Packed
 from steper_ray.training.shares import Share, filler, split
-from steper_ray.training.soft_targets import Teacher
+from steper_ray.training.soft_targets import Teacher, stored_losses
 from steper_ray.training.students import Students
 from steper_ray.training.telemetry import Telemetry
 from steper_ray.training.together import first_message, load_together
@@ -94,6 +94,8 @@ class Trainer:
             self._teacher = Teacher(name, targets, task.model, self._config, worker)
             check_exactness(self._teacher, self._sample, self._config, name)
             self._losses = partial(self._teacher.losses_of, self._engine)
+        elif targets is not None:
+            self._losses = partial(stored_losses, targets, self._engine)
         self._difficulty = DifficultyWeights(N_TASKS, self._config.sigma_lr, self._config.log_sigma_bounds)
         if (
             worker.rank == 0

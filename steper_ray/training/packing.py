@@ -14,7 +14,18 @@ from typing import Any, NamedTuple
 
 import torch
 
+from steper_ray.training.alignment import NONE, Halves, Ints
+
 IGNORE = -100
+
+
+class Said(NamedTuple):
+    """What the build's teacher said of a target's tokens from number `start` on: its k likeliest tokens (or NONE) and
+    their log-probabilities, both of shape (tokens, k)."""
+
+    start: int
+    ids: Ints
+    logprobs: Halves
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +42,7 @@ class Branch:
     task: int
     weight: float = 1.0
     reward: float = 0.0
+    said: Said | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +79,8 @@ class Packed:
     `tree`, `branch` and `cut` define attention (see `attention.py`); `example` is the index of the example
     a supervised token belongs to, over the whole batch, or -1; `task`, `weight`, `reward` and `chain`, the index of an
     example's tree, have shape (examples,). `spans` are the trees of each row; `taught` the same targets in the same
-    order, as their teacher reads them.
+    order, as their teacher reads them. `soft_ids` and `soft_logprobs` have shape (supervised tokens, k), row by row:
+    what the build's teacher said of each, NONE where it said nothing; None where it said nothing at all.
     """
 
     input_ids: torch.Tensor
@@ -83,6 +96,8 @@ class Packed:
     chain: torch.Tensor
     spans: tuple[tuple[Span, ...], ...]
     taught: Packed | None = None
+    soft_ids: torch.Tensor | None = None
+    soft_logprobs: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> Packed:
         values = ((field.name, getattr(self, field.name)) for field in fields(self))
@@ -131,6 +146,7 @@ def pack_rows(trees: Sequence[Tree], rows: Sequence[Sequence[int]], pad_id: int)
     position, cut = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
     tree_id, branch_id = torch.full(shape, -1), torch.full(shape, -1)
     spans: list[tuple[Span, ...]] = []
+    placed_branches: list[Branch] = []
     for r, row in enumerate(rows):
         at, placed = 0, list[Span]()
         for t in row:
@@ -155,9 +171,11 @@ def pack_rows(trees: Sequence[Tree], rows: Sequence[Sequence[int]], pad_id: int)
                 learn = slice(at + len(branch.prompt) - 1, at + size - 1)
                 labels[r, learn] = torch.tensor(branch.target)
                 example[r, learn] = first_example[t] + b
+                placed_branches.append(branch)
                 at += size
         spans.append(tuple(placed))
     branches = [branch for tree in trees for branch in tree.branches]
+    soft_ids, soft_logprobs = _said(placed_branches)
     return Packed(
         input_ids=ids,
         position_ids=position,
@@ -172,7 +190,27 @@ def pack_rows(trees: Sequence[Tree], rows: Sequence[Sequence[int]], pad_id: int)
         chain=torch.tensor([t for t, tree in enumerate(trees) for _ in tree.branches]),
         spans=tuple(spans),
         taught=_taught(trees, rows, pad_id),
+        soft_ids=soft_ids,
+        soft_logprobs=soft_logprobs,
     )
+
+
+def _said(branches: Sequence[Branch]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Of all targets, in the order of their tokens in the rows."""
+    width = min((branch.said.ids.shape[1] for branch in branches if branch.said is not None), default=0)
+    if not width:
+        return None, None
+    shape = sum(len(branch.target) for branch in branches), width
+    ids, logprobs = torch.full(shape, NONE), torch.zeros(shape)
+    at = 0
+    for branch in branches:
+        if branch.said is not None:
+            start = at + branch.said.start
+            own = slice(start, start + len(branch.said.ids))
+            ids[own] = torch.tensor(branch.said.ids[:, :width], dtype=torch.long)
+            logprobs[own] = torch.tensor(branch.said.logprobs[:, :width], dtype=torch.float32)
+        at += len(branch.target)
+    return ids, logprobs
 
 
 def _taught(trees: Sequence[Tree], rows: Sequence[Sequence[int]], pad_id: int) -> Packed | None:

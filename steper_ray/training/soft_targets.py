@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from steper_ray.config import SoftTargetsConfig, TrainConfig
 from steper_ray.core.errors import TrainingError
 from steper_ray.models import resolve_model
 from steper_ray.pretrained import load_shape, load_tokenizer
+from steper_ray.training.alignment import NONE
 from steper_ray.training.engine import Worker, deepspeed_config, load_whole_or_parts
 from steper_ray.training.forward import Forward
 from steper_ray.training.memory import SMALL, training_dtype
@@ -26,6 +27,8 @@ from steper_ray.training.packing import Packed, example_means
 from steper_ray.training.sizes import model_size
 
 _AT_ONCE = 256  # target tokens whose whole distributions are there together
+_NOTHING = -100.0  # the log-probability of what has none, as a number that can be multiplied by 0
+_LEAST = 1e-6  # of the teacher's tokens that are not among its likeliest
 
 
 class Teacher(Forward):
@@ -80,6 +83,20 @@ class Teacher(Forward):
         return losses
 
 
+def stored_losses(targets: SoftTargetsConfig, student: Forward, packed: Packed) -> torch.Tensor:
+    """As `Teacher.losses_of`, from what the build's teacher said; other tokens have their cross-entropy alone."""
+    logits, labels, example = student.supervised(packed)
+    token_losses = cross_entropy(logits.float(), labels, reduction="none")
+    if packed.soft_ids is not None and packed.soft_logprobs is not None:
+        ids = packed.soft_ids.to(logits.device)
+        said = (ids != NONE).any(dim=-1).nonzero()[:, 0]
+        theirs = packed.soft_logprobs.to(logits.device)[said]
+        apart = bucket_divergences(logits[said], ids[said], theirs, targets.beta)
+        own = token_losses[said]
+        token_losses = token_losses.index_add(0, said, targets.share * (apart - own))
+    return example_means(token_losses, example, packed)
+
+
 def step_weights(divergence: torch.Tensor, chain: torch.Tensor) -> torch.Tensor:
     """The trust in the teacher at each step: the least divergence of its chain so far, over its own; at most 1.
 
@@ -102,12 +119,47 @@ def divergences(
     beta KL(teacher || m) + (1 - beta) KL(student || m) for 0 < beta < 1, KL(teacher || student) for 0 and
     KL(student || teacher) for 1 (Agarwal et al., arXiv 2306.13649, section 3), times temperature^2.
     """
+    return _by_parts(_divergence, (student, teacher), beta, temperature)
+
+
+def bucket_divergences(
+    student: torch.Tensor, ids: torch.Tensor, logprobs: torch.Tensor, beta: float
+) -> torch.Tensor:
+    """As `divergences` at temperature 1, over the teacher's likeliest tokens and one bucket of all others.
+
+    `student` are logits of shape (tokens, vocabulary); `ids` and `logprobs` have shape (tokens, k), NONE for no token.
+    The divergence of buckets is a lower bound of that of the whole distributions.
+    """
+    return _by_parts(_bucket_divergence, (student, ids, logprobs), beta)
+
+
+def _by_parts(
+    divergence: Callable[..., torch.Tensor], of: Sequence[torch.Tensor], *settings: float
+) -> torch.Tensor:
+    """A function of each token, computed for a few of them at a time, and again in the backward pass."""
     parts = [
-        checkpoint(_divergence, student[at : at + _AT_ONCE], teacher[at : at + _AT_ONCE], beta, temperature,
-                   use_reentrant=False)
-        for at in range(0, len(student), _AT_ONCE)
-    ]  # fmt: skip
-    return torch.cat(parts) if parts else student.new_zeros(0, dtype=torch.float32)
+        checkpoint(divergence, *(one[at : at + _AT_ONCE] for one in of), *settings, use_reentrant=False)
+        for at in range(0, len(of[0]), _AT_ONCE)
+    ]
+    return torch.cat(parts) if parts else of[0].new_zeros(0, dtype=torch.float32)
+
+
+def _bucket_divergence(
+    student: torch.Tensor, ids: torch.Tensor, logprobs: torch.Tensor, beta: float
+) -> torch.Tensor:
+    student, none = student.float(), ids == NONE
+    whole = student.logsumexp(dim=-1, keepdim=True)
+    listed = student.gather(-1, ids.clamp(min=0)) - whole
+    # One column more, for tokens that are none.
+    of = torch.zeros(len(ids), student.shape[-1] + 1, dtype=torch.bool, device=ids.device)
+    of = of.scatter(-1, ids.masked_fill(none, student.shape[-1]), True)[:, :-1]
+    rest = student.masked_fill(of, -torch.inf).logsumexp(dim=-1, keepdim=True) - whole
+    ours = torch.cat([listed.masked_fill(none, _NOTHING), rest.clamp(min=_NOTHING)], dim=-1)
+    theirs = logprobs.clamp(min=_NOTHING).masked_fill(none, _NOTHING)
+    # Rounded probabilities may add up to a little more than 1.
+    other = (1 - theirs.exp().sum(dim=-1, keepdim=True)).clamp(min=_LEAST).log()
+    theirs = torch.cat([theirs, other], dim=-1).log_softmax(dim=-1)
+    return _generalised(ours, theirs, beta)
 
 
 def _divergence(
@@ -115,13 +167,16 @@ def _divergence(
 ) -> torch.Tensor:
     ours = (student.float() / temperature).log_softmax(dim=-1)
     theirs = (teacher.float() / temperature).log_softmax(dim=-1)
+    return _generalised(ours, theirs, beta) * temperature**2
+
+
+def _generalised(ours: torch.Tensor, theirs: torch.Tensor, beta: float) -> torch.Tensor:
+    """The generalised Jensen-Shannon divergence of log-probabilities, by token."""
     if beta in (0.0, 1.0):
-        found = _kl(theirs, ours) if beta == 0 else _kl(ours, theirs)
-    else:
-        shares = torch.tensor([1 - beta, beta], device=ours.device).log()
-        mixed = torch.logsumexp(torch.stack([ours + shares[0], theirs + shares[1]]), dim=0)
-        found = beta * _kl(theirs, mixed) + (1 - beta) * _kl(ours, mixed)
-    return found * temperature**2
+        return _kl(theirs, ours) if beta == 0 else _kl(ours, theirs)
+    shares = torch.tensor([1 - beta, beta], device=ours.device).log()
+    mixed = torch.logsumexp(torch.stack([ours + shares[0], theirs + shares[1]]), dim=0)
+    return beta * _kl(theirs, mixed) + (1 - beta) * _kl(ours, mixed)
 
 
 def _kl(of: torch.Tensor, to: torch.Tensor) -> torch.Tensor:

@@ -28,7 +28,8 @@ from steper_ray.core.tokenizers import Tokenizer
 from steper_ray.frameworks import Layout, layout, layouts
 from steper_ray.prompts import PromptEncoder, encoder, encoder_for, style_of
 from steper_ray.schema import TRAJECTORY_SCHEMA, StopReason, Trajectory, trajectory_from_row
-from steper_ray.training import encoding, tokens
+from steper_ray.training import alignment, encoding, tokens
+from steper_ray.training.alignment import NONE
 from steper_ray.training.encoding import encode
 from steper_ray.training.sources import Source
 from steper_ray.training.tokens import LISTS, SCHEMA, Note, crc
@@ -50,7 +51,7 @@ def tokens_key(tokenizer: Any, prompt: PromptConfig | None = None) -> str:
             "libraries": [version("tokenizers"), version("transformers")],
             "code": [
                 file_sha256(Path(str(module.__file__)))
-                for module in (tokenizers, chat, layout, encoder, encoding, tokens)
+                for module in (tokenizers, chat, layout, encoder, alignment, encoding, tokens)
             ],
             "rows": file_sha256(Path(__file__)),
             "layouts": {name: asdict(one) for name, one in layouts().items()},
@@ -75,27 +76,38 @@ def write_tokens(
         name: encoder_for(tokenizer, one, prompt or PromptConfig())
         for name, one in (known or layouts()).items()
     }
-    rows, highest, sha256 = 0, -1, ""
+    rows, highest, words, soft, sha256 = 0, -1, 0, 0, ""
     (end,) = {one.end for one in encoders.values()}
 
     def write(fresh: Path) -> None:
-        nonlocal rows, highest, sha256
+        nonlocal rows, highest, words, soft, sha256
         schema = SCHEMA.with_metadata({"eos": str(end)})
         with pa.OSFile(str(fresh), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             for batch in _encoded(source.path, encoders):
                 writer.write_batch(batch)
                 rows += batch.num_rows
                 highest = max(highest, _highest(batch), end)
+                words += len(batch.column("chain").flatten())
+                soft += _soft(batch)
         sha256 = file_sha256(fresh)
 
     write_file(file, write)
-    note = Note(sha256, file.stat().st_size, rows, highest)
+    note = Note(sha256, file.stat().st_size, rows, highest, words, soft)
     write_text(file.with_suffix(".json"), json.dumps(asdict(note)) + "\n")
 
 
 def _highest(batch: pa.RecordBatch) -> int:
     highest = (pc.max(batch.column(name).flatten()).as_py() for name in ("trunk", "question", "chain"))
     return max((-1 if value is None else value for value in highest), default=-1)
+
+
+def _soft(batch: pa.RecordBatch) -> int:
+    """Tokens of its chains that have soft targets."""
+    found = 0
+    for ids, chain in zip(batch.column("soft_ids"), batch.column("chain"), strict=True):
+        if len(ids):
+            found += int((ids.values.to_numpy().reshape(len(chain), -1) != NONE).any(axis=1).sum())
+    return found
 
 
 def _encoded(path: Path, encoders: Mapping[str, PromptEncoder]) -> Iterator[pa.RecordBatch]:
@@ -107,7 +119,10 @@ def _encoded(path: Path, encoders: Mapping[str, PromptEncoder]) -> Iterator[pa.R
                 f"{path}: trajectory {trajectory.id}: unknown framework '{trajectory.framework}': set "
                 f"reasoning.framework to it (known: {', '.join(encoders)})"
             )
-        rows.append(_row(trajectory, encoder))
+        try:
+            rows.append(_row(trajectory, encoder))
+        except ValueError as error:
+            raise TrainingError(f"{path}: trajectory {trajectory.id}: {error}. Build again") from error
         if len(rows) == ROWS:
             yield pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
             rows.clear()
@@ -157,7 +172,8 @@ def _check(path: Path, trajectory: Trajectory) -> None:
 
 def _row(trajectory: Trajectory, encoder: PromptEncoder) -> dict[str, Any]:
     ids = encode(trajectory, encoder)
-    arrays = [np.array(getattr(ids, name), np.int32) for name in LISTS]
+    arrays = [np.asarray(getattr(ids, name)).ravel() for name in LISTS]
+    arrays = [a if a.dtype == np.float16 else a.astype(np.int32) for a in arrays]
     return {
         "id": trajectory.id,
         "draw": draw(question_of(trajectory.id)),

@@ -13,7 +13,7 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from steper_ray.config import PromptConfig
+from steper_ray.config import BUILD, PromptConfig
 from steper_ray.core.errors import TrainingError
 from steper_ray.core.files import remove_unfinished, storing
 from steper_ray.core.locks import locked
@@ -28,6 +28,8 @@ from steper_ray.training.tokens import Tokens, is_whole, note_of
 
 logger = logging.getLogger(__name__)
 
+_FEW = 0.9  # of the tokens with soft targets: fewer are worth a warning
+
 
 def with_tokens(tasks: Sequence[Task], run_dir: Path, progress: bool = True) -> list[Task]:
     """The tasks with the token files of their data, made where they are missing. Raises TrainingError or ModelError."""
@@ -41,8 +43,26 @@ def with_tokens(tasks: Sequence[Task], run_dir: Path, progress: bool = True) -> 
     for task in tasks:
         other, same = task.job.config.validation.trajectories, prompts.index(task.job.prompt)
         held_out = None if other is None else made(other, task.model, same)
-        found.append(replace(task, tokens=made(task.job.trajectories, task.model, same), held_out=held_out))
+        tokens = made(task.job.trajectories, task.model, same)
+        if task.job.config.soft_targets is not None and task.job.config.soft_targets.teacher == BUILD:
+            check_soft(tokens, task.model)
+        found.append(replace(task, tokens=tokens, held_out=held_out))
     return found
+
+
+def check_soft(tokens: Tokens, model: str) -> None:
+    """Raises TrainingError where the build's teacher said nothing of this student's tokens; warns of few."""
+    notes = [note for file in tokens.files if (note := note_of(file)) is not None]
+    soft, words = sum(note.soft for note in notes), sum(note.words for note in notes)
+    if not soft:
+        raise TrainingError(
+            f"{tokens.source}: train.soft_targets.teacher=build, and no trajectory has log-probabilities in the tokens "
+            f"of {model}: build with build.logits=8 and a teacher that has the student's tokenizer, or name a model as "
+            "the teacher"
+        )
+    told = logger.warning if soft < _FEW * words else logger.info
+    told("%s: the build's teacher has said what it would write at %d of %d tokens of the chains", tokens.source, soft,
+         words)  # fmt: skip
 
 
 def tokenise(

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,11 +28,14 @@ from steper_ray.core.fingerprints import file_fingerprint
 Ints = npt.NDArray[np.int32]
 
 _IDS = pa.list_(pa.int32())
-LISTS = ("trunk", "question", "chain", "cuts", "ends", "tasks")
+LISTS = ("trunk", "question", "chain", "cuts", "ends", "tasks", "soft_ids", "soft_logprobs")
 #: `draw` is the question's number of splits.py. A step's trunk is the first `cuts` ids of `trunk`, its target the first
-#: `ends` ids of `chain` and the end of sequence. `crc` is the CRC-32 of the row's lists, in their order.
+#: `ends` ids of `chain` and the end of sequence. `soft_ids` and `soft_logprobs` have the teacher's likeliest tokens,
+#: as many of each id of `chain`. `crc` is the CRC-32 of the row's lists, in their order.
 SCHEMA = pa.schema(
-    [("id", pa.string()), ("draw", pa.float64())] + [(name, _IDS) for name in LISTS] + [("crc", pa.uint32())]
+    [("id", pa.string()), ("draw", pa.float64())]
+    + [(name, _IDS) for name in LISTS[:-1]]
+    + [(LISTS[-1], pa.list_(pa.float16())), ("crc", pa.uint32())]
 )
 _FIX = "Delete it and train again: it alone is made again"
 
@@ -46,12 +50,14 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """The note of a whole token file."""
+    """The note of a whole token file. `words` are the tokens of its chains, `soft` those that have soft targets."""
 
     sha256: str
     bytes: int
     rows: int
     highest: int
+    words: int
+    soft: int
 
 
 def note_of(file: Path) -> Note | None:
@@ -95,17 +101,16 @@ class Chunk:
         self._file = file
         self.ids: pa.StringArray = batch.column("id")
         self.draws: npt.NDArray[np.float64] = batch.column("draw").to_numpy()
-        self.trunk, self.question, self.chain, self.cuts, self.ends, self.tasks = self._lists = [
-            Lists(batch.column(name)) for name in LISTS
-        ]
+        self._lists = [Lists(batch.column(name)) for name in LISTS]
+        self.trunk, self.question, self.chain, self.cuts, self.ends, self.tasks, *_ = self._lists
         self._crc: npt.NDArray[np.uint32] = batch.column("crc").to_numpy()
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def row(self, index: int) -> list[Ints]:
-        """Trunk, question, chain, cuts, ends and tasks of a trajectory. Raises TrainingError where a bit changed."""
-        lists = [column.row(index) for column in self._lists]
+    def row(self, index: int) -> list[Any]:
+        """The lists of a trajectory, as LISTS names them. Raises TrainingError where a bit changed."""
+        lists: list[Any] = [column.row(index) for column in self._lists]
         if crc(lists) != self._crc[index]:
             raise TrainingError(
                 f"{self._file}: damaged at trajectory {self.ids[index].as_py()} (its CRC-32 differs). {_FIX}"

@@ -20,6 +20,9 @@ class CharTokenizer:
     def get_vocab(self):
         return {}
 
+    def __len__(self):
+        return 128
+
     def decode(self, token_ids, *, skip_special_tokens=True):
         return "".join(chr(i) for i in token_ids if i)
 
@@ -27,7 +30,8 @@ class CharTokenizer:
 class ScriptedGenerator:
     """Answers the n-th request with the n-th reply, in chunks of 5 characters; an exception is raised.
 
-    Characters of `doubted` texts have a log-probability of -3, all others -0.5; with `silent` none is told.
+    Characters of `doubted` texts have a log-probability of -3, all others -0.5; with `silent` none is told. With `top`
+    so much less likely than each is an "x".
 
     `prompts` records what was asked as text, `asked` as it came, `seeds`, `stops`, `temperatures` and `limits` (of
     tokens) those of each request; `aborted` counts the streams that were closed before their end.
@@ -40,6 +44,7 @@ class ScriptedGenerator:
         hang_at: int | None = None,
         doubted: Sequence[str] = (),
         silent: bool = False,
+        top: float | None = None,
     ):
         self.tokenizer = tokenizer
         self.prompts: list[str] = []
@@ -50,7 +55,7 @@ class ScriptedGenerator:
         self.temperatures: list[float] = []
         self.aborted = 0
         self._replies, self._hang_at = list(replies), hang_at
-        self._doubted, self._silent = doubted, silent
+        self._doubted, self._silent, self._top = doubted, silent, top
 
     async def stream(self, prompt, sampling, stop=()):
         self.asked.append(prompt)
@@ -71,13 +76,21 @@ class ScriptedGenerator:
             for at in range(0, len(reply), 5):
                 await asyncio.sleep(0)
                 piece = reply[at : at + 5]
-                yield Chunk(piece, tuple(map(ord, piece)), logprobs[at : at + len(piece)])
+                values = logprobs[at : at + len(piece)]
+                yield Chunk(piece, tuple(map(ord, piece)), values, top=self._likeliest(piece, values))
             if number == self._hang_at:
                 await asyncio.Event().wait()
             yield Chunk("", finish_reason="stop")
             done = True
         finally:
             self.aborted += not done
+
+    def _likeliest(self, piece, values):
+        if self._top is None:
+            return ()
+        return tuple(
+            ((ord(c), value), (ord("x"), value - self._top)) for c, value in zip(piece, values, strict=True)
+        )
 
     def _logprobs(self, reply):
         if self._silent:

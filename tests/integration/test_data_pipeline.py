@@ -6,15 +6,19 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
+from training_examples import tokens_of
 
 from steper_ray import stages
+from steper_ray.config import TrainConfig
 from steper_ray.config.file import load_config
 from steper_ray.core.errors import DataError, EngineDeadError, ModelError, NothingKeptError, SteperError
 from steper_ray.corpora.miniature import make_corpus
 from steper_ray.data.build import build_data
 from steper_ray.data.filtering import drop_reason
 from steper_ray.data.inspection import DataSet
-from steper_ray.models import ASSETS
+from steper_ray.models import ASSETS, resolve_model
+from steper_ray.pretrained import load_model, load_tokenizer
 from steper_ray.rollouts import run
 from steper_ray.rollouts.actor import RolloutActor
 from steper_ray.rollouts.deaths import BARREN
@@ -25,6 +29,10 @@ from steper_ray.schema import (
     to_row,
     trajectory_from_row,
 )
+from steper_ray.training.data import load_data
+from steper_ray.training.forward import Forward
+from steper_ray.training.packing import pack
+from steper_ray.training.tokenising import check_soft
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -143,6 +151,33 @@ def test_samples_of_a_question_differ_are_the_same_in_another_run_and_any_choice
     assert again.shards_run == 2
     assert [t.chain for t in trajectories(again)] == [t.chain for t in found]
     assert build_data(configure(*sampled, "build.keep=first")).shards_run == 0
+
+
+def test_what_the_teacher_would_have_written_is_what_a_training_computes_at_every_token_of_the_chain(
+    configure,
+):
+    """The stored log-probabilities are those of the teacher over the step trees that its student learns from."""
+    report = build_data(
+        configure("corpus.limit=6", "build.logits=4", "sampling.max_tokens=48", "build.in_flight=6")
+    )
+    model = resolve_model("miniature:teacher")
+    tokens = tokens_of(report.folder / "kept", load_tokenizer(model))
+    check_soft(tokens, model)
+    config = TrainConfig(row_tokens=4096, soft_targets={"teacher": "build"})
+    trees = [tree for item in load_data(tokens, config, 4096).items for tree in item.trees]
+    assert len(trees) == report.kept > 3
+    teacher = load_model(model, False, dtype=torch.float32)
+    packed = pack(trees, 4096, 0)
+    forward = Forward(teacher, teacher, "blocks", torch.float32, torch.device("cpu"))
+    logprobs, _, _ = forward.log_probabilities(packed)
+    said = (packed.soft_ids >= 0).all(dim=-1)
+    own_words = sum(len(branch.said.ids) for tree in trees for branch in tree.branches)
+    assert int(said.sum()) == own_words == sum(len(tree.branches[-1].target) - 1 for tree in trees)
+    wanted = logprobs[said].topk(4).values
+    assert torch.allclose(
+        logprobs[said].gather(-1, packed.soft_ids[said]), packed.soft_logprobs[said], atol=0.01
+    )
+    assert torch.allclose(packed.soft_logprobs[said], wanted, atol=0.01)
 
 
 def test_a_second_teacher_is_asked_what_the_first_got_wrong_and_each_row_tells_its_teacher(configure):

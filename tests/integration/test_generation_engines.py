@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 import ray
+import torch
 from endless import LONG
 from engine_servers import exported, merged, vllm_server, write_adapter
 from ray import serve
@@ -43,6 +44,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 MODEL, LENGTH = "miniature:teacher", 1024
 GREEDY = SamplingConfig(max_tokens=24)
 KINDS = ["transformers", "vllm", "openai", "teacher"]
+LIKELIEST = 3  # log-probabilities at each token
 START_S = 240
 TRIES = 5
 
@@ -125,8 +127,11 @@ async def engines(student, server, free_port, teacher, adapters):
             config = EngineConfig(**settings[kind])
             if kind == "vllm":
                 opened |= open_students(config, {kind: None} | adapters)
+                opened[
+                    kind
+                ]._top_logprobs = LIKELIEST  # a build opens the engine for them, and has no adapters
             else:
-                opened[kind] = open_generator(config)
+                opened[kind] = open_generator(config, LIKELIEST)
             stack.push_async_callback(opened[kind].close)
         up = partial(wait_until, lambda: answers(f"{base}/health"), "vLLM's server", in_vain=ended)
         await asyncio.to_thread(up, seconds=START_S)
@@ -148,6 +153,19 @@ async def test_engines_write_the_same_text_from_the_same_tokens(engines, prompts
     assert [c.mean_logprob for c in got] == pytest.approx([c.mean_logprob for c in wanted], abs=1e-3)
     for usages in zip([c.usage for c in got], [c.usage for c in wanted], strict=True):
         assert len({(usage.prompt_tokens, usage.completion_tokens) for usage in usages}) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_every_engine_gives_the_likeliest_tokens_of_the_model(engines, prompts, kind):
+    async with aclosing(engines[kind].stream(prompts[0], GREEDY)) as chunks:
+        found = [one async for chunk in chunks for one in zip(chunk.token_ids, chunk.top, strict=True)]
+    ids = torch.tensor([[*prompts[0], *(token for token, _ in found)]])
+    with torch.inference_mode():
+        logits = engines["transformers"].model(input_ids=ids).logits[0, len(prompts[0]) - 1 : -1]
+    wanted = logits.log_softmax(-1).topk(LIKELIEST)
+    assert [[token for token, _ in top] for _, top in found] == wanted.indices.tolist()
+    values = [value for _, top in found for _, value in top]
+    assert values == pytest.approx(wanted.values.flatten().tolist(), abs=1e-3)
 
 
 @pytest.fixture(scope="module")

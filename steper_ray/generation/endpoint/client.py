@@ -92,6 +92,7 @@ class OpenAIGenerator:
     def __init__(
         self,
         config: EngineConfig,
+        top_logprobs: int = 0,
         *,
         clock: Clock = time.monotonic,
         sleep: Sleep = asyncio.sleep,
@@ -110,7 +111,8 @@ class OpenAIGenerator:
         self._clock, self._sleep, self._rng = clock, sleep, rng or Random()
         self._warned_at = float("-inf")
         self._parameters = Parameters(config.model)
-        self._routing = Routing(config, _ends(self.tokenizer))
+        self._top_logprobs = top_logprobs
+        self._routing = Routing(config, _ends(self.tokenizer), top_logprobs)
         self._client = AsyncOpenAI(
             base_url=config.url,
             api_key=_key(config.api_key_env),
@@ -224,13 +226,21 @@ class OpenAIGenerator:
     async def _chunks(
         self, stream: AsyncStream[Any], deadline: Deadline, slot: Slot, asked: _Asked
     ) -> AsyncGenerator[Chunk, None]:
-        """The endpoint's stream as chunks, the last one with the usage. Raises Failure if it has no end."""
+        """The endpoint's stream as chunks, the last one with the usage.
+
+        Raises Failure if it has no end, EngineSetupError if log-probabilities are wanted and it gives none.
+        """
         last: Chunk | None = None
         usage: Usage | None = None
         written = 0
         while (event := await deadline.wait(anext(stream, None))) is not None:
             if (chunk := asked.reader.chunk(event)) is None:
                 continue
+            if self._top_logprobs and (chunk.text or chunk.token_ids) and not chunk.top:
+                raise EngineSetupError(
+                    f"build.logits={self._top_logprobs}: {self._url} does not name the likeliest tokens by their ids: "
+                    "a server of vLLM does, as do engine.kind=vllm and transformers; or set build.logits=0"
+                )
             # The usage comes with the finish reason, or before or after it, or never.
             usage = chunk.usage or usage
             if usage is not None:

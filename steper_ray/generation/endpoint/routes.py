@@ -18,7 +18,7 @@ from openai.types.chat import ChatCompletionChunk
 from steper_ray.config import SamplingConfig
 from steper_ray.core.chat import Conversation
 from steper_ray.core.errors import GenerationError, RefusedError
-from steper_ray.generation.base import Chunk
+from steper_ray.generation.base import Chunk, Likeliest
 from steper_ray.schema import Usage
 
 Prefill = Literal["continue", "prefix", "last", "none"]
@@ -28,6 +28,7 @@ Request = dict[str, Any]
 CHARS_A_TOKEN = 4
 #: vLLM's extensions of the protocol.
 TOKEN_IDS, MIN_TOKENS = "return_token_ids", "min_tokens"
+BY_ID, _ID = "return_tokens_as_token_ids", "token_id:"
 CONTINUES = ("continue_final_message", "add_generation_prompt")
 _USAGE = {"stream_options": {"include_usage": True}}
 _FILTERED = ("content_filter", "refusal", "safety")  # finish reasons that the question causes
@@ -59,15 +60,18 @@ class Route(Protocol):
 
 
 class Completions:
-    """Text or token ids that are completed. `ends`: token ids that end a completion besides the model's own."""
+    """Text or token ids that are completed. `ends`: token ids that end a completion besides the model's own;
+    `top_logprobs`: how many of the likeliest tokens are wanted at each token."""
 
-    def __init__(self, ends: Sequence[int] = ()) -> None:
-        self._ends = list(ends)
+    def __init__(self, ends: Sequence[int] = (), top_logprobs: int = 0) -> None:
+        self._ends, self._top_logprobs = list(ends), top_logprobs
 
     def request(
         self, prompt: str | list[int], sampling: SamplingConfig, max_tokens: int, stop: Sequence[str]
     ) -> Request:
         more = {TOKEN_IDS: True, MIN_TOKENS: min(sampling.min_tokens, max_tokens)}
+        if self._top_logprobs:
+            more[BY_ID] = True
         return {
             "prompt": prompt,
             "max_tokens": max_tokens,
@@ -75,7 +79,7 @@ class Completions:
             "top_p": sampling.top_p,
             "seed": sampling.seed,
             "stop": [string for string in stop if string] or None,
-            "logprobs": 0,
+            "logprobs": self._top_logprobs,
             **_USAGE,
             "extra_body": more | ({"stop_token_ids": self._ends} if self._ends else {}),
         }
@@ -85,10 +89,13 @@ class Completions:
         return stream
 
     def reader(self, prompt: object) -> Reader:
-        return _CompletionReader()
+        return _CompletionReader(self._top_logprobs)
 
 
 class _CompletionReader:
+    def __init__(self, top_logprobs: int) -> None:
+        self._top_logprobs = top_logprobs
+
     def chunk(self, event: Completion) -> Chunk | None:
         usage = usage_of(event.usage) if event.usage else None
         if not event.choices:
@@ -97,7 +104,21 @@ class _CompletionReader:
         ids = getattr(choice, "token_ids", None) or ()
         logprobs = (choice.logprobs and choice.logprobs.token_logprobs) or ()
         known = tuple(value for value in logprobs if value is not None)
-        return Chunk(_whole(choice.text or ""), tuple(ids), known, _finish(choice.finish_reason), usage)
+        text, finish = _whole(choice.text or ""), _finish(choice.finish_reason)
+        return Chunk(text, tuple(ids), known, finish, usage, top=self._top(choice.logprobs, len(ids)))
+
+    def _top(self, logprobs: Any, tokens: int) -> tuple[Likeliest, ...]:
+        """Of each token; empty where the endpoint does not name all of them by their ids."""
+        listed = (logprobs and logprobs.top_logprobs) or ()
+        if not self._top_logprobs or len(listed) != tokens:
+            return ()
+        if not all(one and all(name.startswith(_ID) for name in one) for one in listed):
+            return ()
+        # vLLM adds the token that was written where it is not among the likeliest.
+        tops = [
+            sorted((-value, int(name.removeprefix(_ID))) for name, value in one.items()) for one in listed
+        ]
+        return tuple(tuple((token, -value) for value, token in one[: self._top_logprobs]) for one in tops)
 
 
 class Chats:

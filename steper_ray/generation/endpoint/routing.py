@@ -34,11 +34,11 @@ _WAYS: tuple[Prefill, ...] = ("continue", "prefix", "last")
 
 
 class Routing:
-    """The routes of one endpoint. `ends`: token ids that end a completion besides the model's own."""
+    """The routes of one endpoint; `ends` and `top_logprobs` are those of its completions."""
 
-    def __init__(self, config: EngineConfig, ends: Sequence[int]) -> None:
+    def __init__(self, config: EngineConfig, ends: Sequence[int], top_logprobs: int = 0) -> None:
         self._config = config
-        self._completions = Completions(ends)
+        self._completions = Completions(ends, top_logprobs)
         self._by_ids = config.tokenizer is not None
         self._conversations: Route | None = self._completions if config.route == "completions" else None
         self._settling = asyncio.Lock()

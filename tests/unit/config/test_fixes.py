@@ -23,6 +23,29 @@ CASES: list[tuple[Change, list[Change]]] = [
     ),
     ({"build.ask": "until_right", "build.keep": "all"}, [{"build.ask": None}, {"build.keep": "first"}]),
     ({"build.teacher": "annotation", "build.self_correct": "true"}, [{"build.self_correct": None}]),
+    (
+        {"build.teacher": "annotation", "build.logits": "8"},
+        [{"build.logits": None}, {"build.teacher": "engine"}],
+    ),
+    (
+        {"build.logits": "8", "engine.kind": "openai", "engine.url": "http://h/v1"},
+        [{"engine.tokenizer": "o/m"}, {"build.logits": "0"}],
+    ),
+    (
+        {
+            "build.logits": "8",
+            "reasoning.escalate": "{engine: {kind: openai, model: m, url: 'http://h/v1'}}",
+        },
+        [{"build.logits": None}, {"reasoning.escalate": None}],
+    ),
+    (
+        {"train.method": "on_policy", "train.soft_targets.teacher": "build"},
+        [{"train.soft_targets.teacher": "org/model"}, {"train.method": "steper"}],
+    ),
+    (
+        {"train.soft_targets.teacher": "build", "train.soft_targets.temperature": "2"},
+        [{"train.soft_targets.temperature": None}, {"train.soft_targets.teacher": "org/model"}],
+    ),
     ({"build.teachers": "[{engine: {model: m}}]", "build.samples": "2"}, [{"build.samples": None}]),
     ({"corpus.kind": "musique"}, [{"corpus.questions": "q.jsonl"}]),
     ({"corpus.passages": "p.jsonl"}, [{"corpus.questions": "q.jsonl"}]),

@@ -252,3 +252,32 @@ def test_half_a_character_is_shown_as_a_mark_and_whole_ones_as_they_are():
     choice = {"finish_reason": "stop", "index": 0, "text": "a\ud83d b \ud83d\ude00 \u00e9"}
     event = Completion.construct(choices=[CompletionChoice.construct(**choice)], usage=None)
     assert Completions().reader("").chunk(event).text == "a\ufffd b \U0001f600 \u00e9"
+
+
+async def test_the_likeliest_tokens_come_by_their_ids(endpoint):
+    listed = [{"token_id:3": -0.5, "token_id:9": -1.0, "token_id:8": -2.0}, {"token_id:4": -0.1}]
+    said = {"token_logprobs": [-0.5, -0.1], "top_logprobs": listed}
+    endpoint.replies = [(200, [piece(" Bo", "length", token_ids=[3, 4], logprobs=said)])]
+    config = EngineConfig(kind="openai", model="tiny", url=endpoint.url, tokenizer="miniature:base")
+    generator = open_generator(config, top_logprobs=2)
+    chunks = [chunk async for chunk in generator.stream([5], GREEDY)]
+    assert (endpoint.bodies[0]["logprobs"], endpoint.bodies[0]["return_tokens_as_token_ids"]) == (2, True)
+    assert [one for chunk in chunks for one in chunk.top] == [((3, -0.5), (9, -1.0)), ((4, -0.1),)]
+    await generator.close()
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [None, {"token_logprobs": [-0.5], "top_logprobs": [{" Bo": -0.5}]}, {"token_logprobs": [-0.5]}],
+)
+async def test_an_endpoint_without_log_probabilities_by_ids_ends_the_run_with_those_that_have_them(
+    endpoint, logprobs
+):
+    endpoint.replies = [(200, [piece(" Bo", "length", token_ids=[3], logprobs=logprobs)])] * 2
+    config = EngineConfig(kind="openai", model="tiny", url=endpoint.url, tokenizer="miniature:base")
+    generator = open_generator(config, top_logprobs=2)
+    with pytest.raises(EngineSetupError, match=r"build\.logits=2: .*a server of vLLM does"):
+        await generator.check()
+    with pytest.raises(EngineSetupError, match=r"build\.logits=0"):
+        await generate(generator, [5], GREEDY)
+    await generator.close()

@@ -333,3 +333,17 @@ async def test_a_step_says_something_before_it_may_end(tmp_path):
         done = await generate(generator, PROMPTS[0], SamplingConfig(max_tokens=8, min_tokens=least))
         assert done.token_ids == wanted
     await generator.close()
+
+
+async def test_the_likeliest_tokens_are_the_models_own(engine):
+    opened = open_generator(EngineConfig(model="miniature:base", max_model_len=128), top_logprobs=3)
+    async with aclosing(opened.stream(PROMPTS[1], GREEDY)) as chunks:
+        found = [(chunk.token_ids, chunk.top) async for chunk in chunks]
+    await opened.close()
+    written = [token for ids, _ in found for token in ids]
+    with torch.inference_mode():
+        ids = torch.tensor([[*PROMPTS[1], *written]])
+        at = engine.model(input_ids=ids).logits[0, len(PROMPTS[1]) - 1 : -1].log_softmax(-1).topk(3)
+    assert [[token for token, _ in one] for _, (one,) in found] == at.indices.tolist()
+    for (_, (one,)), wanted in zip(found, at.values.tolist(), strict=True):
+        assert [value for _, value in one] == pytest.approx(wanted, abs=1e-4)

@@ -89,7 +89,7 @@ class OneByOne(VllmGenerator):
     def __init__(self, timeout_s):
         self.tokenizer, self._vocabulary, self._max_model_len = None, 100, 100
         self._timeout_s, self._llm, self._pulse = timeout_s, object(), Pulse()
-        self._turn, self.ended, self._ends = asyncio.Lock(), [], []
+        self._turn, self.ended, self._ends, self._top_logprobs = asyncio.Lock(), [], [], 0
 
     async def _agreed(self, adapter):
         pass

@@ -133,7 +133,7 @@ def test_training_reads_the_ids_that_an_engine_is_sent(tmp_path, family):
     assert tokens_key(tokenizer) != tokens_key(tokenizer, PromptConfig(format="text"))
     for row, trajectory in enumerate(trajectories):
         chunk, index = tokens.place(row)
-        trunk, question, chain, cuts, ends, _ = (list(map(int, ids)) for ids in chunk.row(index))
+        trunk, question, chain, cuts, ends, *_ = (list(map(int, ids)) for ids in chunk.row(index))
         for step, (cut, end) in enumerate(zip(cuts, ends, strict=True), 1):
             passages = [hit.passage for one in trajectory.steps[:step] for hit in one.hits]
             asked = encoder.prompt(trajectory.question.text, passages, ())

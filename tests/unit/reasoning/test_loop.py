@@ -1,6 +1,7 @@
 """The multi-step loop: prompts, stops, errors as data, events and cancellation."""
 
 import asyncio
+import math
 from contextlib import aclosing
 
 import pytest
@@ -19,6 +20,7 @@ from steper_ray.reasoning import (
     StepDone,
     StepStarted,
 )
+from steper_ray.reasoning.draft import Draft
 from steper_ray.schema import Passage, Question, StopReason
 
 ALBA = Passage("1", "Alba", "Alba was shot by Bo.")
@@ -259,3 +261,30 @@ async def test_every_step_question_and_sample_draws_numbers_of_its_own_and_the_s
 
 async def test_greedy_decoding_keeps_its_seed():
     assert await seeds_of(SamplingConfig(seed=3)) == [3, 3, 3]
+
+
+async def test_a_step_keeps_the_likeliest_tokens_of_what_it_wrote_and_what_is_no_number_is_owed():
+    replies = [" " + " ".join(CHAIN[i:]) for i in range(3)]
+    engine = ScriptedGenerator(replies, CharTokenizer(), top=1.5)
+    loop = Reasoner(KeywordRetriever([ALBA, BO]), engine, ReasoningConfig(), SamplingConfig(), "test")
+    for step in (await loop.run(QUESTION)).steps:
+        top = step.top_logprobs
+        written = "".join(map(chr, top.written))
+        assert written.startswith(" " + step.reasoning)
+        assert "".join(map(chr, top.ids)) == "".join(c + "x" for c in written)
+        assert {b - a for a, b in zip(top.logprobs[::2], top.logprobs[1::2], strict=True)} == {-1.5}
+    broken = ScriptedGenerator(replies, CharTokenizer(), top=math.nan)
+    ended = await Reasoner(
+        KeywordRetriever([ALBA, BO]), broken, ReasoningConfig(), SamplingConfig(), "test"
+    ).run(QUESTION)
+    assert ended.stop_reason is StopReason.GENERATOR_FAILED
+    assert "no number" in ended.error
+
+
+async def test_a_thought_has_no_likeliest_tokens():
+    engine = ScriptedGenerator(["<think>No.</think>Bo was born in Cem."], CharTokenizer(), top=1.0)
+    draft = Draft(FRAMEWORKS["ircot"], "sentence", engine.tokenizer, chat=True)
+    async for chunk in engine.stream("Q", SamplingConfig()):
+        draft.add(chunk)
+    assert "think>" not in "".join(map(chr, draft.top_logprobs.written))
+    assert draft.piece == "Bo was born in Cem."

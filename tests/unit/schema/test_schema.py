@@ -13,13 +13,15 @@ from steper_ray.schema import (
     StepExample,
     StopReason,
     SubQuestion,
+    TopLogprobs,
     Trajectory,
     Usage,
 )
 
 PASSAGE = Passage("p1", "Alba", "Alba was shot by Bo.")
 QUESTION = Question("q1", "Who?", ("Bo", "B."), ("p1",), 2, (SubQuestion("Who?", "Bo", None),), "miniature")
-STEP = Step(1, "Who?", (Hit(PASSAGE, 2.5),), "It is Bo.", -0.25, Usage(10, 4, 2), 0.1, 0.2)
+TOP = TopLogprobs("v", (7, 8), (7, 3, 9, 8), (-0.5, -1.25, -0.75, -1.0))
+STEP = Step(1, "Who?", (Hit(PASSAGE, 2.5),), "It is Bo.", -0.25, Usage(10, 4, 2), 0.1, 0.2, top_logprobs=TOP)
 TRAJECTORY = Trajectory(QUESTION, "ircot", (STEP,), "Bo", StopReason.ANSWERED, None, "teacher")
 EXAMPLE = StepExample("q1#1", "q1", 1, 3, Ability.EXPANSION, "Who?", ((PASSAGE,), ()), ("a.", "b."))
 
@@ -47,3 +49,9 @@ def test_a_trajectory_lists_its_passages_and_chain_in_prompt_order():
     trajectory = Trajectory(QUESTION, "ircot", (STEP, other), "Bo", StopReason.ANSWERED)
     assert [p.id for p in trajectory.passages] == ["p1", "p2"]
     assert trajectory.chain == ("It is Bo.", "So.")
+
+
+def test_a_row_from_before_there_were_log_probabilities_is_read():
+    row = schema.to_row(TRAJECTORY)
+    del row["steps"][0]["top_logprobs"]
+    assert schema.trajectory_from_row(row).steps[0].top_logprobs is None

@@ -3,18 +3,28 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch.nn.functional import kl_div
+from torch.nn.functional import cross_entropy, kl_div
 
-from steper_ray.config import TrainConfig
+from steper_ray.config import SoftTargetsConfig, TrainConfig
 from steper_ray.core.errors import TrainingError
 from steper_ray.models import resolve_model
 from steper_ray.pretrained import load_model
+from steper_ray.training.alignment import NONE
 from steper_ray.training.engine import Worker
+from steper_ray.training.exactness import examples_of
 from steper_ray.training.forward import Forward
-from steper_ray.training.packing import Branch, Tree, pack
-from steper_ray.training.soft_targets import Teacher, divergences, shared_vocabulary, step_weights
+from steper_ray.training.packing import Branch, Said, Tree, pack
+from steper_ray.training.soft_targets import (
+    Teacher,
+    bucket_divergences,
+    divergences,
+    shared_vocabulary,
+    step_weights,
+    stored_losses,
+)
 
 
 def logits(tokens=700, vocabulary=11):
@@ -102,3 +112,69 @@ def test_a_teacher_with_another_tokenizer_is_refused_with_both_names(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(other))
     with pytest.raises(TrainingError, match=r"another tokenizer than the student .*base"):
         shared_vocabulary(str(ours), str(tmp_path), False)
+
+
+def buckets_by_definition(student, ids, logprobs, beta):
+    """One token at a time, with probabilities."""
+    found = []
+    for row, tokens, said in zip(student.softmax(-1), ids.tolist(), logprobs.exp().tolist(), strict=True):
+        known = [(token, p) for token, p in zip(tokens, said, strict=True) if token != NONE]
+        ours = torch.stack([*(row[token] for token, _ in known), 1 - sum(row[token] for token, _ in known)])
+        theirs = torch.tensor([*(p for _, p in known), 1 - sum(p for _, p in known)])
+        found.append(by_definition(ours.log()[None], theirs.log()[None], beta)[0])
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
+def test_the_likeliest_tokens_and_the_rest_as_one_are_compared_as_the_definition_says(beta):
+    student, teacher = logits(tokens=300)
+    logprobs, ids = teacher.log_softmax(-1).topk(4)
+    ids[5:50, 3] = NONE  # a token that the student does not know is of the rest
+    found, wanted = (of(student, ids, logprobs, beta) for of in (bucket_divergences, buckets_by_definition))
+    assert torch.allclose(found, wanted, atol=1e-4)
+    gradients = [torch.autograd.grad(value.sum(), student, retain_graph=True)[0] for value in (found, wanted)]
+    assert torch.allclose(*gradients, atol=1e-4)
+    assert (found <= by_definition(student, teacher, beta) + 1e-5).all()  # merging tells no more apart
+
+
+def test_rounded_probabilities_of_more_than_one_and_a_whole_vocabulary_have_a_finite_divergence():
+    student, teacher = logits(tokens=9)
+    logprobs, ids = teacher.log_softmax(-1).topk(11)
+    whole = bucket_divergences(student, ids, logprobs, 0.0)
+    assert torch.allclose(whole, by_definition(student, teacher, 0.0), atol=1e-3)
+    for value in (0.01, -torch.inf):
+        found = bucket_divergences(student, ids[:, :1], torch.full((9, 1), value), 0.5)
+        assert torch.isfinite(found).all()
+        assert torch.isfinite(torch.autograd.grad(found.sum(), student, retain_graph=True)[0]).all()
+
+
+@pytest.mark.parametrize("packing", ["tree", "rows"])
+def test_each_token_has_what_the_builds_teacher_said_of_it_however_examples_are_packed(packing):
+    said = Said(
+        1, np.array([[6, 9], [8, NONE]], np.int32), np.log([[0.5, 0.25], [0.75, 1.0]]).astype(np.float16)
+    )
+    branches = Branch(2, (4,), (5, 6), 0), Branch(3, (4,), (5, 6, 8), 2, said=said)
+    trees = [Tree((1, 2, 3), branches), Tree((9, 7), (Branch(1, (4,), (8,), 2),))]
+    if packing == "rows":
+        trees = examples_of(trees)
+    model = load_model(
+        resolve_model("miniature:base"), False, dtype=torch.float32, attn_implementation="eager"
+    )
+    forward = Forward(model, model, "blocks", torch.float32, torch.device("cpu"))
+    targets = SoftTargetsConfig(teacher="build", share=0.25, beta=0.3)
+    found = stored_losses(targets, forward, pack(trees, 16, 0))
+    model.set_attn_implementation("eager")
+    wanted = []
+    for tree in examples_of(trees):
+        (branch,) = tree.branches
+        ids = torch.tensor([[*tree.trunk, *branch.prompt, *branch.target]])
+        at = model(input_ids=ids).logits[0, -len(branch.target) - 1 : -1]
+        tokens = cross_entropy(at, torch.tensor(branch.target), reduction="none")
+        if branch.said is not None:
+            apart = buckets_by_definition(
+                at[1:], torch.tensor(said.ids), torch.tensor(said.logprobs, dtype=torch.float32), 0.3
+            )
+            tokens = torch.cat([tokens[:1], 0.75 * tokens[1:] + 0.25 * apart])
+        wanted.append(tokens.mean())
+    torch.testing.assert_close(found, torch.stack(wanted), atol=1e-4, rtol=1e-4)
+    assert found.requires_grad

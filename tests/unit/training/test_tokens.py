@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 
 import pyarrow as pa
@@ -14,16 +15,19 @@ from training_examples import gold_examples, tokens_of, trajectories_of, write_t
 from steper_ray.config import TrainConfig
 from steper_ray.core.errors import TrainingError
 from steper_ray.core.files import file_sha256, write_table
+from steper_ray.core.tokenizers import vocabulary_fingerprint
 from steper_ray.data.examples import make_examples
 from steper_ray.data.export import export
 from steper_ray.frameworks import layouts
 from steper_ray.prompts import PromptEncoder
-from steper_ray.schema import EXAMPLE_SCHEMA, TRAJECTORY_SCHEMA, StopReason, to_row
+from steper_ray.schema import EXAMPLE_SCHEMA, TRAJECTORY_SCHEMA, StopReason, TopLogprobs, to_row
 from steper_ray.training import token_writer
 from steper_ray.training import tokens as module
+from steper_ray.training.alignment import NONE
 from steper_ray.training.data import load_data
 from steper_ray.training.sources import Source, data_fingerprint, sources_of
 from steper_ray.training.token_writer import tokens_key, write_tokens
+from steper_ray.training.tokenising import check_soft
 from steper_ray.training.tokens import OpenTokens, Tokens, is_whole
 
 TRAJECTORIES = trajectories_of(gold_examples(worlds=3, questions=5))
@@ -240,3 +244,57 @@ def test_a_note_says_how_high_the_ids_are(tmp_path):
     pieces = [ids for t in trees for ids in (t.trunk, *(p for b in t.branches for p in (b.prompt, b.target)))]
     assert note["highest"] == max(max(piece) for piece in pieces)
     assert OpenTokens(Tokens(tmp_path, tokens.files)).highest == note["highest"]
+
+
+BUILD = {"soft_targets": {"teacher": "build"}}
+
+
+def spoken(trajectory, written=None, vocabulary=None, value=-0.5):
+    """A trajectory whose teacher has written " " and each step's words, or `written`, with two tokens at each."""
+    steps = []
+    for step in trajectory.steps:
+        ids = tuple(map(ord, written or f" {step.reasoning}"))
+        both = tuple(one for token in ids for one in (token, 1))
+        told = vocabulary or vocabulary_fingerprint(CharTokenizer())
+        top = TopLogprobs(told, ids, both, (value, -2.0) * len(ids))
+        steps.append(dataclasses.replace(step, top_logprobs=top))
+    return dataclasses.replace(trajectory, steps=tuple(steps))
+
+
+def test_a_steps_own_words_have_what_the_teacher_said_and_what_it_repeats_has_nothing(tmp_path):
+    source = write_trajectories(tmp_path / "a.parquet", [spoken(t) for t in TRAJECTORIES])
+    tokens = tokens_of(source, CharTokenizer())
+    for item in items(tokens, **BUILD):
+        before = 0
+        for branch in item.trees[0].branches:
+            start, ids, logprobs = branch.said
+            assert (start, start + len(ids) + 1) == (before, len(branch.target))  # all but the end
+            assert ids[:, 0].tolist() == list(branch.target[start:-1])
+            assert (set(ids[:, 1].tolist()), set(logprobs.ravel().tolist())) == ({1}, {-0.5, -2.0})
+            before = start + len(ids)
+    assert all(b.said is None for item in items(tokens) for b in item.trees[0].branches)
+    check_soft(tokens, "student")
+
+
+def test_where_the_students_tokens_part_from_the_teachers_the_rest_of_the_step_has_nothing(tmp_path, caplog):
+    trajectory = TRAJECTORIES[0]
+    longer = spoken(
+        trajectory, f" {trajectory.steps[0].reasoning[:4]}\u00e9"
+    )  # beyond the vocabulary, and other
+    tokens = tokens_of(write_trajectories(tmp_path / "a.parquet", [longer]), CharTokenizer())
+    first = items(tokens, **BUILD)[0].trees[0].branches[0].said
+    assert [one != NONE for one in first.ids[:, 0].tolist()] == [True] * 5 + [False] * (len(first.ids) - 5)
+    check_soft(tokens, "student")
+    assert "has said what it would write at" in caplog.text
+
+
+def test_another_tokenizers_words_none_at_all_and_what_is_no_number_are_named(tmp_path):
+    for name, made in (("none", TRAJECTORIES[0]), ("other", spoken(TRAJECTORIES[0], vocabulary="x"))):
+        tokens = tokens_of(write_trajectories(tmp_path / f"{name}.parquet", [made]), CharTokenizer())
+        with pytest.raises(
+            TrainingError, match=rf"{name}.*no trajectory has log-probabilities.*build\.logits"
+        ):
+            check_soft(tokens, "student")
+    broken = write_trajectories(tmp_path / "nan.parquet", [spoken(TRAJECTORIES[0], value=math.nan)])
+    with pytest.raises(TrainingError, match=rf"nan.*trajectory {TRAJECTORIES[0].id}: .*no number"):
+        tokens_of(broken, CharTokenizer())
