@@ -152,6 +152,7 @@ class Disturber(threading.Thread):
 def disturbed(stage: str, run_dir: Path, found: Found, args: argparse.Namespace, rng: random.Random) -> None:
     """Runs the stage until it ends well; counts what happened meanwhile."""
     whole: dict[str, tuple[int, int]] = {}
+    damaged: dict[str, tuple[int, int]] = {}
     for _ in range(TRIES):
         run = Run(stage, run_dir)
         kinds = [kind for kind in KINDS[stage] if kind != "flip bit"]
@@ -163,7 +164,7 @@ def disturbed(stage: str, run_dir: Path, found: Found, args: argparse.Namespace,
         disturber.stop()
         found.faults += disturber.done
         found.runs += 1
-        now = shards(run_dir)
+        now = {name: state for name, state in shards(run_dir).items() if damaged.get(name) != state}
         found.repeated += sum(now[name] != state for name, state in whole.items() if name in now)
         told = status in (2, 75) and "error: " in said
         if "Traceback" in said or not (told or status in (0, -signal.SIGKILL)):
@@ -175,6 +176,7 @@ def disturbed(stage: str, run_dir: Path, found: Found, args: argparse.Namespace,
             flipped = rng.choice(sorted(now))
             flip(run_dir / "data" / "trajectories" / flipped, rng)
             found.faults["flip bit"] += 1
+            damaged[flipped] = shards(run_dir)[flipped]
             del now[flipped]
         whole = now
     raise SystemExit(f"{stage} did not end well in {TRIES} runs: {said[-2000:]}")

@@ -8,8 +8,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,13 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from steper_ray.core.errors import SteperError, StorageError
+from steper_ray.core.errors import SteperError, StorageError, in_one_line
 from steper_ray.core.storage import is_remote
 
 logger = logging.getLogger(__name__)
 
 _OPEN = "STEPER_ALLOW_OPEN_RAY"
 _LOOK_S = 60.0  # for all nodes to look at run_dir; each starts a process for it
+_EVERY_S = 0.2  # between two looks whether Ray is there
+_AGAIN = 75  # exit status: the same command may succeed
+_RECONNECT, _RECONNECT_S = "RAY_gcs_rpc_server_reconnect_timeout_s", 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,8 @@ def connect(run_dir: Path | None = None) -> None:
 
     A local Ray never joins another that runs here, opens no dashboard, and counts at least
     two CPUs, so that the two workers of the default config start on any machine. SIGTERM then stops a command as
-    Ctrl-C does. Raises StorageError for a `run_dir` that other nodes or later jobs do not see.
+    Ctrl-C does; the loss of its Ray ends it with one line and status 75. Raises StorageError for a `run_dir` that
+    other nodes or later jobs do not see.
     """
     # Ray's core logs as errors what is none (that an actor's arguments are in the object store); what ends it is fatal.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -80,6 +86,8 @@ def connect(run_dir: Path | None = None) -> None:
         _check(run_dir)
         return
     _init()
+    address = str(ray.get_runtime_context().gcs_address)
+    threading.Thread(target=_watch, args=[address], name="watch", daemon=True).start()
     _check(run_dir)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _stop)  # Ray's own handler prints two stack traces
@@ -205,15 +213,63 @@ def check_open_ray() -> None:
     )
 
 
+def _watch(address: str) -> None:
+    """Ends this process, and what it started, once its Ray is gone: the head node, or the node it runs on.
+
+    Ray's core would end it too, without a word. Not where the process itself has left that Ray.
+    """
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    (node,) = (node for node in ray.nodes() if node["NodeID"] == here)
+    own = f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
+    patience = 0.8 * float(os.environ.get(_RECONNECT, _RECONNECT_S))  # a head node may come back
+    answered = time.monotonic()
+    while True:
+        time.sleep(_EVERY_S)
+        refused = _refusal(address)
+        if refused is None:
+            answered = time.monotonic()
+        elif time.monotonic() - answered > patience:
+            return _end(address, f"head node at {address}")
+        if isinstance(_refusal(own), ConnectionRefusedError):
+            return _end(address, f"node at {own}, on which this command runs,")
+
+
+def _refusal(address: str) -> OSError | None:
+    """Why nothing listens there; a process that stands still does."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_LOOK_S):
+            return None
+    except OSError as error:
+        return error
+
+
+def _end(address: str, what: str) -> None:
+    import psutil
+    import ray
+
+    if not ray.is_initialized() or ray.get_runtime_context().gcs_address != address:
+        return
+    print(
+        f"error: Ray's {what} is gone. What is done is kept: run the same command again",
+        file=sys.stderr,
+        flush=True,
+    )
+    for process in psutil.Process().children(recursive=True):  # a local Ray
+        with suppress(psutil.Error):
+            process.kill()
+    os._exit(_AGAIN)
+
+
 def _stop(*_: object) -> None:
     raise KeyboardInterrupt
 
 
 def _init() -> None:
-    import ray
-
     if "RAY_ADDRESS" in os.environ:
-        ray.init()
+        _start()
         return
     check_open_ray()
     # The stages show their own progress.
@@ -222,10 +278,19 @@ def _init() -> None:
     # An actor of every training, for notices that a node will be taken away.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     cpus = max(2, os.cpu_count() or 2)
-    ray.init(
+    _start(
         address="local",
         num_cpus=cpus,
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+
+
+def _start(**how: Any) -> None:
+    import ray
+
+    try:
+        ray.init(**how)
+    except Exception as error:  # Ray's own have no class of their own
+        raise SteperError(f"Ray did not start: {in_one_line(error)}. Run the same command again") from error

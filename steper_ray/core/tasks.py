@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from steper_ray.core.errors import SteperError
+from steper_ray.core.errors import SteperError, in_one_line
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -28,7 +28,7 @@ def in_order(
     way are waited for, and not cancelled, since Ray 2.60 ends the driver when a cancellation meets a task's reply.
     """
     import ray
-    from ray.exceptions import RayTaskError
+    from ray.exceptions import RayError, RayTaskError
 
     if not ray.is_initialized():
         yield from map(function, items)
@@ -53,6 +53,11 @@ def in_order(
                 result: R = ray.get(waiting[0])
             except RayTaskError as error:
                 raise error.cause if isinstance(error.cause, SteperError) else error from None
+            except RayError as error:
+                raise SteperError(
+                    f"a task was lost with its Ray ({in_one_line(error)}). What is done is kept: run the same command "
+                    "again"
+                ) from error
             waiting.popleft()
             yield result
     finally:

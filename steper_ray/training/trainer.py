@@ -180,6 +180,11 @@ def _fit(tasks: Sequence[Task], run_dir: Path) -> None:
             f"training failed and was not brought back by {config.max_failures} restarts: {reason(error)}. Run it "
             f"again to go on from the last checkpoint below {store}"
         ) from error
+    except RayError as error:
+        raise TrainingError(
+            f"the training lost its Ray ({in_one_line(error)}). Run it again to go on from the last checkpoint below "
+            f"{store}"
+        ) from error
     if outcome is not None:
         raise TrainingError(outcome)
 

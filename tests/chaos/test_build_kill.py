@@ -35,6 +35,8 @@ from steper_ray.rollouts.actor import RolloutActor
 from steper_ray.rollouts.deaths import ALONE, COMPANY
 
 VICTIMS = {"engine": "RolloutActor", "notes": "NotesActor", "worker": "ray::"}
+# A lost node (test_nodes.py) takes some "worker" with it: a short run leaves that one out.
+WORKERS = list(VICTIMS) if ROUNDS > 1 else ["engine", "notes"]
 # Agents of a raylet: it ends itself without them, which is the case of the raylet.
 AGENTS = ("DashboardAgent", "RuntimeEnvAgent")
 DRIVER = textwrap.dedent("""
@@ -71,7 +73,7 @@ def build_and_kill(build, moment, victim):
         return report, before.result()
 
 
-@pytest.mark.parametrize(("case", "seed"), rounds(*VICTIMS))
+@pytest.mark.parametrize(("case", "seed"), rounds(*WORKERS))
 def test_a_build_survives_the_death_of_a_worker(case, seed, whole, tmp_path):
     rng = random.Random(f"{case} {seed}")
     moment, build = Moment.drawn(rng), Watched(tmp_path)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 from processes import children
 from training_examples import gold_examples, write_trajectories
 from waiting import wait_until
@@ -47,3 +48,24 @@ def test_a_stopped_training_does_too_and_ends_with_the_same_status(tmp_path: Pat
     write_trajectories(tmp_path / "run" / "data" / "kept" / "part.parquet", gold_examples())
     overrides = f"run_dir={tmp_path / 'run'}", "train.epochs=2000"
     stop("train", tmp_path / "log", ", loss ", signal.SIGINT, *overrides)
+
+
+@pytest.mark.parametrize("victim", ["gcs_server", "raylet"])
+def test_a_command_whose_ray_is_gone_says_so_and_leaves_no_process(
+    tmp_path: Path, monkeypatch, victim
+) -> None:
+    """Ray's core would end it a minute later, without a word."""
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+    log, command = tmp_path / "log", [sys.executable, "-m", "steper_ray.cli.main", "build"]
+    settings = ["--config", "jobs/configs/miniature.yaml", f"run_dir={tmp_path / 'run'}"]
+    with log.open("wb") as stderr:
+        process = subprocess.Popen([*command, *settings], stderr=stderr, stdout=stderr)
+        wait_until(lambda: "trajectories: " in log.read_text(), "a build", in_vain=process.poll)
+        below = children(psutil.Process(process.pid))
+        (head,) = (one for one in below if f"/{victim} " in " ".join(one.cmdline()))
+        head.kill()
+        assert process.wait(timeout=120) == 75
+    last = log.read_text().replace("\r", "\n").splitlines()[-1]
+    assert re.fullmatch(r"error: Ray's (head )?node at .* is gone\. .* run the same command again", last)
+    _, alive = psutil.wait_procs(below, timeout=60)
+    assert alive == []
