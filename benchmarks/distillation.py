@@ -2,6 +2,7 @@
 
     steper               StepER: cross-entropy on the teacher's chains
     steper_soft          half of it a forward KL divergence to the teacher's distributions (train.soft_targets)
+    steper_stored        the same by what the build's teacher said at its own words (build.logits=8)
     on_policy            the teacher's distributions over the student's own chains, from the base
     steper_twice         StepER, and as many steps of StepER again: the baseline of those below
     steper_on_policy     StepER, then as many steps on-policy, by the reverse KL divergence (beta 1)
@@ -25,7 +26,7 @@ from typing import Any
 
 from steper_ray import stages
 from steper_ray.cluster import connect
-from steper_ray.config import Config, TrainConfig
+from steper_ray.config import BUILD, Config, TrainConfig
 from steper_ray.config.file import load_config
 from steper_ray.evaluation.pipeline import EvalJob, evaluate, format_scores
 from steper_ray.evaluation.report import format_comparisons
@@ -38,6 +39,7 @@ from steper_ray.training.trainer import TrainJob, train
 FIRST: dict[str, dict[str, Any]] = {
     "steper": {},
     "steper_soft": {"soft_targets": {"share": 0.5, "beta": 0}},
+    "steper_stored": {"soft_targets": {"teacher": BUILD, "share": 0.5, "beta": 0}},
     "on_policy": {"method": "on_policy", "soft_targets": {"beta": 1}},
 }
 SECOND: dict[str, dict[str, Any]] = {
@@ -66,7 +68,9 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     args = parser.parse_args()
-    config = at_fixed_steps(load_config(args.config, [*args.overrides, f"run_dir={args.run_dir}"]))
+    logits = ["build.logits=8"] if "steper_stored" in args.students else []
+    overrides = [*logits, *args.overrides, f"run_dir={args.run_dir}"]
+    config = at_fixed_steps(load_config(args.config, overrides))
     stages.build(config)
     connect(config.run_dir)
     names, seeds = args.students.split(","), [int(seed) for seed in args.seeds.split(",")]
