@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from steper_ray.config import Config, SamplingConfig
+from steper_ray.config import BUILD, Config, SamplingConfig
 from steper_ray.core.answers import extract_answer
 from steper_ray.core.chat import Conversation
 from steper_ray.core.errors import SteperError, StorageError
 from steper_ray.core.files import storing, write_text
 from steper_ray.core.storage import is_remote
+from steper_ray.core.tokenizers import vocabulary_fingerprint
 from steper_ray.corpora import open_corpus
 from steper_ray.corpora.corpus import Corpus
 from steper_ray.generation.base import Chunk, Generator, Prompt
@@ -56,6 +57,8 @@ def examine(config: Config, say: Say) -> int:
         check("index", lambda: _index(config, found))
     if config.engine.kind == "vllm" or config.build.num_gpus or config.train.use_gpu:
         check("GPUs", _gpus)
+    if config.train.soft_targets is not None and config.train.soft_targets.teacher == BUILD:
+        check("student", lambda: _student(config))
     if found.question is not None:
         check("model", lambda: asyncio.run(_ask(config, found, say)))
     return faults
@@ -129,6 +132,29 @@ def _gpus() -> str:
     return ", ".join(names) or "none on this machine; the nodes of a cluster may have some"
 
 
+def _student(config: Config) -> str:
+    """Whether it can learn from the log-probabilities of the build."""
+    from steper_ray.models import resolve_model
+    from steper_ray.pretrained import load_tokenizer
+
+    if not config.build.logits:
+        raise SteperError(
+            "train.soft_targets.teacher=build, and the build keeps nothing for it: set build.logits, such as 8"
+        )
+    student, trusted = config.train.student, config.train.trust_remote_code or config.engine.trust_remote_code
+    for engine in [teacher.engine for teacher in config.build.teachers] or [config.engine]:
+        names = student, engine.tokenizer or engine.model
+        ours, theirs = (
+            vocabulary_fingerprint(load_tokenizer(resolve_model(name), trusted)) for name in names
+        )
+        if ours != theirs:
+            raise SteperError(
+                f"{student} has another tokenizer than the teacher {engine.model}, whose log-probabilities it would "
+                "learn from: take a student of the teacher's family, or leave train.soft_targets out"
+            )
+    return f"{student}: has the teacher's tokenizer"
+
+
 class _Watched:
     """A generator that keeps its first prompt, and how fast and in what its replies came."""
 
@@ -136,7 +162,7 @@ class _Watched:
         self.tokenizer = generator.tokenizer
         self.prompt: Prompt = ""
         self.seconds = 0.0
-        self.ids = self.logprobs = self.ignores_stop = False
+        self.ids = self.logprobs = self.top = self.ignores_stop = False
         self._generator = generator
 
     async def stream(
@@ -152,6 +178,7 @@ class _Watched:
                     self.ignores_stop |= any(word in text for word in stop)
                     self.ids |= bool(chunk.token_ids)
                     self.logprobs |= bool(chunk.logprobs)
+                    self.top |= bool(chunk.top)
                     yield chunk
         finally:
             self.seconds += time.monotonic() - started
@@ -168,7 +195,7 @@ async def _ask(config: Config, found: _Found, say: Say) -> str:
     from steper_ray.generation import open_generator
 
     assert found.question is not None
-    generator = open_generator(config.engine)
+    generator = open_generator(config.engine, config.build.logits)
     try:
         await generator.check()
         watched = _Watched(generator)
@@ -189,7 +216,11 @@ async def _ask(config: Config, found: _Found, say: Say) -> str:
             "(reasoning.max_steps, sampling.max_tokens)"
         )
     way = getattr(generator, "way", "") or "token ids, in this process"
-    gives = {"token ids": watched.ids, "log-probabilities": watched.logprobs}
+    gives = {
+        "token ids": watched.ids,
+        "log-probabilities": watched.logprobs,
+        f"those of the {config.build.logits} likeliest tokens": watched.top,
+    }
     given = ", ".join(name for name, is_given in gives.items() if is_given) or "text alone"
     speed = wrote / max(watched.seconds, 1e-9)
     return (

@@ -1,14 +1,18 @@
 """steper doctor: what is right is said, and what is broken on purpose is found, with the fix."""
 
 import asyncio
+import shutil
+from pathlib import Path
 
 import pytest
+from chat_templates import byte_tokenizer
 from http_endpoint import Endpoint, refusal, said, serving
 from typer.testing import CliRunner
 
 from steper_ray.cli.main import app
 from steper_ray.config.file import load_config
 from steper_ray.core.errors import RetrievalError
+from steper_ray.models import resolve_model
 from steper_ray.recipes import doctor
 from steper_ray.stages import index
 
@@ -37,6 +41,21 @@ def test_a_config_that_works_is_shown_with_its_prompt_its_chain_and_its_speed(ex
     assert "1. " in text
     assert "token ids, log-probabilities" in text
     assert "tokens/s" in text
+
+
+def test_a_student_that_learns_from_the_builds_log_probabilities_needs_them_in_its_own_tokens(
+    examined, tmp_path
+):
+    learns = "train.soft_targets.teacher=build"
+    text, faults = examined("build.logits=2", learns, "reasoning.stop=fixed", "reasoning.unit=chain")
+    assert not faults, text
+    assert "those of the 2 likeliest tokens" in text
+    (fault,) = examined(learns)[1]
+    assert "set build.logits, such as 8" in fault
+    byte_tokenizer("qwen3").save_pretrained(tmp_path / "other")
+    shutil.copy(Path(resolve_model("miniature:base")) / "config.json", tmp_path / "other")
+    (fault,) = examined("build.logits=2", learns, f"train.student={tmp_path / 'other'}")[1]
+    assert "has another tokenizer than the teacher miniature:teacher" in fault
 
 
 def test_a_stale_index_is_found(examined, tmp_path):
