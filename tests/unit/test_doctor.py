@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-from pathlib import Path
 
 import pytest
 from chat_templates import byte_tokenizer
@@ -52,8 +51,8 @@ def test_a_student_that_learns_from_the_builds_log_probabilities_needs_them_in_i
     assert "those of the 2 likeliest tokens" in text
     (fault,) = examined(learns)[1]
     assert "set build.logits, such as 8" in fault
+    shutil.copytree(resolve_model("miniature:base"), tmp_path / "other")
     byte_tokenizer("qwen3").save_pretrained(tmp_path / "other")
-    shutil.copy(Path(resolve_model("miniature:base")) / "config.json", tmp_path / "other")
     (fault,) = examined("build.logits=2", learns, f"train.student={tmp_path / 'other'}")[1]
     assert "has another tokenizer than the teacher miniature:teacher" in fault
 
