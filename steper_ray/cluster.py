@@ -86,8 +86,10 @@ def connect(run_dir: Path | None = None) -> None:
         _check(run_dir)
         return
     _init()
-    address = str(ray.get_runtime_context().gcs_address)
-    threading.Thread(target=_watch, args=[address], name="watch", daemon=True).start()
+    context = ray.get_runtime_context()
+    here = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+    places = context.gcs_address, f"{here['NodeManagerAddress']}:{here['NodeManagerPort']}"
+    threading.Thread(target=_watch, args=places, name="watch", daemon=True).start()
     _check(run_dir)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _stop)  # Ray's own handler prints two stack traces
@@ -213,27 +215,21 @@ def check_open_ray() -> None:
     )
 
 
-def _watch(address: str) -> None:
+def _watch(head: str, own: str) -> None:
     """Ends this process, and what it started, once its Ray is gone: the head node, or the node it runs on.
 
     Ray's core would end it too, without a word. Not where the process itself has left that Ray.
     """
-    import ray
-
-    here = ray.get_runtime_context().get_node_id()
-    (node,) = (node for node in ray.nodes() if node["NodeID"] == here)
-    own = f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
     patience = 0.8 * float(os.environ.get(_RECONNECT, _RECONNECT_S))  # a head node may come back
     answered = time.monotonic()
     while True:
         time.sleep(_EVERY_S)
-        refused = _refusal(address)
-        if refused is None:
+        if _refusal(head) is None:
             answered = time.monotonic()
         elif time.monotonic() - answered > patience:
-            return _end(address, f"head node at {address}")
+            return _end(head, f"head node at {head}")
         if isinstance(_refusal(own), ConnectionRefusedError):
-            return _end(address, f"node at {own}, on which this command runs,")
+            return _end(head, f"node at {own}, on which this command runs,")
 
 
 def _refusal(address: str) -> OSError | None:
@@ -246,11 +242,11 @@ def _refusal(address: str) -> OSError | None:
         return error
 
 
-def _end(address: str, what: str) -> None:
+def _end(head: str, what: str) -> None:
     import psutil
     import ray
 
-    if not ray.is_initialized() or ray.get_runtime_context().gcs_address != address:
+    if not ray.is_initialized() or ray.get_runtime_context().gcs_address != head:
         return
     print(
         f"error: Ray's {what} is gone. What is done is kept: run the same command again",
