@@ -124,7 +124,8 @@ class Disturber(threading.Thread):
         while not self._halt.wait(self._every_s * self._rng.uniform(0.5, 1.5)):
             if self.done.total() >= self._most:
                 return
-            self._fault(self._rng.choice(self._kinds))
+            with suppress(psutil.NoSuchProcess):  # the command has ended
+                self._fault(self._rng.choice(self._kinds))
 
     def stop(self) -> None:
         self._halt.set()
