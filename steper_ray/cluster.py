@@ -289,4 +289,6 @@ def _start(**how: Any) -> None:
     try:
         ray.init(**how)
     except Exception as error:  # Ray's own have no class of their own
-        raise SteperError(f"Ray did not start: {in_one_line(error)}. Run the same command again") from error
+        again = "look at RAY_ADDRESS, or unset it for a Ray of this machine's own"
+        fix = again if "RAY_ADDRESS" in os.environ else "run the same command again"
+        raise SteperError(f"Ray did not start ({in_one_line(error)}): {fix}") from error

@@ -50,7 +50,8 @@ class Draft:
         """Of each token; None where the engine was opened for none. Raises GenerationError for what is no number."""
         if not self._top:
             return None
-        likeliest = [one for _, listed in self._top for one in listed]
+        width = min(len(listed) for _, listed in self._top)
+        likeliest = [one for _, listed in self._top for one in listed[:width]]
         if any(math.isnan(value) for _, value in likeliest):
             raise GenerationError("the engine gave a log-probability that is no number")
         return TopLogprobs(

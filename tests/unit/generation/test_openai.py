@@ -27,8 +27,10 @@ from steper_ray.core.errors import (
     PromptTooLongError,
     RefusedError,
 )
+from steper_ray.frameworks import FRAMEWORKS
 from steper_ray.generation import generate, open_generator
 from steper_ray.generation.endpoint.routes import Completions
+from steper_ray.reasoning.draft import Draft
 from steper_ray.schema import Usage
 
 GREEDY = SamplingConfig(max_tokens=12)
@@ -261,6 +263,10 @@ async def test_the_likeliest_tokens_come_by_their_ids(endpoint):
     config = EngineConfig(kind="openai", model="tiny", url=endpoint.url, tokenizer="miniature:base")
     generator = open_generator(config, top_logprobs=2)
     chunks = [chunk async for chunk in generator.stream([5], GREEDY)]
+    draft = Draft(FRAMEWORKS["ircot"], "chain", generator.tokenizer, chat=False)
+    for chunk in chunks:
+        draft.add(chunk)
+    assert draft.top_logprobs.ids == (3, 4)  # as many of each token
     assert (endpoint.bodies[0]["logprobs"], endpoint.bodies[0]["return_tokens_as_token_ids"]) == (2, True)
     assert [one for chunk in chunks for one in chunk.top] == [((3, -0.5), (9, -1.0)), ((4, -0.1),)]
     await generator.close()
