@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 _OPEN = "STEPER_ALLOW_OPEN_RAY"
 _LOOK_S = 60.0  # for all nodes to look at run_dir; each starts a process for it
 _EVERY_S = 0.2  # between two looks whether Ray is there
+_OTHER_RAY = "correct it, or unset RAY_ADDRESS for a Ray of this machine's own"
 _AGAIN = 75  # exit status: the same command may succeed
 _RECONNECT, _RECONNECT_S = "RAY_gcs_rpc_server_reconnect_timeout_s", 60.0
 
@@ -264,7 +265,10 @@ def _stop(*_: object) -> None:
 
 
 def _init() -> None:
-    if "RAY_ADDRESS" in os.environ:
+    if address := os.environ.get("RAY_ADDRESS"):
+        # Ray itself would try for many minutes.
+        if address.rpartition(":")[2].isdigit() and "/" not in address and (why := _refusal(address)):
+            raise SteperError(f"RAY_ADDRESS={address}: no Ray answers there ({why}): {_OTHER_RAY}")
         _start()
         return
     check_open_ray()
@@ -289,6 +293,5 @@ def _start(**how: Any) -> None:
     try:
         ray.init(**how)
     except Exception as error:  # Ray's own have no class of their own
-        again = "look at RAY_ADDRESS, or unset it for a Ray of this machine's own"
-        fix = again if "RAY_ADDRESS" in os.environ else "run the same command again"
+        fix = _OTHER_RAY if "RAY_ADDRESS" in os.environ else "run the same command again"
         raise SteperError(f"Ray did not start ({in_one_line(error)}): {fix}") from error
