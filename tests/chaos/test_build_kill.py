@@ -156,8 +156,8 @@ def poisoned(killer, failer):
     """An actor whose engine is killed in the forward pass over one question's prompt, and raises in another's."""
 
     class Poisoned(RolloutActor):  # local: a worker process cannot import the tests
-        async def _load(self, config):
-            generator = await super()._load(config)
+        async def _load(self, *how):
+            generator = await super()._load(*how)
             tokenizer = copy.deepcopy(generator.tokenizer)
 
             def forward(module, args, kwargs):
