@@ -292,6 +292,6 @@ def _start(**how: Any) -> None:
 
     try:
         ray.init(**how)
-    except Exception as error:  # Ray's own have no class of their own
+    except Exception as error:  # Ray raises plain Exception, RuntimeError and others
         fix = _OTHER_RAY if "RAY_ADDRESS" in os.environ else "run the same command again"
         raise SteperError(f"Ray did not start ({in_one_line(error)}): {fix}") from error

@@ -6,7 +6,7 @@ sentence, and how a client that left stops costing anything.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -50,6 +50,15 @@ class Completion:
     mean_logprob: float | None
     finish_reason: str
     usage: Usage = field(default_factory=Usage)
+
+
+def likeliest_of(listed: Mapping[int, float], count: int) -> Likeliest:
+    """The `count` likeliest of the tokens that an engine lists at one place.
+
+    vLLM lists the token that was written too, likely or not.
+    """
+    ordered = sorted((-logprob, token) for token, logprob in listed.items())
+    return tuple((token, -negative) for negative, token in ordered[:count])
 
 
 def prompt_size(prompt: Prompt) -> int:

@@ -28,7 +28,7 @@ def open_students(config: EngineConfig, students: Mapping[str, str | None]) -> d
 def open_generator(config: EngineConfig, top_logprobs: int = 0) -> Generator:
     """A loaded engine, ready for requests; `await close()` ends it. Raises ModelError.
 
-    With `top_logprobs` its chunks have so many of the likeliest tokens at each token (`Chunk.top`); an endpoint that
+    `top_logprobs` is the number of likeliest tokens that its chunks hold for each token (`Chunk.top`); an endpoint that
     gives none raises EngineSetupError.
 
     It may be called before an event loop runs or inside one (loading blocks either way: seconds for transformers,

@@ -24,7 +24,7 @@ from steper_ray.core.chat import end_of_turn
 from steper_ray.core.copies import local_name
 from steper_ray.core.errors import EngineDeadError, GenerationError, ModelError
 from steper_ray.generation.agreement import LISTED, Agreement
-from steper_ray.generation.base import Chunk, Likeliest, Prompt
+from steper_ray.generation.base import Chunk, Prompt, likeliest_of
 from steper_ray.generation.tokens import engine_tokenizer, fit_tokens, model_prompt
 from steper_ray.generation.vllm_settings import ENVIRONMENT, lora_arguments, vllm_arguments
 from steper_ray.generation.waiting import Deadline, Pulse
@@ -192,16 +192,14 @@ def _chunk(output: Any, written: int, top_logprobs: int = 0) -> Chunk:
     ids = tuple(delta.token_ids)
     listed = delta.logprobs or ()
     logprobs = tuple(at[token].logprob for token, at in zip(ids, listed, strict=True))
-    top = tuple(_likeliest(at, top_logprobs) for at in listed) if top_logprobs else ()
+    if top_logprobs:
+        values = ({token: one.logprob for token, one in at.items()} for at in listed)
+        top = tuple(likeliest_of(one, top_logprobs) for one in values)
+    else:
+        top = ()
     # In every chunk: a stream that is cut after its first sentence has no last one.
     usage = Usage(len(output.prompt_token_ids), written + len(ids), output.num_cached_tokens or 0)
     return Chunk(delta.text, ids, logprobs, delta.finish_reason if output.finished else None, usage, top=top)
-
-
-def _likeliest(listed: Mapping[int, Any], count: int) -> Likeliest:
-    """Of what vLLM lists at one token: beside the likeliest ones the token that was written, likely or not."""
-    ordered = sorted((-one.logprob, token) for token, one in listed.items())
-    return tuple((token, -value) for value, token in ordered[:count])
 
 
 def _params(

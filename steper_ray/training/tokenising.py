@@ -60,9 +60,9 @@ def check_soft(tokens: Tokens, model: str) -> None:
             f"of {model}: build with build.logits=8 and a teacher that has the student's tokenizer, or name a model as "
             "the teacher"
         )
-    told = logger.warning if soft < _FEW * words else logger.info
-    told("%s: the build's teacher has said what it would write at %d of %d tokens of the chains", tokens.source, soft,
-         words)  # fmt: skip
+    level = logging.WARNING if soft < _FEW * words else logging.INFO
+    logger.log(level, "%s: %d of %d tokens of the chains have soft targets of the build's teacher", tokens.source, soft,
+               words)  # fmt: skip
 
 
 def tokenise(

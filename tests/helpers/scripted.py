@@ -30,8 +30,8 @@ class CharTokenizer:
 class ScriptedGenerator:
     """Answers the n-th request with the n-th reply, in chunks of 5 characters; an exception is raised.
 
-    Characters of `doubted` texts have a log-probability of -3, all others -0.5; with `silent` none is told. With `top`
-    so much less likely than each is an "x".
+    Characters of `doubted` texts have a log-probability of -3, all others -0.5; with `silent` none is told. `top` is
+    how much less likely than each character an "x" is.
 
     `prompts` records what was asked as text, `asked` as it came, `seeds`, `stops`, `temperatures` and `limits` (of
     tokens) those of each request; `aborted` counts the streams that were closed before their end.

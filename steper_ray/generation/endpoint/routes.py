@@ -18,7 +18,7 @@ from openai.types.chat import ChatCompletionChunk
 from steper_ray.config import SamplingConfig
 from steper_ray.core.chat import Conversation
 from steper_ray.core.errors import GenerationError, RefusedError
-from steper_ray.generation.base import Chunk, Likeliest
+from steper_ray.generation.base import Chunk, Likeliest, likeliest_of
 from steper_ray.schema import Usage
 
 Prefill = Literal["continue", "prefix", "last", "none"]
@@ -114,11 +114,8 @@ class _CompletionReader:
             return ()
         if not all(one and all(name.startswith(_ID) for name in one) for one in listed):
             return ()
-        # vLLM adds the token that was written where it is not among the likeliest.
-        tops = [
-            sorted((-value, int(name.removeprefix(_ID))) for name, value in one.items()) for one in listed
-        ]
-        return tuple(tuple((token, -value) for value, token in one[: self._top_logprobs]) for one in tops)
+        by_id = ({int(name.removeprefix(_ID)): value for name, value in one.items()} for one in listed)
+        return tuple(likeliest_of(one, self._top_logprobs) for one in by_id)
 
 
 class Chats:

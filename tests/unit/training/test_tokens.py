@@ -249,12 +249,12 @@ def test_a_note_says_how_high_the_ids_are(tmp_path):
 BUILD = {"soft_targets": {"teacher": "build"}}
 
 
-def spoken(trajectory, written=None, vocabulary=None, value=-0.5):
+def spoken(trajectory, written=None, vocabulary=None, value=-0.5, second=1):
     """A trajectory whose teacher has written " " and each step's words, or `written`, with two tokens at each."""
     steps = []
     for step in trajectory.steps:
         ids = tuple(map(ord, written or f" {step.reasoning}"))
-        both = tuple(one for token in ids for one in (token, 1))
+        both = tuple(one for token in ids for one in (token, second))
         told = vocabulary or vocabulary_fingerprint(CharTokenizer())
         top = TopLogprobs(told, ids, both, (value, -2.0) * len(ids))
         steps.append(dataclasses.replace(step, top_logprobs=top))
@@ -278,14 +278,14 @@ def test_a_steps_own_words_have_what_the_teacher_said_and_what_it_repeats_has_no
 
 def test_where_the_students_tokens_part_from_the_teachers_the_rest_of_the_step_has_nothing(tmp_path, caplog):
     trajectory = TRAJECTORIES[0]
-    longer = spoken(
-        trajectory, f" {trajectory.steps[0].reasoning[:4]}\u00e9"
-    )  # beyond the vocabulary, and other
-    tokens = tokens_of(write_trajectories(tmp_path / "a.parquet", [longer]), CharTokenizer())
+    said = trajectory.steps[0].reasoning
+    other = spoken(trajectory, f" {said[:4]}~{said[5:]}", second=200)
+    tokens = tokens_of(write_trajectories(tmp_path / "a.parquet", [other]), CharTokenizer())
     first = items(tokens, **BUILD)[0].trees[0].branches[0].said
     assert [one != NONE for one in first.ids[:, 0].tolist()] == [True] * 5 + [False] * (len(first.ids) - 5)
+    assert set(first.ids[:, 1].tolist()) == {NONE}  # the vocabulary has no token 200
     check_soft(tokens, "student")
-    assert "has said what it would write at" in caplog.text
+    assert "tokens of the chains have soft targets" in caplog.text
 
 
 def test_another_tokenizers_words_none_at_all_and_what_is_no_number_are_named(tmp_path):
