@@ -216,6 +216,12 @@ def check_open_ray() -> None:
     )
 
 
+def check_address(address: str) -> None:
+    """Raises SteperError where nothing listens at a `host:port`, at which Ray itself would try for many minutes."""
+    if address.rpartition(":")[2].isdigit() and "/" not in address and (why := _refusal(address)):
+        raise SteperError(f"RAY_ADDRESS={address}: no Ray answers there ({why}): {_OTHER_RAY}")
+
+
 def _watch(head: str, own: str) -> None:
     """Ends this process, and what it started, once its Ray is gone: the head node, or the node it runs on.
 
@@ -266,9 +272,7 @@ def _stop(*_: object) -> None:
 
 def _init() -> None:
     if address := os.environ.get("RAY_ADDRESS"):
-        # Ray itself would try for many minutes.
-        if address.rpartition(":")[2].isdigit() and "/" not in address and (why := _refusal(address)):
-            raise SteperError(f"RAY_ADDRESS={address}: no Ray answers there ({why}): {_OTHER_RAY}")
+        check_address(address)
         _start()
         return
     check_open_ray()

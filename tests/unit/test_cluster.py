@@ -17,7 +17,7 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from steper_ray.cluster import check_open_ray, check_run_dir, connect
+from steper_ray.cluster import check_address, check_open_ray, check_run_dir
 from steper_ray.config.file import load_config
 from steper_ray.core.errors import SteperError, StorageError
 from steper_ray.serving.app import ServeArgs
@@ -276,12 +276,13 @@ def test_a_local_ray_without_its_token_is_refused_and_both_fixes_work(monkeypatc
     check_open_ray()
 
 
-def test_an_address_at_which_no_ray_answers_is_named_at_once(monkeypatch):
-    """Ray would try for many minutes."""
+def test_an_address_at_which_no_ray_answers_is_named_at_once():
     with socket.socket() as bound:  # nothing listens there, and nothing else can begin to
         bound.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("RAY_ADDRESS", address := f"127.0.0.1:{bound.getsockname()[1]}")
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
         with pytest.raises(
             SteperError, match=rf"RAY_ADDRESS={address}: no Ray answers there .*unset RAY_ADDRESS"
         ):
-            connect()
+            check_address(address)
+        bound.listen()
+        check_address(address)
