@@ -26,8 +26,12 @@ if TYPE_CHECKING:
 
 
 def trajectories_folder(config: Config) -> Path:
-    """The kept trajectories of the build: what training reads."""
-    return config.run_dir / "data" / "kept"
+    """The kept trajectories of the build, in the form of `train.form`: what training reads."""
+    if config.train.form == "chain":
+        return config.run_dir / "data" / "kept"
+    from steper_ray.data.single_step import form_folder
+
+    return form_folder(config.run_dir, config.train.form)
 
 
 def training_name(config: Config) -> str:
@@ -53,6 +57,18 @@ def _index(config: Config) -> tuple[Path, str]:
     folder = index_folder(config.retrieval, config.run_dir, fingerprint)
     ensure_index(corpus.passages(), config.retrieval, folder, fingerprint)
     return folder, fingerprint
+
+
+def make_form(config: Config) -> None:
+    """Writes the kept trajectories in the form of `train.form`, where it is another than the build's.
+
+    Raises SteperError.
+    """
+    if config.train.form != "chain":
+        from steper_ray.data.single_step import make_form as make
+
+        connect(config.run_dir)
+        make(config)
 
 
 def long_passages(config: Config, folder: Path) -> str:
@@ -96,15 +112,16 @@ def train(config: Config, *, replace: bool = False) -> TrainResult:
     from steper_ray.training.trainer import TrainJob
     from steper_ray.training.trainer import train as run
 
-    trajectories = trajectories_folder(config)
-    if not trajectories.exists():
+    kept, trajectories = config.run_dir / "data" / "kept", trajectories_folder(config)
+    if not kept.exists():
         raise DataError(
-            f"{trajectories}: no kept trajectories here: run the build stage with the same run_dir first (or again, "
+            f"{kept}: no kept trajectories here: run the build stage with the same run_dir first (or again, "
             "where an earlier version built: finished shards are kept)"
         )
     framework_of(config.reasoning.framework)  # its layout is then known to the tokens' writer
     folder, prompt = model_folder(config), config.reasoning.prompt
     job = TrainJob(training_name(config), config.train, trajectories, folder, prompt, rollouts(config))
+    make_form(config)
     if not replace:
         refuse_other(make_task(job, config.run_dir))
     connect(config.run_dir)

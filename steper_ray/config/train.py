@@ -89,6 +89,9 @@ class TrainConfig(Section):
     steps: Literal["all", "first_final", "first_mid_final"] = "all"
     """Examples of a trajectory that StepER learns: all, the first and the final one, or these two and one between
     them, drawn from `seed` and the question (Fig. 3, which goes from vanilla-KD to StepER in these steps)."""
+    form: Literal["chain", "kard", "chain_of_note", "sail"] = "chain"
+    """The form of the trajectories: their steps, or a single-step baseline of Table 1 with the passages of one search
+    (data/single_step.py says what each learns). Ask its student with `reasoning.max_steps=1`, in unit `chain`."""
     weighting: Literal["difficulty", "uniform", "fixed"] = "difficulty"
     """Difficulty-aware (a learned sigma a task), the plain sum, or `fixed_weights`."""
     fixed_weights: Weights = (1.0, 1.0, 1.0)
@@ -203,6 +206,18 @@ class TrainConfig(Section):
         if self.method == "vanilla_kd" and self.steps != "all":
             raise ValueError(
                 f"method vanilla_kd learns the final step alone: steps={self.steps} goes with method steper"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _form(self) -> TrainConfig:
+        if self.form == "chain":
+            return self
+        if self.method != "vanilla_kd":
+            raise ValueError(f"form {self.form} has one step: set method=vanilla_kd ({self.method} is set)")
+        if self.soft_targets is not None and self.soft_targets.teacher == BUILD:
+            raise ValueError(
+                f"form {self.form} is not what the teacher wrote: soft_targets.teacher=build goes with form=chain"
             )
         return self
 

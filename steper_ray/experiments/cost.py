@@ -117,7 +117,8 @@ def _asking(config: Config, model: str, questions: int) -> float:
 def _training(paper: Paper, student: Student, trajectories: int) -> Cost:
     config, train = paper.config(student.setting), paper.training(student).config
     params, steps = model_size(train.student), config.reasoning.max_steps
-    passages = min(config.reasoning.k * steps, config.reasoning.max_passages)
+    searches = steps if train.form == "chain" else 1
+    passages = min(config.reasoning.k * searches, config.reasoning.max_passages)
     learned = [steps] if train.method == "vanilla_kd" else range(1, steps + 1)
     branches = sum(_LENGTHS.question + SENTENCE_TOKENS * step for step in learned)
     tokens = train.epochs * trajectories * (_LENGTHS.passage * passages + branches)

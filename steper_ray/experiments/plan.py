@@ -16,6 +16,9 @@ BASE, TEACHER = "base", "teacher"
 #: Each student's settings of `train`.
 STUDENTS: Mapping[str, Mapping[str, object]] = {
     "vanilla_kd": {"method": "vanilla_kd", "steps": "all"},
+    "sail": {"method": "vanilla_kd", "steps": "all", "form": "sail"},
+    "kard": {"method": "vanilla_kd", "steps": "all", "form": "kard"},
+    "chain_of_note": {"method": "vanilla_kd", "steps": "all", "form": "chain_of_note"},
     "steper_first_final": {"method": "steper", "steps": "first_final"},
     "steper_first_mid_final": {"method": "steper", "steps": "first_mid_final"},
     "steper": {"method": "steper", "steps": "all", "weighting": "difficulty"},
@@ -107,13 +110,18 @@ def experiments(sizes: Mapping[str, str], abroad: Sequence[str]) -> dict[str, Ex
                 ),
                 Arm("teacher, IRCoT", TEACHER),
                 Arm("teacher, Self-Ask", TEACHER, (("framework", "self_ask"), _SHOWN)),
+                Arm("SAIL", "sail", _ONCE[:1], ("chain",)),
+                Arm("KARD", "kard", _ONCE[:1], ("chain",)),
+                Arm("CoN", "chain_of_note", _ONCE[:1], ("chain",)),
                 vanilla,
                 steper,
                 closed,
             ),
             metrics=("em", "f1", "acc"),
             pairs=_against(
-                "StepER", "Vanilla-KD", "teacher, IRCoT", "IRCoT", "single-step RAG", "no retrieval"
+                "StepER",
+                *("Vanilla-KD", "SAIL", "KARD", "CoN", "teacher, IRCoT", "IRCoT", "single-step RAG"),
+                "no retrieval",
             ),
             datasets=("2wiki", "hotpotqa", "musique"),
         ),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from steper_ray import stages
 from steper_ray.cluster import connect
-from steper_ray.config import Config
+from steper_ray.config import Config, TrainConfig
 from steper_ray.core.errors import ModelError
 from steper_ray.data.estimate import model_size
 from steper_ray.evaluation.judging import Judged, judge_evaluations
@@ -139,7 +139,10 @@ class Paper:
             config = self.config(setting)
             config.save(config.run_dir)
             stages.build(config)
-            jobs = [self.training(student) for student in students if student.setting == setting]
+            own = [student for student in students if student.setting == setting]
+            for settings in {student.recipe: self._settings(student) for student in own}.values():
+                stages.make_form(config.model_copy(update={"train": settings}))
+            jobs = [self.training(student) for student in own]
             train(jobs, run_dir=config.run_dir, judge=stages.judge(config))
         scores: dict[Setting, dict[str, dict[str, EvalScores]]] = {}
         for setting, wanted in self.jobs(chosen).items():
@@ -179,13 +182,17 @@ class Paper:
 
     def training(self, student: Student) -> TrainJob:
         """The training of a student."""
-        config = self.config(student.setting)
-        own = {"seed": student.seed} | ({"student": self._sizes[student.size]} if student.size else {})
-        settings = config.train.model_copy(update={**STUDENTS[student.recipe], **own})
+        settings = self._settings(student)
+        config = self.config(student.setting).model_copy(update={"train": settings})
         folder = config.run_dir / "models" / student.name
         return TrainJob(
             student.name, settings, stages.trajectories_folder(config), folder, config.reasoning.prompt
         )
+
+    def _settings(self, student: Student) -> TrainConfig:
+        own = {"seed": student.seed} | ({"student": self._sizes[student.size]} if student.size else {})
+        train = self.config(student.setting).train
+        return train.model_copy(update={**STUDENTS[student.recipe], **own})
 
     def _jobs(self, arm: Arm, data: str, unit: str) -> list[EvalJob]:
         """One evaluation a seed; of a model that is not trained, one."""

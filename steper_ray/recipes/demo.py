@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from steper_ray import stages
 from steper_ray.config import Config, TrainConfig
+from steper_ray.core.errors import SteperError
 
 if TYPE_CHECKING:
     from steper_ray.evaluation.results import Results
@@ -37,6 +38,10 @@ def run_demo(config: Config) -> Results:
     from steper_ray.rollouts.spec import at_fixed_steps
     from steper_ray.training.trainer import train
 
+    if config.train.form != "chain":
+        raise SteperError(
+            f"train.form={config.train.form}: the demo compares ways to learn chains: leave it out"
+        )
     started = time.monotonic()
     config = at_fixed_steps(config)  # as in the paper: students are compared, not ways to stop
     config.save(config.run_dir)

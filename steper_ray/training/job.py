@@ -48,6 +48,7 @@ _HOW = {
     "tracking",
     "tracking_project",
     "validation",  # but see _choice
+    "form",  # the trajectories' content is what counts
 }
 #: Settings that came later, and what a training was before: students that were trained then stay finished.
 _SINCE = {"steps": "all", "lora": None, "soft_targets": None}

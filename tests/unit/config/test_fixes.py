@@ -46,6 +46,14 @@ CASES: list[tuple[Change, list[Change]]] = [
         {"train.soft_targets.teacher": "build", "train.soft_targets.temperature": "2"},
         [{"train.soft_targets.temperature": None}, {"train.soft_targets.teacher": "org/model"}],
     ),
+    (
+        {"train.form": "kard", "train.soft_targets.teacher": "build"},
+        [{"train.method": "vanilla_kd", "train.soft_targets.teacher": "org/model"}],
+    ),
+    (
+        {"train.form": "sail", "train.method": "vanilla_kd", "train.soft_targets.teacher": "build"},
+        [{"train.form": None}, {"train.form": "chain"}],
+    ),
     ({"build.teachers": "[{engine: {model: m}}]", "build.samples": "2"}, [{"build.samples": None}]),
     ({"corpus.kind": "musique"}, [{"corpus.questions": "q.jsonl"}]),
     ({"corpus.passages": "p.jsonl"}, [{"corpus.questions": "q.jsonl"}]),
