@@ -17,7 +17,6 @@ from steper_ray.corpora.miniature import make_corpus
 from steper_ray.data.build import build_data
 from steper_ray.data.filtering import drop_reason
 from steper_ray.data.inspection import DataSet
-from steper_ray.data.single_step import make_form
 from steper_ray.models import ASSETS, resolve_model
 from steper_ray.pretrained import load_model, load_tokenizer
 from steper_ray.rollouts import run
@@ -119,31 +118,6 @@ def test_a_rerun_makes_nothing_and_a_lost_shard_alone_is_made_again(configure):
     assert mended.shards_run == 1
     assert {p for p in files if p.stat().st_mtime_ns != files[p]} == {lost}
     assert kept_bytes(again) == kept_bytes(mended) == before
-
-
-def test_a_form_is_made_once_and_again_where_its_build_or_its_files_differ(configure):
-    config = configure(ANNOTATION, "train.method=vanilla_kd", "train.form=kard")
-    with pytest.raises(DataError, match="no finished build here: run the build stage first"):
-        make_form(config)
-    stages.build(config)
-    folder = make_form(config)
-    assert folder == stages.trajectories_folder(config).resolve()
-    (file,) = folder.glob("*.parquet")
-    made = [trajectory_from_row(row) for row in pq.read_table(file).to_pylist()]
-    assert [(t.question, len(t.steps), len(t.passages)) for t in made] == [
-        (q, 1, config.reasoning.k) for q in QUESTIONS
-    ]
-    before, content = file.stat().st_mtime_ns, file.read_bytes()
-    make_form(config)
-    assert file.stat().st_mtime_ns == before
-    file.write_bytes(content[:-1])
-    make_form(config)
-    assert file.read_bytes() == content
-    stages.build(
-        other := configure(ANNOTATION, "train.method=vanilla_kd", "train.form=kard", "corpus.limit=8")
-    )
-    make_form(other)
-    assert pq.read_table(file).num_rows == 8
 
 
 def test_a_build_whose_filters_refuse_everything_is_an_error_that_says_what_they_refused(configure):
